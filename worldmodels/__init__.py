@@ -1,0 +1,7 @@
+"""World Models (Ha & Schmidhuber, 2018): V sees, M remembers and predicts, C decides."""
+
+from worldmodels.envs import register_environments
+
+__version__ = "0.1.0"
+
+register_environments()
