@@ -1,0 +1,66 @@
+"""Jobs on worker processes: none is lost, and none hangs the run.
+
+A worker that dies (killed from outside, out of memory) is reported and its jobs are run again; a job that raises
+brings its traceback to the parent. Every job must be a pure function of its argument, so that running it again
+changes nothing.
+"""
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from worldmodels.errors import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    function: Callable[[Job], Result],
+    jobs: list[Job],
+    workers: int,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[tuple[int, Result]]:
+    """Yield (index of the job, function(job)) as jobs finish, on `workers` fresh processes.
+
+    Raises:
+        UserError: a job's worker died three times; the sentence says what usually kills workers.
+        Exception: whatever a job raised, its worker's traceback printed to stderr.
+    """
+    waiting, lost = dict(enumerate(jobs)), 0
+    while waiting:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, initializer, initargs) as pool:
+            futures: dict[Future[Result], int] = {pool.submit(function, job): i for i, job in waiting.items()}
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    del waiting[futures[future]]
+                    yield futures[future], result
+            except BrokenProcessPool:
+                lost += 1
+                if lost == ATTEMPTS:
+                    raise UserError(
+                        f"Worker processes died {lost} times (out of memory, or killed from outside): "
+                        "run the command again with fewer workers; it continues where it stopped."
+                    ) from None
+                print(f"A worker process died: its {len(waiting)} unfinished jobs are run again.", file=sys.stderr)
+            except UserError:
+                pool.shutdown(cancel_futures=True)
+                raise
+            except Exception:
+                pool.shutdown(cancel_futures=True)
+                print(f"A worker failed:\n{traceback.format_exc()}", file=sys.stderr)
+                raise
