@@ -146,7 +146,7 @@ class TrainController:
     sigma: float = 0.1
     """First step size."""
     directions: int = 0
-    """Search only this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
+    """Search this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
     inputs: Literal["z", "zh", "zch"] = "zh"
     """What C sees: z alone, z and h (paper, CarRacing), or z, c and h (paper, Take Cover)."""
     sample_z: bool = False
