@@ -112,8 +112,7 @@ class Cars(NamedTuple):
     wheel_skid: np.ndarray  # int32 (N,4) number of the particle a wheel is drawing, -1 none
     wheel_skid_length: np.ndarray  # int32 (N,4) its points (the particle may have left the slots already)
     wheel_skid_grass: np.ndarray  # bool (N,4)
-    skid_started: np.ndarray  # bool (N,4) Gymnasium's w.skid_start is set
-    skid_start: np.ndarray  # float32 (N,4,2)
+    skid_started: np.ndarray  # bool (N,4) Gymnasium's w.skid_start is set (a live view of the wheel's position)
 
 
 def allocate(num_envs: int) -> tuple[Tracks, Cars]:
@@ -171,6 +170,5 @@ def allocate(num_envs: int) -> tuple[Tracks, Cars]:
         wheel_skid_length=np.zeros((n, 4), i32),
         wheel_skid_grass=np.zeros((n, 4), np.bool_),
         skid_started=np.zeros((n, 4), np.bool_),
-        skid_start=np.zeros((n, 4, 2), f32),
     )
     return tracks, cars
