@@ -1,0 +1,114 @@
+"""V, M and C acting together: frames, state → actions, state.
+
+Shapes: N lanes of the environment, L of them driving now, P population, F features, A action.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels import checkpoint, controller, memory, vision
+from worldmodels.envs import ActionKind
+from worldmodels.errors import UserError
+from worldmodels.rollout import Episode
+
+
+class Agent:
+    """A whole population that acts in one batch: V encodes all frames, C acts with a parameter vector a lane."""
+
+    def __init__(
+        self,
+        vae: vision.VAE,
+        mdrnn: memory.MDRNN,
+        population: np.ndarray,
+        kind: ActionKind,
+        *,
+        inputs: str = "zh",
+        sample_z: bool = False,
+        seed: int = 0,
+    ):
+        """
+        Args:
+            vae, mdrnn: V and M, on the same device.
+            population: float (P, n), the parameter vectors of C; `Episode.candidate` says which of them drives.
+            kind: how C's outputs become actions.
+            inputs: what C sees: "z", "zh" or "zch".
+            sample_z: act on a sample of z instead of its mean.
+            seed: of the samples of z, which depend on (seed, track, candidate) alone.
+        """
+        expected = controller.feature_size(inputs, mdrnn.z_size, mdrnn.hidden_size) * kind.size
+        if population.shape[1] not in (expected, expected + kind.size):
+            raise UserError(
+                f"C has {population.shape[1]} parameters where this V, M and environment need {expected + kind.size}: "
+                "train it again with `worldmodels train-controller --noreload`."
+            )
+        if vae.z_size != mdrnn.z_size:
+            raise UserError(
+                f"V makes z of {vae.z_size} numbers and M expects {mdrnn.z_size}: "
+                "train M again with `worldmodels train-mdrnn --noreload`."
+            )
+        self.vae, self.mdrnn, self.kind = vae, mdrnn, kind
+        self.inputs, self.sample_z, self.seed = inputs, sample_z, seed
+        self.population = torch.as_tensor(population, dtype=torch.float32, device=vae.device)
+        self.candidate = torch.zeros(0, dtype=torch.long, device=vae.device)  # (N,)
+        self.h, self.c = mdrnn.initial_state(0)  # (N, H) each
+        self.noise: list[np.random.Generator] = []  # one a lane
+
+    def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
+        """`lanes` int64 (n,) start the given episodes with h = c = 0."""
+        missing = int(lanes.max()) + 1 - len(self.noise)
+        if missing > 0:
+            h, c = self.mdrnn.initial_state(missing)
+            self.h, self.c = torch.cat([self.h, h]), torch.cat([self.c, c])
+            self.candidate = torch.cat([self.candidate, self.candidate.new_zeros(missing)])
+            self.noise += [np.random.default_rng(0)] * missing
+        index = torch.as_tensor(lanes, device=self.h.device)
+        self.h[index], self.c[index] = 0.0, 0.0
+        self.candidate[index] = torch.tensor([episode.candidate for episode in episodes], device=self.h.device)
+        for lane, episode in zip(lanes, episodes, strict=True):
+            self.noise[lane] = np.random.default_rng([self.seed, episode.seed, episode.candidate])
+
+    @torch.no_grad()
+    def act(self, lanes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 (L, 64, 64, 3) of `lanes` int64 (L,) → actions float32 (L, A); h moves one step on."""
+        mean, logvar = self.vae.encode(frames)  # (L, Z)
+        z = mean + torch.exp(0.5 * logvar) * self.draw(lanes, mean) if self.sample_z else mean
+        index = torch.as_tensor(lanes, device=z.device)
+        state = (self.h[index], self.c[index])
+        seen = controller.features(self.inputs, z, state)  # (L, F)
+        outputs = controller.outputs(self.population[self.candidate[index]], seen, self.kind.size)
+        actions = self.kind.squash(outputs.cpu().numpy())
+        self.h[index], self.c[index] = self.mdrnn.step(z, torch.from_numpy(actions).to(z.device), state)
+        return actions
+
+    def draw(self, lanes: np.ndarray, like: Tensor) -> Tensor:
+        """Standard normal noise (L, Z), each lane from its own generator."""
+        noise = np.stack([self.noise[lane].standard_normal(like.shape[1], dtype=np.float32) for lane in lanes])
+        return torch.from_numpy(noise).to(like.device)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU when there is one; UserError when `cuda` is asked for and missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("No CUDA device is visible to PyTorch: use --device cpu, or auto.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load(logdir: str | Path, kind: ActionKind, device: torch.device | str = "cpu") -> Agent:
+    """The best driver of a run.
+
+    Raises:
+        UserError: V, M or C is missing (the sentence names the command that makes it), damaged, or does not fit.
+    """
+    vae, mdrnn = vision.load(logdir, device), memory.load(logdir, device)
+    path = Path(logdir) / "ctrl" / "best.safetensors"
+    if not path.exists():
+        raise UserError(f"There is no trained C in {logdir}: run `worldmodels train-controller --logdir {logdir}`.")
+    tensors, meta = checkpoint.load(path)
+    try:
+        parameters, settings = tensors["parameters"][None].numpy(), meta["controller"]
+        return Agent(vae, mdrnn, parameters, kind, **settings)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no C of this version: train it again with --noreload.") from error

@@ -1,0 +1,52 @@
+"""Metrics of a stage: one JSON object a line in metrics.jsonl, and the same numbers as TensorBoard events."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from worldmodels.checkpoint import write_atomically
+
+
+class Metrics:
+    """Appends rows to `folder`/metrics.jsonl; a resumed stage first drops the rows past its checkpoint."""
+
+    def __init__(self, folder: Path, axis: str, done: int):
+        """
+        Args:
+            folder: the stage's folder.
+            axis: the column that counts: "epoch" or "generation".
+            done: the checkpoint's count; rows above it belong to work that is done again.
+        """
+        self.path, self.axis = folder / "metrics.jsonl", axis
+        kept = [row for row in read(self.path) if row[axis] <= done]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        if not kept:
+            for events in folder.glob("events.out.tfevents.*"):
+                events.unlink()
+        self.events = SummaryWriter(str(folder), purge_step=done + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row and put its numbers on TensorBoard."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != self.axis and value is not None and math.isfinite(value):
+                self.events.add_scalar(name, value, row[self.axis])
+        self.events.flush()
+
+    def close(self) -> None:
+        self.events.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; none when it is missing. A last line cut short by a kill is left out."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
