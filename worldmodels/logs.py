@@ -1,10 +1,13 @@
-"""Metrics of a stage: one JSON object a line in metrics.jsonl, and the same numbers as TensorBoard events."""
+"""What a stage leaves to look at: metrics.jsonl, the same numbers as TensorBoard events, and pictures."""
 
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from worldmodels.checkpoint import write_atomically
@@ -50,3 +53,11 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def save_picture(path: Path, rows: list[np.ndarray]) -> None:
+    """Write a PNG of frames, each row uint8 (columns, height, width, 3), one row under the other."""
+    picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

@@ -75,12 +75,17 @@ class Trainee:
         checkpoint.save(self.folder / "best.safetensors", self.tensors(), {self.name: self.settings})
 
     def save_last(self, loop: Loop, data: str) -> None:
+        """Replace last.safetensors; UserError instead when a weight is no number any more."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise diverged(self, f"{self.title} has weights that are not numbers")
         meta = {self.name: self.settings, "loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
 
-    def resume(self, cfg: Settings) -> Loop:
+    def resume(self, cfg: Settings, data: str) -> Loop:
         """Continue from last.safetensors, or start over with --noreload or where there is none.
+
+        On other episodes than before, the epoch in progress begins anew.
 
         Raises:
             UserError: the checkpoint is damaged or of another architecture.
@@ -100,6 +105,9 @@ class Trainee:
         loop = Loop(**meta["loop"])
         self.model.load_state_dict(checkpoint.unpack(self.name, tensors))
         checkpoint.unpack_optimizer(self.optimizer, tensors, loop.learning_rate)
+        if meta["data"] != data:
+            print(f"The episodes have changed since {self.title} was trained: it goes on with the new ones.")
+            loop.batch, loop.weight, loop.sums, loop.best, loop.stale = 0, 0.0, {}, math.inf, 0
         return loop
 
 
@@ -138,7 +146,7 @@ def fit(
     Raises:
         UserError: the loss is not a number; the last good checkpoint stays.
     """
-    loop = trainee.resume(cfg)
+    loop = trainee.resume(cfg, data)
     if loop.epoch >= cfg.epochs or loop.stale >= cfg.stop_after:
         print(
             f"{trainee.title} in {trainee.folder} is trained already ({loop.epoch} epochs, test loss {loop.best:.4f}): "
@@ -174,6 +182,8 @@ def fit(
         bar.close()
 
         tested = test(trainee.model, test_batches(), loss, generator(device, cfg.seed))
+        if not math.isfinite(tested["loss"]):
+            raise diverged(trainee, f"The test loss of {trainee.title} is {tested['loss']}")
         row = {f"train_{name}": total / loop.weight for name, total in loop.sums.items()}
         row |= {f"test_{name}": value for name, value in tested.items()}
         finish_epoch(loop, tested["loss"], cfg)
@@ -198,12 +208,16 @@ def add(loop: Loop, metrics: dict[str, Tensor], weight: float, trainee: Trainee)
     for name, value in metrics.items():
         number = float(value)
         if not math.isfinite(number):
-            raise UserError(
-                f"The {name} of {trainee.title} is {number} in epoch {loop.epoch + 1}, batch {loop.batch + 1}: the last "
-                f"good checkpoint in {trainee.folder} is kept; run again with a lower --learning-rate, or --noreload."
-            )
+            raise diverged(trainee, f"The {name} of {trainee.title} is {number}")
         loop.sums[name] = loop.sums.get(name, 0.0) + number * weight
     loop.weight += weight
+
+
+def diverged(trainee: Trainee, what: str) -> UserError:
+    return UserError(
+        f"{what}: the training diverged; the last good checkpoint in {trainee.folder} is kept. "
+        "Run again with a lower --learning-rate, or --noreload to start over."
+    )
 
 
 def finish_epoch(loop: Loop, test_loss: float, cfg: Settings) -> None:

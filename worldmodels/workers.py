@@ -26,25 +26,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_jobs(
-    function: Callable[[Job], Result],
-    jobs: list[Job],
-    workers: int,
-    initializer: Callable[..., None] | None = None,
-    initargs: tuple[Any, ...] = (),
-) -> Iterator[tuple[int, Result]]:
-    """Yield (index of the job, function(job)) as jobs finish, on `workers` fresh processes.
+class Workers:
+    """`count` worker processes that live as long as the `with` block; a pool that broke is replaced."""
 
-    Raises:
-        UserError: a job's worker died three times; the sentence says what usually kills workers.
-        Exception: whatever a job raised, its worker's traceback printed to stderr.
-    """
-    waiting, lost = dict(enumerate(jobs)), 0
-    while waiting:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer, initargs) as pool:
-            futures: dict[Future[Result], int] = {pool.submit(function, job): i for i, job in waiting.items()}
+    def __init__(
+        self, count: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> None:
+        self.make = lambda: ProcessPoolExecutor(
+            count, multiprocessing.get_context("spawn"), initializer=initializer, initargs=initargs
+        )
+        self.pool = self.make()
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[tuple[int, Result]]:
+        """Yield (index of the job, function(job)) as jobs finish.
+
+        Raises:
+            UserError: workers died three times; the sentence says what usually kills them. Or raised by a job.
+            Exception: whatever a job raised, its worker's traceback printed to stderr.
+        """
+        waiting, lost = dict(enumerate(jobs)), 0
+        while waiting:
             try:
+                futures: dict[Future[Result], int] = {self.pool.submit(function, job): i for i, job in waiting.items()}
                 for future in as_completed(futures):
                     result = future.result()
                     del waiting[futures[future]]
@@ -57,10 +66,21 @@ def run_jobs(
                         "run the command again with fewer workers; it continues where it stopped."
                     ) from None
                 print(f"A worker process died: its {len(waiting)} unfinished jobs are run again.", file=sys.stderr)
+                self.pool = self.make()
             except UserError:
-                pool.shutdown(cancel_futures=True)
                 raise
             except Exception:
-                pool.shutdown(cancel_futures=True)
                 print(f"A worker failed:\n{traceback.format_exc()}", file=sys.stderr)
                 raise
+
+
+def run_jobs(
+    function: Callable[[Job], Result],
+    jobs: list[Job],
+    workers: int,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[tuple[int, Result]]:
+    """`Workers.run` on processes of its own: yields (index of the job, function(job)) as jobs finish."""
+    with Workers(workers, initializer, initargs) as pool:
+        yield from pool.run(function, jobs)

@@ -1,0 +1,1 @@
+"""The stages, one file each, `main(cfg)`, read from top to bottom."""

@@ -1,0 +1,85 @@
+"""Train M on the episodes as V sees them.
+
+    worldmodels train-mdrnn --logdir exp_dir        (the seed: python trainmdrnn.py --logdir exp_dir)
+
+V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
+every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
+TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reconstruction, M's dream).
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldmodels import vision
+from worldmodels.agent import choose_device
+from worldmodels.config import TrainMDRNN
+from worldmodels.dataset import load_rollout, open_dataset, split
+from worldmodels.latents import Batch, Sequences, encode_dataset
+from worldmodels.logs import save_picture
+from worldmodels.memory import MDRNN, dream, mdrnn_loss
+from worldmodels.training import Trainee, fit
+
+DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # frames shown, steps between them, steps M watches first
+
+
+def main(cfg: TrainMDRNN) -> None:
+    device = choose_device(cfg.device)
+    vae = vision.load(cfg.logdir, device)
+    dataset = open_dataset(cfg.rootdir)
+    train, test = split(dataset, cfg.test_fraction)
+    folder = Path(cfg.logdir) / "mdrnn"
+    vae_path = Path(cfg.logdir) / "vae" / "best.safetensors"
+    train_episodes = encode_dataset(vae, vae_path, train, folder / "latents")
+    test_episodes = encode_dataset(vae, vae_path, test, folder / "latents")
+    train_set = Sequences(train_episodes, cfg.sequence_length, cfg.batch_size)
+    test_set = Sequences(test_episodes, cfg.sequence_length, cfg.batch_size)
+
+    torch.manual_seed(cfg.seed)
+    settings = {
+        "z_size": vae.z_size,
+        "action_size": train_episodes[0].actions.shape[1],
+        "hidden_size": cfg.hidden_size,
+        "gaussians": cfg.gaussians,
+        "mixture": cfg.mixture,
+        "include_reward": cfg.include_reward,
+        "include_terminal": cfg.include_terminal,
+    }
+    mdrnn = MDRNN(**settings).to(device)
+    trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
+    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, folder)
+
+    def loss(batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
+        mean, logvar, actions, rewards, terminals, mask = (x.to(device) for x in batch)
+        epsilon = torch.randn(mean.shape, generator=noise, device=device)
+        z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch
+        prediction, _ = mdrnn(z[:, :-1], actions)
+        value, metrics = mdrnn_loss(prediction, z[:, 1:], rewards, terminals, mask)
+        return value, metrics, float(mask.sum())
+
+    def pictures(epoch: int) -> None:
+        steps = DREAM_COLUMNS * DREAM_STRIDE
+        episode = max(range(len(test_episodes)), key=lambda i: len(test_episodes[i].actions))
+        z, actions = test_episodes[episode].mean.to(device), test_episodes[episode].actions.to(device)
+        middle = max(0, (len(actions) - steps) // 2)
+        shown = slice(middle, middle + steps)
+        dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, len(actions)), seed=cfg.seed)
+        real = load_rollout(test.files[episode]).frames[shown][::DREAM_STRIDE]
+        rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
+        save_picture(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
+
+    fit(
+        trainee,
+        cfg,
+        data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
+        batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
+        batches_per_epoch=train_set.batches_per_epoch,
+        loss=loss,
+        test_batches=test_set.in_order,
+        rate_name="transitions_per_second",
+        clip=cfg.clip,
+        after_epoch=None if cfg.nosamples else pictures,
+    )

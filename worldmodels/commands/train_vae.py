@@ -1,0 +1,61 @@
+"""Train V on the collected frames.
+
+    worldmodels train-vae --logdir exp_dir          (the seed: python trainvae.py --logdir exp_dir)
+
+Writes <logdir>/vae: best.safetensors (lowest test loss), last.safetensors (to continue), metrics.jsonl, TensorBoard
+events, and after every epoch samples/reconstruction_NNNN.png (real above, V's below) and samples/samples_NNNN.png.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.agent import choose_device
+from worldmodels.config import TrainVAE
+from worldmodels.dataset import frame_batches, open_dataset, split
+from worldmodels.logs import save_picture
+from worldmodels.training import Trainee, fit, generator
+from worldmodels.vision import VAE, to_images, vae_loss
+
+
+def main(cfg: TrainVAE) -> None:
+    device = choose_device(cfg.device)
+    dataset = open_dataset(cfg.rootdir)
+    train, test = split(dataset, cfg.test_fraction)
+
+    torch.manual_seed(cfg.seed)
+    vae = VAE(cfg.z_size).to(device)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
+    trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, Path(cfg.logdir) / "vae")
+    bfloat16 = cfg.precision == "bfloat16" or (cfg.precision == "auto" and device.type == "cuda")
+
+    def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
+        images = to_images(frames, device)
+        epsilon = torch.randn(len(frames), cfg.z_size, generator=noise, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            reconstruction, mean, logvar = vae(images, epsilon)
+        value, metrics = vae_loss(images, reconstruction.float(), mean.float(), logvar.float(), cfg.free_bits)
+        return value, metrics, len(frames)
+
+    def pictures(epoch: int) -> None:
+        shown = next(frame_batches(test, 10, seed=cfg.seed, epoch=0))
+        mean, _ = vae.encode(shown)
+        prior = torch.randn(10, cfg.z_size, generator=generator(device, cfg.seed), device=device)
+        folder = trainee.folder / "samples"
+        save_picture(folder / f"reconstruction_{epoch:04d}.png", [shown, vae.decode(mean)])
+        save_picture(folder / f"samples_{epoch:04d}.png", [vae.decode(prior)])
+
+    fit(
+        trainee,
+        cfg,
+        data=dataset.fingerprint,
+        batches=lambda epoch, skip: frame_batches(train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip),
+        batches_per_epoch=math.ceil(train.frames / cfg.batch_size),
+        loss=loss,
+        test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0),
+        rate_name="frames_per_second",
+        after_epoch=None if cfg.nosamples else pictures,
+    )
