@@ -1,0 +1,205 @@
+"""Evolve C with V and M held fixed.
+
+    worldmodels train-controller --logdir exp_dir
+    (the seed: python traincontroller.py --logdir exp_dir --n-samples 4 --pop-size 4 --target-return 950 --display)
+
+Every candidate of a generation drives the same tracks. Every few generations the distribution's MEAN drives the
+selection tracks, which training never sees: best.safetensors is the mean that did best there. Writes <logdir>/ctrl:
+best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldmodels import checkpoint, controller, envs, evolution, memory, vision
+from worldmodels.agent import choose_device
+from worldmodels.config import TrainController
+from worldmodels.errors import UserError
+from worldmodels.latents import Latents
+from worldmodels.logs import Metrics
+from worldmodels.population import TRAINING_START, Crew, Setting, choose_devices
+from worldmodels.rollout import SELECTION, Episode, track_seeds
+
+WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
+
+
+@dataclass
+class Loop:
+    """Where the evolution stands; JSON-able."""
+
+    generation: int = 0
+    """Finished generations."""
+    env_steps: int = 0
+    """Steps driven for them, selection included."""
+    best: float | None = None
+    """Highest mean score on the selection tracks."""
+    seconds: float = 0.0
+
+
+def main(cfg: TrainController) -> None:
+    device = choose_device(cfg.device)
+    folder = Path(cfg.logdir) / "ctrl"
+    vae, mdrnn = vision.load(cfg.logdir), memory.load(cfg.logdir)  # said at once when one is missing
+    description = envs.describe(cfg.env)
+    if cfg.start == "anywhere" and not description.native:
+        raise UserError(f"Only our own simulator starts anywhere: use --start line with --env {cfg.env}.")
+    if cfg.strategy in ("openai-es", "pgpe") and cfg.pop_size % 2:
+        raise UserError(f"{cfg.strategy} draws mirrored pairs: --pop-size must be even, not {cfg.pop_size}.")
+    probe = envs.make(cfg.env, 1)
+    kind = envs.action_kind(description, probe.single_action_space)
+    probe.close()
+    if kind.size != mdrnn.lstm.input_size - mdrnn.z_size:
+        raise UserError(
+            f"M was trained on actions of {mdrnn.lstm.input_size - mdrnn.z_size} numbers, {cfg.env} takes {kind.size}."
+        )
+
+    # The search space: all of C's weights, or those of the principal directions of what C sees.
+    width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
+    size = controller.parameter_count(width, kind.size, bias=cfg.inputs != "zch")
+    settings = {
+        name: getattr(cfg, name)
+        for name in ("strategy", "pop_size", "sigma", "seed", "directions", "inputs", "n_samples", "sample_z")
+    }
+    loop, history, basis = resume(folder, settings, cfg.noreload)
+    if cfg.directions and basis is None:
+        sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
+        basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
+        if cfg.inputs == "zch":
+            raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
+    strategy = evolution.make(cfg.strategy, len(basis) if basis is not None else size, cfg.pop_size, cfg.sigma, cfg.seed)
+    evolution.replay(strategy, history)
+
+    def to_parameters(points: np.ndarray) -> np.ndarray:
+        return (points if basis is None else points @ basis).astype(np.float32)
+
+    devices = choose_devices(device, cfg.max_workers, description.native)
+    setting = Setting(cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices)
+    if loop.generation >= cfg.epochs or (loop.best or -np.inf) >= cfg.target_return:
+        print(
+            f"C in {folder} is trained already ({loop.generation} generations, {loop.best:.1f} on the selection "
+            "tracks): more --epochs or a higher --target-return train it further, --noreload starts over."
+        )
+        return
+    if loop.generation:
+        print(f"Continuing C in {folder} at generation {loop.generation + 1}.")
+    metrics = Metrics(folder, "generation", loop.generation)
+    started = time.perf_counter() - loop.seconds
+    options = TRAINING_START if cfg.start == "anywhere" else None
+    selection = [Episode(SELECTION + i) for i in range(cfg.select_tracks)]
+
+    with Crew(setting) as crew, tqdm(
+        total=cfg.epochs, initial=loop.generation, unit="generation", desc="C", dynamic_ncols=True
+    ) as bar:  # fmt: skip
+        while loop.generation < cfg.epochs and (loop.best or -np.inf) < cfg.target_return:
+            began, steps_before = time.perf_counter(), loop.env_steps
+            tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
+            episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
+
+            candidates = strategy.ask()
+            scores, steps = crew.scores(to_parameters(candidates), episodes, options=options, max_steps=cfg.max_steps,
+                                        on_step=lambda n: bar.set_postfix_str(f"{loop.env_steps} steps"))  # fmt: skip
+            fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
+            strategy.tell(fitness)
+            history.append(fitness)
+            loop.generation += 1
+            loop.env_steps += steps
+
+            selected = None
+            if loop.generation % cfg.select_every == 0 or loop.generation in (1, cfg.epochs):
+                mean = to_parameters(strategy.mean[None])
+                results, steps = crew.scores(mean, selection)
+                selected = float(results.mean())
+                loop.env_steps += steps
+                if loop.best is None or selected > loop.best:
+                    loop.best = selected
+                    save_best(folder, mean[0], cfg, loop)
+
+            now = time.perf_counter()
+            loop.seconds = now - started
+            metrics.write({
+                "generation": loop.generation, "env_steps": loop.env_steps,
+                "best": float(fitness.max()), "mean": float(fitness.mean()),
+                "std": float(fitness.std()), "worst": float(fitness.min()), "sigma": strategy.sigma,
+                "selected": selected,
+                "steps_per_second": (loop.env_steps - steps_before) / (now - began), "seconds": loop.seconds,
+            })  # fmt: skip
+            save_last(folder, settings, loop, history, basis)
+            bar.update()
+            if cfg.display:
+                show(loop, fitness, selected)
+    metrics.close()
+    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best:.1f} on selection.")
+
+
+def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
+    """A sample of what C sees, float64 (M, F): z and M's state over the episodes that M was trained on."""
+    seen, count = [], 0
+    for path in sorted(latents.glob("*.safetensors")):
+        tensors, _ = checkpoint.load(path)
+        episode = Latents(**tensors)
+        state, z = mdrnn.initial_state(1), episode.mean
+        for t in range(len(episode.actions)):
+            seen.append(controller.features(inputs, z[t : t + 1], state))
+            with torch.no_grad():
+                state = mdrnn.step(z[t : t + 1], episode.actions[t : t + 1], state)
+        count += len(episode.actions)
+        if count >= WHITENING_SAMPLE:
+            break
+    if not seen:
+        raise UserError(f"{latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
+    return torch.cat(seen).double().numpy()
+
+
+def resume(
+    folder: Path, settings: dict, noreload: bool
+) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
+    """(loop, scores told so far, basis of the search space) of last.safetensors; a fresh start where there is none.
+
+    Raises:
+        UserError: the evolution there was started with other settings.
+    """
+    path = folder / "last.safetensors"
+    if noreload:
+        for old in [*folder.glob("*.safetensors"), folder / "metrics.jsonl"]:
+            old.unlink(missing_ok=True)
+    if not path.exists():
+        return Loop(), [], None
+    tensors, meta = checkpoint.load(path)
+    if meta.get("settings") != settings:
+        changed = [name for name, value in settings.items() if meta.get("settings", {}).get(name) != value]
+        raise UserError(
+            f"C in {folder} was started with other settings ({', '.join(changed)}): "
+            "use the same ones, another --logdir, or --noreload to start over."
+        )
+    basis = tensors["basis"].numpy() if "basis" in tensors else None
+    return Loop(**meta["loop"]), list(tensors["history"].numpy()), basis
+
+
+def save_last(
+    folder: Path, settings: dict, loop: Loop, history: list[np.ndarray], basis: np.ndarray | None
+) -> None:
+    """The strategy is rebuilt by replaying `history` (G, P), so its scores are all there is to save."""
+    tensors = {"history": torch.from_numpy(np.array(history))}
+    if basis is not None:
+        tensors["basis"] = torch.from_numpy(basis)
+    checkpoint.save(folder / "last.safetensors", tensors, {"settings": settings, "loop": asdict(loop)})
+
+
+def save_best(folder: Path, parameters: np.ndarray, cfg: TrainController, loop: Loop) -> None:
+    """The weights that act, with what an agent needs to know about them."""
+    meta = {
+        "controller": {"inputs": cfg.inputs, "sample_z": cfg.sample_z, "seed": cfg.seed},
+        "env": cfg.env, "generation": loop.generation, "selected": loop.best,
+    }  # fmt: skip
+    checkpoint.save(folder / "best.safetensors", {"parameters": torch.from_numpy(parameters)}, meta)
+
+
+def show(loop: Loop, fitness: np.ndarray, selected: float | None) -> None:
+    """--display: every candidate's score, best first."""
+    ranked = " ".join(f"{score:.0f}" for score in sorted(fitness, reverse=True))
+    tqdm.write(f"generation {loop.generation}: {ranked}" + (f" | mean {selected:.1f}" if selected is not None else ""))
