@@ -1,0 +1,11 @@
+"""The seed's command: the same as `worldmodels collect`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from worldmodels.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(["collect", *sys.argv[1:]])

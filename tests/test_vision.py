@@ -1,0 +1,76 @@
+"""V against the paper's architecture and torch.distributions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from worldmodels import checkpoint, vision
+from worldmodels.errors import UserError
+from worldmodels.vision import VAE, to_images, vae_loss
+
+
+@pytest.mark.parametrize(("z_size", "parameters"), [(32, 4_348_547), (64, 4_446_915)])
+def test_the_paper_s_parameter_counts(z_size: int, parameters: int) -> None:
+    assert sum(p.numel() for p in VAE(z_size).parameters()) == parameters
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_encode_and_decode_shapes(batch: int) -> None:
+    frames = np.random.default_rng(0).integers(256, size=(batch, 64, 64, 3), dtype=np.uint8)
+    vae = VAE()
+    mean, logvar = vae.encode(frames)
+    assert mean.shape == logvar.shape == (batch, 32)
+    decoded = vae.decode(mean)
+    assert decoded.shape == frames.shape and decoded.dtype == np.uint8
+
+
+def test_images_are_the_frames_in_0_to_1() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3), dtype=np.uint8)
+    images = to_images(frames, torch.device("cpu"))
+    assert images.shape == (2, 3, 64, 64)
+    np.testing.assert_array_equal((images * 255).round().byte().permute(0, 2, 3, 1).numpy(), frames)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("free_bits", [0.0, 0.5])
+def test_loss_agrees_with_torch_distributions(batch: int, free_bits: float) -> None:
+    torch.manual_seed(batch)
+    images, reconstruction = torch.rand(batch, 3, 64, 64), torch.rand(batch, 3, 64, 64)
+    mean, logvar = torch.randn(batch, 32), torch.randn(batch, 32)
+    posterior = Normal(mean, (0.5 * logvar).exp())
+    kl = kl_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1)
+    error = (images - reconstruction).pow(2).flatten(1).sum(dim=1)
+    expected = (error + torch.maximum(kl, torch.tensor(free_bits * 32))).mean()
+    loss, metrics = vae_loss(images, reconstruction, mean, logvar, free_bits)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(metrics["kl"], kl.mean(), rtol=1e-5, atol=1e-4)
+
+
+def test_free_bits_leave_a_small_kl_alone() -> None:
+    images = torch.rand(3, 3, 64, 64)
+    mean = torch.full((3, 32), 0.1, requires_grad=True)
+    logvar = torch.zeros(3, 32, requires_grad=True)
+    for free_bits, pushed in ((0.5, False), (0.0, True)):
+        mean.grad = None
+        vae_loss(images, images, mean, logvar, free_bits)[0].backward()
+        assert mean.grad is not None
+        assert bool(mean.grad.abs().sum() > 0) == pushed
+
+
+def test_a_checkpoint_rebuilds_v_by_itself(tmp_path) -> None:
+    vae = VAE(16)
+    checkpoint.save(tmp_path / "vae" / "best.safetensors", checkpoint.pack("vae", vae.state_dict()), {"vae": {"z_size": 16}})
+    frames = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3), dtype=np.uint8)
+    torch.testing.assert_close(vision.load(tmp_path).encode(frames), vae.encode(frames), rtol=0, atol=0)
+
+
+def test_a_missing_v_names_the_command_that_makes_it(tmp_path) -> None:
+    with pytest.raises(UserError, match="worldmodels train-vae"):
+        vision.load(tmp_path)
+
+
+def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path) -> None:
+    checkpoint.save(tmp_path / "vae" / "best.safetensors", {"vae.x": torch.zeros(1)}, {"vae": {"z_size": 16}})
+    with pytest.raises(UserError, match="no V of this version"):
+        vision.load(tmp_path)

@@ -1,0 +1,145 @@
+"""`worldmodels <command>`: the only file that parses arguments.
+
+What wins: defaults < preset < the run's saved config < flags. A command imports what it needs when it runs, so that
+`--help` answers at once.
+"""
+
+import argparse
+import dataclasses
+import errno
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from worldmodels import config
+from worldmodels.errors import UserError
+
+COMMANDS: dict[str, tuple[type, str]] = {
+    "run": (config.Run, "worldmodels.commands.run"),
+    "collect": (config.Collect, "worldmodels.commands.collect"),
+    "train-vae": (config.TrainVAE, "worldmodels.commands.train_vae"),
+    "train-mdrnn": (config.TrainMDRNN, "worldmodels.commands.train_mdrnn"),
+    "train-controller": (config.TrainController, "worldmodels.commands.train_controller"),
+    "evaluate": (config.Evaluate, "worldmodels.commands.evaluate"),
+    "report": (config.Report, "worldmodels.commands.report"),
+}
+REMEMBERED = ("run", "train-vae", "train-mdrnn", "train-controller")  # a run's settings; other commands are asked anew
+NOT_SAVED = ("noreload", "logdir", "render", "display")  # said anew each time, or where the config itself lies
+
+USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|paper] [options]
+
+World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model of the world.
+
+  run                the whole pipeline: collect, train V, M and C, evaluate, report   (start here)
+  collect            drive with a random policy (or a trained agent) and store the episodes
+  train-vae          train V on the frames
+  train-mdrnn        train M on the episodes as V sees them
+  train-controller   evolve C
+  evaluate           drive held-out tracks of Gymnasium's own CarRacing-v3
+  report             write report.html
+
+`worldmodels COMMAND --help` lists a command's options and their defaults.
+Presets: smoke (seconds), laptop (two cores, ten minutes; the default of `run`), paper (the paper's numbers).
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; a user's mistake ends in one sentence and exit code 2."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    try:
+        command = arguments[0]
+        if command not in COMMANDS:
+            raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
+        cfg, preset = parse(command, arguments[1:])
+        if command in REMEMBERED:
+            save_config(command, cfg, preset)
+        importlib.import_module(COMMANDS[command][1]).main(cfg)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
+            raise
+        fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}): mend that and run the command again; "
+             "what was finished is kept.")  # fmt: skip
+    except KeyboardInterrupt:
+        fail("Stopped. The same command continues.", code=130)
+
+
+def fail(sentence: str, code: int = 2) -> None:
+    print(f"\n{sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
+    """(the command's config, the preset's name): defaults < preset < the run's saved config < flags.
+
+    Exits with code 2 and one sentence for an unknown flag or value, as argparse does.
+    """
+    import tyro
+
+    cls = COMMANDS[command][0]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--preset")
+    early.add_argument("--logdir")
+    known, rest = early.parse_known_args(arguments)
+    saved = saved_config(command, known.logdir or "exp_dir", "--noreload" in rest)
+    preset = known.preset or saved.pop("preset", None) or ("laptop" if command == "run" else None)
+    default = updated(preset_config(command, preset), saved)
+    if known.logdir is not None:
+        rest = ["--logdir", known.logdir, *rest]
+    description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(config.PRESETS)}."
+    cfg = tyro.cli(
+        cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes) if command != "run"
+        else (tyro.conf.FlagCreatePairsOff,),
+    )  # fmt: skip
+    return cfg, preset
+
+
+def preset_config(command: str, preset: str | None) -> Any:
+    """The command's settings in a preset (None: the dataclass defaults, the paper's values)."""
+    if preset is None:
+        return COMMANDS[command][0]()
+    if preset not in config.PRESETS:
+        raise UserError(f"There is no preset {preset!r}: it is one of {', '.join(config.PRESETS)}.")
+    run = config.PRESETS[preset]
+    if command == "run":
+        return run
+    return getattr(run, config.STAGES[command]) if command in config.STAGES else COMMANDS[command][0]()
+
+
+def saved_config(command: str, logdir: str, noreload: bool) -> dict[str, Any]:
+    """What config.json of the run says about this command; nothing where there is none, or with --noreload."""
+    path = Path(logdir) / "config.json"
+    if command not in REMEMBERED or noreload or not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()).get(command, {}))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run the command again.") from error
+
+
+def updated(default: Any, saved: dict[str, Any]) -> Any:
+    """A config with the saved values put in, nested configs included; names that are gone are left out."""
+    changes = {}
+    for field in dataclasses.fields(default):
+        if field.name in saved:
+            value, old = getattr(default, field.name), saved[field.name]
+            changes[field.name] = updated(value, old) if dataclasses.is_dataclass(value) else old
+    return dataclasses.replace(default, **changes)
+
+
+def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
+    """Record what was asked, with versions and the commit, in <logdir>/config.json."""
+    from worldmodels.checkpoint import read_json, write_json
+    from worldmodels.versions import versions
+
+    path = Path(cfg.logdir) / "config.json"
+    settings = {name: value for name, value in dataclasses.asdict(cfg).items() if name not in NOT_SAVED}
+    known = read_json(path) if path.exists() else {}
+    write_json(path, {**known, command: {"preset": preset, **settings}, "versions": versions()})
