@@ -14,7 +14,6 @@ from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, vision
 from worldmodels.agent import Agent
-from worldmodels.envs import ActionKind
 from worldmodels.rollout import Episode, drive
 from worldmodels.workers import Workers, cores
 

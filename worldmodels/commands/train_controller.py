@@ -50,6 +50,8 @@ def main(cfg: TrainController) -> None:
         raise UserError(f"Only our own simulator starts anywhere: use --start line with --env {cfg.env}.")
     if cfg.strategy in ("openai-es", "pgpe") and cfg.pop_size % 2:
         raise UserError(f"{cfg.strategy} draws mirrored pairs: --pop-size must be even, not {cfg.pop_size}.")
+    if cfg.directions and cfg.inputs == "zch":
+        raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
     probe = envs.make(cfg.env, 1)
     kind = envs.action_kind(description, probe.single_action_space)
     probe.close()
@@ -69,9 +71,8 @@ def main(cfg: TrainController) -> None:
     if cfg.directions and basis is None:
         sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
         basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
-        if cfg.inputs == "zch":
-            raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
-    strategy = evolution.make(cfg.strategy, len(basis) if basis is not None else size, cfg.pop_size, cfg.sigma, cfg.seed)
+    searched = size if basis is None else len(basis)
+    strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed)
     evolution.replay(strategy, history)
 
     def to_parameters(points: np.ndarray) -> np.ndarray:
