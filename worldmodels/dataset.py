@@ -177,7 +177,8 @@ def _length(headers: dict[str, tuple[tuple[int, ...], np.dtype]]) -> int:
     if any(dtype.hasobject for _, dtype in headers.values()):
         raise ValueError("Python objects instead of numbers")
     if len(steps) != 1 or headers["terminals"][0] != steps or headers["actions"][0][:1] != steps:
-        raise ValueError(f"array lengths differ: {({name: shape for name, (shape, _) in headers.items()})}")
+        shapes = {name: shape for name, (shape, _) in headers.items()}
+        raise ValueError(f"array lengths differ: {shapes}")
     if frames[0][0] not in (steps[0], steps[0] + 1):
         raise ValueError(f"{frames[0][0]} frames for {steps[0]} steps")
     if frames[0][0] < 2:
