@@ -1,0 +1,290 @@
+"""The car of CarRacing-v3: Gymnasium's `Car` in float64, Box2D's world in float32, rewards and endings.
+
+A step is Gymnasium's: pedals and tyres (`_drive`), then Box2D finds the tiles under the car at the positions it has
+(`_collide`) and moves it (`box2d`). Friction therefore feels a tile one step late, as it does there. Every lane is
+computed by itself: results do not depend on the number of lanes, their order or the number of threads.
+
+Legend: N lanes, 4 wheels in Gymnasium's order. Units as in state.py.
+"""
+
+import math
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+from worldmodels.envs.carracing import box2d, contact
+from worldmodels.envs.carracing.state import (
+    ENGINE_POWER,
+    FPS,
+    FRICTION_LIMIT,
+    PLAYFIELD,
+    SIZE,
+    SKID_PARTICLES,
+    SKID_POINTS,
+    WHEEL_MOMENT_OF_INERTIA,
+    WHEEL_R,
+    WHEELPOS,
+    Cars,
+    Tracks,
+)
+
+DT = 1.0 / FPS  # s
+WHEEL_RAD = 1.0 * WHEEL_R * SIZE
+GRIP = 205000 * SIZE * SIZE  # force a unit/s of slip, until the tyre slides
+BRAKE_FORCE = 15  # rad/s a step
+WHEEL_OFFSET = np.array(WHEELPOS) * SIZE  # (4,2)
+
+
+def place(tracks: Tracks, cars: Cars, lane: int, tile: int = 0, speed: float = 0.0) -> None:
+    """Put a new car on a tile of a lane's track, heading along it at `speed` units/s with its wheels rolling.
+
+    Tile 0 at speed 0 is Gymnasium's start: there the wheels hang at offsets that are not turned with the hull, and the
+    first step pulls them in. Elsewhere they start where they belong.
+    """
+    _place(tracks, cars, lane, tile, float(speed))
+
+
+def step(
+    tracks: Tracks, cars: Cars, actions: np.ndarray, lanes: np.ndarray, lap_complete_percent: float, num_threads: int
+) -> None:
+    """Move the cars of `lanes` bool (N,) by one step of 1/50 s with `actions` float64 (N,3): steer, gas, brake.
+
+    Rewards for new tiles are added to cars.reward; the cost of time is left to `settle`.
+    """
+    chosen = np.flatnonzero(lanes)
+    if not len(chosen):
+        return
+    width = min(box2d.BLOCK, -(-len(chosen) // num_threads))
+    if width == len(chosen) or num_threads == 1:
+        _step_serially(tracks, cars, actions, chosen, width, lap_complete_percent)
+    else:
+        numba.set_num_threads(num_threads)
+        _step_in_parallel(tracks, cars, actions, chosen, width, lap_complete_percent)
+
+
+def settle(tracks: Tracks, cars: Cars, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Close the step of `lanes` bool (N,) after its frame was drawn: rewards float64 (N,), terminated bool (N,).
+
+    Time costs 0.1 a step; a lap ends the episode, and so does leaving the playfield, which pays -100 instead. Lanes left
+    out get 0 and False.
+    """
+    rewards = np.zeros(len(lanes))
+    terminated = np.zeros(len(lanes), np.bool_)
+    _settle(tracks, cars, lanes, rewards, terminated)
+    return rewards, terminated
+
+
+@njit(cache=True)
+def off_playfield(x, y):
+    """Whether a hull at (x, y) has left the playfield."""
+    return abs(x) > PLAYFIELD or abs(y) > PLAYFIELD
+
+
+@njit(cache=True)
+def _place(tracks, cars, lane, tile, speed):
+    beta, x, y = tracks.centre[lane, tile, 1], tracks.centre[lane, tile, 2], tracks.centre[lane, tile, 3]
+    turn = beta if tile != 0 or speed != 0.0 else 0.0
+    angle = np.float32(beta)
+    cars.angle[lane] = angle
+    cars.velocity[lane, :, 0] = np.float32(-math.sin(beta) * speed)
+    cars.velocity[lane, :, 1] = np.float32(math.cos(beta) * speed)
+    cars.spin[lane] = 0
+    sine, cosine = math.sin(angle), math.cos(angle)
+    cars.mass_centre[lane, 0, 0] = (cosine * box2d.CENTRE_X - sine * box2d.CENTRE_Y) + np.float32(x)
+    cars.mass_centre[lane, 0, 1] = (sine * box2d.CENTRE_X + cosine * box2d.CENTRE_Y) + np.float32(y)
+    for j in range(4):
+        dx, dy = WHEEL_OFFSET[j, 0], WHEEL_OFFSET[j, 1]
+        cars.mass_centre[lane, j + 1, 0] = np.float32(x + (math.cos(turn) * dx - math.sin(turn) * dy))
+        cars.mass_centre[lane, j + 1, 1] = np.float32(y + (math.sin(turn) * dx + math.cos(turn) * dy))
+    box2d.synchronise(cars, lane)
+    cars.position[lane, 0, 0], cars.position[lane, 0, 1] = np.float32(x), np.float32(y)
+    cars.impulse[lane] = 0
+    cars.limit[lane] = 0
+    cars.sleep_time[lane] = 0
+    cars.omega[lane] = speed / WHEEL_RAD
+    cars.phase[lane] = 0
+    cars.gas[lane] = 0
+    cars.brake[lane] = 0
+    cars.steer[lane] = 0
+    cars.on_road[lane] = False
+    cars.near_count[lane] = -1
+    cars.time[lane] = 0
+    cars.reward[lane] = 0
+    cars.prev_reward[lane] = 0
+    cars.visited_count[lane] = 0
+    cars.new_lap[lane] = False
+    cars.steps[lane] = 0
+    cars.skid_total[lane] = 0
+    cars.wheel_skid[lane] = -1
+    cars.skid_started[lane] = False
+
+
+@njit(cache=True)
+def _step_serially(tracks, cars, actions, chosen, width, lap_complete_percent):
+    for first in range(0, len(chosen), width):
+        _step_block(tracks, cars, actions, chosen[first : first + width], lap_complete_percent)
+
+
+@njit(cache=True, parallel=True)
+def _step_in_parallel(tracks, cars, actions, chosen, width, lap_complete_percent):
+    for i in prange(-(-len(chosen) // width)):
+        _step_block(tracks, cars, actions, chosen[i * width : (i + 1) * width], lap_complete_percent)
+
+
+@njit(cache=True)
+def _step_block(tracks, cars, actions, lanes, lap_complete_percent):
+    """One step of up to BLOCK lanes."""
+    block = box2d.new_block()
+    limited = np.zeros(4, np.bool_)
+    force = np.empty((4, 2), np.float32)
+    motor_speed = np.empty(4, np.float32)
+    corner = np.empty((4, 2), np.float32)
+    for l, lane in enumerate(lanes):
+        _pedals(cars, lane, actions[lane])
+        for j in range(4):
+            motor_speed[j] = _steer(cars, lane, j)
+            force[j, 0], force[j, 1] = _tyre(cars, lane, j)
+        _collide(tracks, cars, lane, lap_complete_percent, corner)
+        box2d.load(cars, lane, force, motor_speed, block, l)
+        limited |= cars.limit[lane] != 0
+    box2d.iterate(block, limited)
+    for l, lane in enumerate(lanes):
+        box2d.store(cars, lane, block, l)
+        cars.time[lane] += DT
+
+
+@njit(cache=True)
+def _pedals(cars, lane, action):
+    """Car.steer, Car.gas and Car.brake: rear wheels drive, front wheels steer; gas comes gradually and goes at once."""
+    cars.steer[lane, 0] = cars.steer[lane, 1] = -action[0]
+    gas = min(max(action[1], 0.0), 1.0)
+    for j in range(2, 4):
+        more = gas - cars.gas[lane, j]
+        if more > 0.1:
+            more = 0.1
+        cars.gas[lane, j] += more
+    cars.brake[lane] = action[2]
+
+
+@njit(cache=True)
+def _steer(cars, lane, j):
+    """The speed that the joint's motor is asked for, rad/s."""
+    wanted = cars.steer[lane, j] - cars.joint_angle[lane, j]
+    speed = 50.0 * abs(wanted)
+    if 3.0 < speed:
+        speed = 3.0
+    return np.float32(np.sign(wanted) * speed)
+
+
+@njit(cache=True)
+def _tyre(cars, lane, j):
+    """Car.step of one wheel: engine, brake, roll, slip; the force on the wheel's centre, rounded to float32."""
+    grass = not cars.on_road[lane, j]
+    friction_limit = FRICTION_LIMIT * 0.6 if grass else FRICTION_LIMIT * 1.0
+    sine, cosine = np.float64(cars.transform_sc[lane, j + 1, 0]), np.float64(cars.transform_sc[lane, j + 1, 1])
+    vx, vy = np.float64(cars.velocity[lane, j + 1, 0]), np.float64(cars.velocity[lane, j + 1, 1])
+    vf = -sine * vx + cosine * vy  # forward speed
+    vs = cosine * vx + sine * vy  # side speed
+
+    omega = cars.omega[lane, j]
+    omega += DT * ENGINE_POWER * cars.gas[lane, j] / WHEEL_MOMENT_OF_INERTIA / (abs(omega) + 5.0)
+    brake = cars.brake[lane, j]
+    if brake >= 0.9:
+        omega = 0.0
+    elif brake > 0:
+        omega += -np.sign(omega) * min(BRAKE_FORCE * brake, abs(omega))
+    cars.phase[lane, j] += omega * DT
+
+    f_force = (-vf + omega * WHEEL_RAD) * GRIP
+    p_force = -vs * GRIP
+    force = math.sqrt(f_force * f_force + p_force * p_force)
+    _skid(cars, lane, j, force > 2.0 * friction_limit, grass)
+    if force > friction_limit:
+        f_force = f_force / force * friction_limit
+        p_force = p_force / force * friction_limit
+    cars.omega[lane, j] = omega - DT * f_force * WHEEL_RAD / WHEEL_MOMENT_OF_INERTIA
+    return np.float32(p_force * cosine + f_force * -sine), np.float32(p_force * sine + f_force * cosine)
+
+
+@njit(cache=True)
+def _skid(cars, lane, j, skids, grass):
+    """Skid marks: a wheel that slides hard draws a polyline, a new one after 30 points or a change of ground.
+
+    Gymnasium keeps w.skid_start as a live view of the wheel's position, so the first two points of a mark coincide.
+    """
+    if not skids:
+        cars.skid_started[lane, j] = False
+        cars.wheel_skid[lane, j] = -1
+        return
+    x, y = cars.position[lane, j + 1, 0], cars.position[lane, j + 1, 1]
+    number, length = cars.wheel_skid[lane, j], cars.wheel_skid_length[lane, j]
+    if number >= 0 and cars.wheel_skid_grass[lane, j] == grass and length < SKID_POINTS:
+        cars.wheel_skid_length[lane, j] = length + 1
+        if number >= cars.skid_total[lane] - SKID_PARTICLES:  # else pushed out of Gymnasium's deque
+            slot = number % SKID_PARTICLES
+            cars.skid_point[lane, slot, length, 0], cars.skid_point[lane, slot, length, 1] = x, y
+            cars.skid_length[lane, slot] = length + 1
+    elif not cars.skid_started[lane, j]:
+        cars.skid_started[lane, j] = True
+    else:
+        number = cars.skid_total[lane]
+        slot = number % SKID_PARTICLES
+        for point in range(2):
+            cars.skid_point[lane, slot, point, 0], cars.skid_point[lane, slot, point, 1] = x, y
+        cars.skid_length[lane, slot] = 2
+        cars.skid_grass[lane, slot] = grass
+        cars.skid_total[lane] = number + 1
+        cars.wheel_skid[lane, j] = number
+        cars.wheel_skid_length[lane, j] = 2
+        cars.wheel_skid_grass[lane, j] = grass
+        cars.skid_started[lane, j] = False
+
+
+@njit(cache=True)
+def _collide(tracks, cars, lane, lap_complete_percent, corner):
+    """b2ContactManager::Collide with FrictionDetector's answers, at the positions before the cars move.
+
+    A visited tile is plain already and only matters to a wheel that has no other; a plain one means nothing to the hull.
+    """
+    contact.gather(tracks, cars, lane)
+    cars.on_road[lane] = False
+    for i in range(cars.near_count[lane]):
+        tile = cars.near[lane, i]
+        for j in range(4):
+            if tracks.visited[lane, tile] and cars.on_road[lane, j]:
+                continue
+            if contact.touches(tracks, cars, lane, tile, j + 1, contact.WHEEL_SHAPE, corner):
+                cars.on_road[lane, j] = True
+                tracks.plain[lane, tile] = True
+                if not tracks.visited[lane, tile]:
+                    _visit(tracks, cars, lane, tile, lap_complete_percent)
+        for shape in range(4):
+            if not tracks.plain[lane, tile]:
+                tracks.plain[lane, tile] = contact.touches(tracks, cars, lane, tile, 0, shape, corner)
+
+
+@njit(cache=True)
+def _visit(tracks, cars, lane, tile, lap_complete_percent):
+    """A wheel on a new tile: its reward, and the lap if this is tile 0 and enough of the others were visited."""
+    count = tracks.count[lane]
+    tracks.visited[lane, tile] = True
+    cars.reward[lane] += 1000.0 / count
+    cars.visited_count[lane] += 1
+    if tile == 0 and cars.visited_count[lane] / count > lap_complete_percent:
+        cars.new_lap[lane] = True
+
+
+@njit(cache=True)
+def _settle(tracks, cars, lanes, rewards, terminated):
+    for lane in range(len(lanes)):
+        if not lanes[lane]:
+            continue
+        cars.steps[lane] += 1
+        cars.reward[lane] -= 0.1
+        rewards[lane] = cars.reward[lane] - cars.prev_reward[lane]
+        cars.prev_reward[lane] = cars.reward[lane]
+        terminated[lane] = cars.visited_count[lane] == tracks.count[lane] or cars.new_lap[lane]
+        if off_playfield(cars.position[lane, 0, 0], cars.position[lane, 0, 1]):
+            terminated[lane] = True
+            rewards[lane] = -100.0
