@@ -247,6 +247,21 @@ def rectangle(
 
 
 @njit(cache=True)
+def draw_wheel_speed(frame: np.ndarray, slot: np.ndarray, hud: Hud, wheel: int, omega: float, after: float) -> None:
+    """One of the four blue bars. It shares its last window column with the bar after it, which paints over it."""
+    left = 175 + 25 * wheel
+    red = 0 if wheel < 2 else 51
+    end, end_after = int(WINDOW_H - (20.0 + 20.0 * (0.01 * omega))), int(WINDOW_H - (20.0 + 20.0 * (0.01 * after)))
+    rectangle(frame, slot, hud, left, left + 24, end, 780, red, 0, 255)
+    if abs(after) <= 1e-4:
+        rectangle(frame, slot, hud, left + 25, left + 25, end, 780, red, 0, 255)
+    elif end < min(end_after, 780):
+        rectangle(frame, slot, hud, left + 25, left + 25, end, min(end_after, 780) - 1, red, 0, 255)
+    elif end > max(end_after, 780):
+        rectangle(frame, slot, hud, left + 25, left + 25, max(end_after, 780) + 1, end, red, 0, 255)
+
+
+@njit(cache=True)
 def draw_hud(
     frame: np.ndarray,
     slot: np.ndarray,
@@ -271,9 +286,7 @@ def draw_hud(
         rectangle(frame, slot, hud, 125, 150, int(WINDOW_H - (20.0 + 20.0 * (0.02 * speed))), 780, 255, 255, 255)
     for wheel in range(4):
         if abs(omega[wheel]) > 1e-4:
-            left = 175 + 25 * wheel
-            top = int(WINDOW_H - (20.0 + 20.0 * (0.01 * omega[wheel])))
-            rectangle(frame, slot, hud, left, left + 25, top, 780, 0 if wheel < 2 else 51, 0, 255)
+            draw_wheel_speed(frame, slot, hud, wheel, omega[wheel], omega[wheel + 1] if wheel < 3 else 0.0)
     if abs(joint_angle) > 1e-4:
         rectangle(frame, slot, hud, 500, int((20 + -10.0 * joint_angle) * 25.0), 720, 760, 0, 255, 0)
     if abs(spin) > 1e-4:

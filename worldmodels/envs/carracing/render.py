@@ -262,44 +262,68 @@ def draw_line_across(change, slot, section, road, shade, weight) -> None:
 
 
 @njit(cache=True)
-def draw_borders(change, slot, border, border_tile, borders, camera, near) -> bool:
-    """Red and white quads beside the road, drawn over it; whether any is near."""
+def draw_borders(change, slot, border, border_tile, borders, camera, near) -> None:
+    """Red and white quads beside the road; neighbours in a row share an edge, which then needs no drawing."""
     x, y, cos, sin, zoom = camera
-    quad = np.empty((4, 2))
-    drawn = False
+    quad, wide = np.empty((4, 2)), np.empty((4, 2))
+    joined_before = False
     for index in range(borders):
         tile = border_tile[index]
         if not near[tile]:
+            joined_before = False
             continue
-        drawn = True
+        joined = (
+            index + 1 < borders
+            and near[border_tile[index + 1]]
+            and border[index, 0, 0] == border[index + 1, 3, 0]
+            and border[index, 0, 1] == border[index + 1, 3, 1]
+        )
         for corner in range(4):
             u, v = border[index, corner, 0] - x, border[index, corner, 1] - y
             quad[corner, 0], quad[corner, 1] = window_to_frame(
                 CAR_X + zoom * (cos * u - sin * v), CAR_Y + zoom * (sin * u + cos * v)
             )
-        draw_border(change, slot, quad, EDGE)
+        turn = widen_border(quad, wide, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
+        add_side(change, slot, EDGE, wide, 3, 0, turn)
+        add_side(change, slot, EDGE, wide, 1, 2, turn)
+        if not joined:
+            add_side(change, slot, EDGE, wide, 0, 1, turn)
+        if not joined_before:
+            add_side(change, slot, EDGE, wide, 2, 3, turn)
         if tile % 2:
-            draw_border(change, slot, quad, RED)
-    return drawn
+            # the one before is painted over, the one after paints over this one
+            widen_border(quad, wide, -1.0 if joined else 1.0, -1.0)
+            for corner in range(4):
+                add_side(change, slot, RED, wide, corner, (corner + 1) % 4, turn)
+        joined_before = joined
 
 
 @njit(cache=True)
-def draw_border(change, slot, quad, plane) -> None:
-    """One convex quad, dilated; quad: float64 (4,2) inner 1, outer 1, outer 2, inner 2."""
-    wide = np.empty((4, 2))
-    across_x, across_y = (quad[1, 0] - quad[0, 0]) / SCALE_X, (quad[1, 1] - quad[0, 1]) / SCALE_Y
+def add_side(change, slot, plane, corners, start, end, weight) -> None:
+    """add_edge from one of some corners, float64 (.., 2), to another."""
+    add_edge(change, slot, plane, corners[start, 0], corners[start, 1], corners[end, 0], corners[end, 1], weight)
+
+
+@njit(cache=True)
+def widen_border(quad, wide, front, back) -> float:
+    """Dilate a border across the road, and along it by `front` and `back` dilations; returns its orientation.
+
+    quad, wide: float64 (4,2), in the order inner front, outer front, outer back, inner back.
+    """
     along_x, along_y = (quad[1, 0] - quad[2, 0]) / SCALE_X, (quad[1, 1] - quad[2, 1]) / SCALE_Y
-    across = max(math.hypot(across_x, across_y), 1e-3) / DILATION
-    along = max(math.hypot(along_x, along_y), 1e-3) / DILATION
-    for corner in range(4):
-        out = 1.0 if corner == 1 or corner == 2 else -1.0
-        on = 1.0 if corner < 2 else -1.0
-        wide[corner, 0] = quad[corner, 0] + SCALE_X * (out * across_x / across + on * along_x / along)
-        wide[corner, 1] = quad[corner, 1] + SCALE_Y * (out * across_y / across + on * along_y / along)
-    # which way round the quad lies decides the sign of its area
-    turn = 1.0 if across_x * along_y - across_y * along_x < 0 else -1.0
-    for corner in range(4):
-        add_edge(change, slot, plane, wide[corner - 1, 0], wide[corner - 1, 1], wide[corner, 0], wide[corner, 1], turn)
+    along = DILATION / max(math.hypot(along_x, along_y), 1e-3)
+    turn = 1.0
+    for end in range(2):
+        inner, outer, shift = (0, 1, front * along) if end == 0 else (3, 2, back * along)
+        across_x = (quad[outer, 0] - quad[inner, 0]) / SCALE_X
+        across_y = (quad[outer, 1] - quad[inner, 1]) / SCALE_Y
+        across = DILATION / max(math.hypot(across_x, across_y), 1e-3)
+        wide[inner, 0] = quad[inner, 0] + SCALE_X * (shift * along_x - across * across_x)
+        wide[inner, 1] = quad[inner, 1] + SCALE_Y * (shift * along_y - across * across_y)
+        wide[outer, 0] = quad[outer, 0] + SCALE_X * (shift * along_x + across * across_x)
+        wide[outer, 1] = quad[outer, 1] + SCALE_Y * (shift * along_y + across * across_y)
+        turn = 1.0 if across_x * along_y < across_y * along_x else -1.0
+    return turn
 
 
 @njit(cache=True)
