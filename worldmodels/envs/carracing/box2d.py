@@ -146,7 +146,7 @@ def new_block():
     return np.zeros(ROWS * BLOCK, np.float32)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def load(cars, lane, force, motor_speed, block, l):
     """Integrate forces and prepare the joints (b2RevoluteJoint::InitVelocityConstraints) of one lane.
 
@@ -320,7 +320,7 @@ def iterate(block, limited):
             iterate_free(block, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def store(cars, lane, block, l):
     """Integrate positions, solve the position constraints, synchronise transforms and let a resting car sleep."""
     x = np.empty((5, 2), np.float32)
@@ -359,7 +359,7 @@ def store(cars, lane, block, l):
     _sleep(cars, lane, solved)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _solve_position(x, a, j, limit):
     """b2RevoluteJoint::SolvePositionConstraints of joint j: centres x (5,2) and angles a (5,) are moved; whether it held."""
     b = j + 1
@@ -396,7 +396,7 @@ def _solve_position(x, a, j, limit):
     return math.sqrt(cx * cx + cy * cy) <= LINEAR_SLOP and angular_error <= ANGULAR_SLOP
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def synchronise(cars, lane):
     """b2Body::SynchronizeTransform of all bodies and the joint angles, from mass_centre and angle."""
     for body in range(5):
@@ -411,7 +411,7 @@ def synchronise(cars, lane):
         cars.joint_angle[lane, j] = cars.angle[lane, j + 1] - cars.angle[lane, 0]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _sleep(cars, lane, solved):
     """End of b2Island::Solve: half a second of rest puts the island to sleep, which zeroes its velocities.
 

@@ -28,13 +28,15 @@ SHAPES = (*HULL_POLYGONS, WHEEL_POLYGON)  # 0..3 the hull, 4 a wheel
 CORNERS = np.array([len(shape) for shape in SHAPES])
 POLYGONS = np.zeros((5, 8, 2), F)
 NORMALS = np.zeros((5, 8, 2), F)  # outward, of unit length; edge i runs from corner i to i + 1
+RADII = np.zeros(5, F)  # of the circle around the body's origin that holds the polygon and both skins
 for _i, _shape in enumerate(SHAPES):
     _edge = np.roll(_shape, -1, axis=0) - _shape
     POLYGONS[_i, : len(_shape)] = _shape
+    RADII[_i] = np.hypot(*_shape.T).max() + RADIUS_SUM + MARGIN
     NORMALS[_i, : len(_shape)] = np.stack([_edge[:, 1], -_edge[:, 0]], 1) / np.hypot(*_edge.T)[:, None]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def gather(tracks, cars, lane):
     """Keep `near` a superset of the tiles that the car of a lane can touch."""
     x, y = cars.position[lane, 0, 0], cars.position[lane, 0, 1]
@@ -43,10 +45,10 @@ def gather(tracks, cars, lane):
         if dx * dx + dy * dy <= SLACK * SLACK:
             return
     far = REACH + SLACK
+    box = tracks.box[lane]
     n = 0
     for tile in range(tracks.count[lane]):
-        box = tracks.box[lane, tile]
-        if box[0] - far <= x and x <= box[2] + far and box[1] - far <= y and y <= box[3] + far:
+        if box[tile, 0] - far <= x <= box[tile, 2] + far and box[tile, 1] - far <= y <= box[tile, 3] + far:
             cars.near[lane, n] = tile
             n += 1
     cars.near_count[lane] = n
@@ -54,21 +56,24 @@ def gather(tracks, cars, lane):
 
 
 @njit(cache=True)
-def touches(tracks, cars, lane, tile, body, shape, corner):
-    """Whether a polygon of a body touches a tile at the present positions; corner float32 (4,2) is scratch."""
-    px, py = cars.position[lane, body, 0], cars.position[lane, body, 1]
-    sine, cosine = cars.transform_sc[lane, body, 0], cars.transform_sc[lane, body, 1]
-    polygon = tracks.polygon[lane, tile]
-    corners = tracks.corners[lane, tile]
-    for i in range(corners):  # the tile in the body's coordinates
-        dx, dy = polygon[i, 0] - px, polygon[i, 1] - py
+def touches(polygon, corners, box, tile, px, py, sine, cosine, shape, corner):
+    """Whether a polygon of the car touches a tile.
+
+    polygon float32 (M,4,2), corners int32 (M,) and box float32 (M,4) of the lane's track; the body's origin, sine and
+    cosine; shape 0..4 its polygon; corner float32 (4,2) scratch.
+    """
+    radius = RADII[shape]
+    if px + radius < box[tile, 0] or px - radius > box[tile, 2] or py + radius < box[tile, 1] or py - radius > box[tile, 3]:
+        return False
+    for i in range(corners[tile]):  # the tile in the body's coordinates
+        dx, dy = polygon[tile, i, 0] - px, polygon[tile, i, 1] - py
         corner[i, 0], corner[i, 1] = cosine * dx + sine * dy, cosine * dy - sine * dx
-    separation = _separation(corner, corners, shape)
+    separation = _separation(corner, corners[tile], shape)
     if separation > RADIUS_SUM + MARGIN:
         return False
     if separation < -MARGIN:
         return True
-    return _distance(polygon, corners, px, py, sine, cosine, shape) < TOUCHING
+    return _distance(polygon[tile], corners[tile], px, py, sine, cosine, shape) < TOUCHING
 
 
 @njit(cache=True)
@@ -79,8 +84,9 @@ def _separation(corner, corners, shape):
         nx, ny = NORMALS[shape, k, 0], NORMALS[shape, k, 1]
         least = np.float32(np.inf)
         for i in range(corners):
-            least = min(least, nx * (corner[i, 0] - POLYGONS[shape, k, 0]) + ny * (corner[i, 1] - POLYGONS[shape, k, 1]))
-        largest = max(largest, least)
+            apart = nx * (corner[i, 0] - POLYGONS[shape, k, 0]) + ny * (corner[i, 1] - POLYGONS[shape, k, 1])
+            least = apart if apart < least else least
+        largest = least if least > largest else largest
         if largest > RADIUS_SUM + MARGIN:
             return largest
     for i in range(corners):
@@ -88,8 +94,10 @@ def _separation(corner, corners, shape):
         nx, ny = corner[following, 1] - corner[i, 1], corner[i, 0] - corner[following, 0]
         least = np.float32(np.inf)
         for k in range(CORNERS[shape]):
-            least = min(least, nx * (POLYGONS[shape, k, 0] - corner[i, 0]) + ny * (POLYGONS[shape, k, 1] - corner[i, 1]))
-        largest = max(largest, least / math.sqrt(nx * nx + ny * ny))
+            apart = nx * (POLYGONS[shape, k, 0] - corner[i, 0]) + ny * (POLYGONS[shape, k, 1] - corner[i, 1])
+            least = apart if apart < least else least
+        least /= math.sqrt(nx * nx + ny * ny)
+        largest = least if least > largest else largest
         if largest > RADIUS_SUM + MARGIN:
             return largest
     return largest

@@ -154,7 +154,7 @@ def _step_block(tracks, cars, actions, lanes, lap_complete_percent):
         cars.time[lane] += DT
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _pedals(cars, lane, action):
     """Car.steer, Car.gas and Car.brake: rear wheels drive, front wheels steer; gas comes gradually and goes at once."""
     cars.steer[lane, 0] = cars.steer[lane, 1] = -action[0]
@@ -167,7 +167,7 @@ def _pedals(cars, lane, action):
     cars.brake[lane] = action[2]
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _steer(cars, lane, j):
     """The speed that the joint's motor is asked for, rad/s."""
     wanted = cars.steer[lane, j] - cars.joint_angle[lane, j]
@@ -177,7 +177,7 @@ def _steer(cars, lane, j):
     return np.float32(np.sign(wanted) * speed)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _tyre(cars, lane, j):
     """Car.step of one wheel: engine, brake, roll, slip; the force on the wheel's centre, rounded to float32."""
     grass = not cars.on_road[lane, j]
@@ -207,7 +207,7 @@ def _tyre(cars, lane, j):
     return np.float32(p_force * cosine + f_force * -sine), np.float32(p_force * sine + f_force * cosine)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _skid(cars, lane, j, skids, grass):
     """Skid marks: a wheel that slides hard draws a polyline, a new one after 30 points or a change of ground.
 
@@ -241,34 +241,40 @@ def _skid(cars, lane, j, skids, grass):
         cars.skid_started[lane, j] = False
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _collide(tracks, cars, lane, lap_complete_percent, corner):
     """b2ContactManager::Collide with FrictionDetector's answers, at the positions before the cars move.
 
     A visited tile is plain already and only matters to a wheel that has no other; a plain one means nothing to the hull.
     """
     contact.gather(tracks, cars, lane)
-    cars.on_road[lane] = False
+    polygon, corners, box = tracks.polygon[lane], tracks.corners[lane], tracks.box[lane]
+    visited, plain, on_road = tracks.visited[lane], tracks.plain[lane], cars.on_road[lane]
+    position, transform_sc = cars.position[lane], cars.transform_sc[lane]
+    on_road[:] = False
     for i in range(cars.near_count[lane]):
         tile = cars.near[lane, i]
-        for j in range(4):
-            if tracks.visited[lane, tile] and cars.on_road[lane, j]:
+        for body in range(1, 5):
+            if visited[tile] and on_road[body - 1]:
                 continue
-            if contact.touches(tracks, cars, lane, tile, j + 1, contact.WHEEL_SHAPE, corner):
-                cars.on_road[lane, j] = True
-                tracks.plain[lane, tile] = True
-                if not tracks.visited[lane, tile]:
+            x, y, sine, cosine = position[body, 0], position[body, 1], transform_sc[body, 0], transform_sc[body, 1]
+            if contact.touches(polygon, corners, box, tile, x, y, sine, cosine, contact.WHEEL_SHAPE, corner):
+                on_road[body - 1] = True
+                plain[tile] = True
+                if not visited[tile]:
+                    visited[tile] = True
                     _visit(tracks, cars, lane, tile, lap_complete_percent)
+        if plain[tile]:
+            continue
+        x, y, sine, cosine = position[0, 0], position[0, 1], transform_sc[0, 0], transform_sc[0, 1]
         for shape in range(4):
-            if not tracks.plain[lane, tile]:
-                tracks.plain[lane, tile] = contact.touches(tracks, cars, lane, tile, 0, shape, corner)
+            plain[tile] |= contact.touches(polygon, corners, box, tile, x, y, sine, cosine, shape, corner)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def _visit(tracks, cars, lane, tile, lap_complete_percent):
     """A wheel on a new tile: its reward, and the lap if this is tile 0 and enough of the others were visited."""
     count = tracks.count[lane]
-    tracks.visited[lane, tile] = True
     cars.reward[lane] += 1000.0 / count
     cars.visited_count[lane] += 1
     if tile == 0 and cars.visited_count[lane] / count > lap_complete_percent:
