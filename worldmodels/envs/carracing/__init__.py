@@ -1,0 +1,5 @@
+"""CarRacing-v3, bit for bit and a hundred times as fast: see docs/carracing.md."""
+
+from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
+
+__all__ = ["CarRacing", "CarRacingVectorEnv"]

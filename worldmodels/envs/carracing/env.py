@@ -1,0 +1,431 @@
+"""Gymnasium's CarRacing-v3, bit for bit and a hundred times as fast: the scalar environment and the batch.
+
+Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64).
+
+`batch.Batch` drives N lanes; `CarRacingVectorEnv` gives it the interface of `gymnasium.vector` (autoreset, seeding, infos as
+`SyncVectorEnv`), `CarRacing` that of `gymnasium.Env`: one rule, one copy. docs/carracing.md says how closely all
+this follows Gymnasium 1.4.0 and where it does not.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+from gymnasium.utils import EzPickle, seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from worldmodels.envs.carracing.batch import Batch, Start, draw_colors
+from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W
+
+METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array", "state_pixels"], "render_fps": FPS}
+
+# What Gymnasium's `step` makes of the actions 0 nothing, 1 right, 2 left, 3 gas, 4 brake: steer, gas, brake.
+DISCRETE_CONTROLS = np.array([[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]])
+
+
+class Window:
+    """The window of render mode "human": pygame's, 1000×800, 50 frames a second, as Gymnasium opens it."""
+
+    def __init__(self) -> None:
+        import pygame
+
+        self.pygame = pygame
+        pygame.display.init()
+        self.screen = pygame.display.set_mode((WINDOW_W, WINDOW_H))
+        self.clock = pygame.time.Clock()
+
+    def show(self, picture: np.ndarray) -> None:
+        """Show uint8 (800,1000,3) and wait for the frame's turn."""
+        self.pygame.event.pump()
+        self.clock.tick(FPS)
+        self.pygame.surfarray.blit_array(self.screen, picture.transpose(1, 0, 2))
+        self.pygame.display.flip()
+
+    def close(self) -> None:
+        """Close the window."""
+        self.pygame.display.quit()
+        self.pygame.quit()
+
+
+def _action_space(continuous: bool) -> spaces.Box | spaces.Discrete:
+    if continuous:
+        return spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+    return spaces.Discrete(5)
+
+
+def _pedals(actions: np.ndarray) -> np.ndarray:
+    """Continuous actions (N,3 or more) of any numeric dtype → float64 (N,3), as Gymnasium reads an action.
+
+    Gymnasium clips the gas and leaves steering and brake as they are: so do we (in `physics.step`).
+
+    Raises:
+        IndexError, TypeError, ValueError: as Gymnasium does for too few numbers, too many axes, text.
+    """
+    if actions.ndim < 2 or actions.shape[1] < 3:
+        raise IndexError(f"an action is steer, gas, brake: got the shape {actions.shape[1:]}, expected (3,)")
+    if actions.ndim > 2:
+        raise TypeError(f"an action is three numbers: got the shape {actions.shape[1:]}, expected (3,)")
+    return actions[:, :3].astype(np.float64)
+
+
+def _refuse_nan_gas(controls: np.ndarray, lanes: np.ndarray) -> None:
+    """Gymnasium's car vanishes into NaN there and its drawing raises ValueError; any other NaN or infinity drives."""
+    if np.isnan(controls[lanes, 1]).any():
+        raise ValueError(f"the gas is NaN in lanes {np.flatnonzero(lanes & np.isnan(controls[:, 1])).tolist()}")
+
+
+def _refuse_invalid(action: Any, space: gymnasium.Space) -> None:
+    if not space.contains(action):
+        raise InvalidAction(f"you passed the invalid action `{action}`. The supported action_space is `{space}`")
+
+
+# ------------------------------------------------------------------------------------------ environments
+
+
+class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """N lanes of CarRacing-v3 as one `gymnasium.vector` environment; `gymnasium.make_vec` makes it.
+
+    ## Spaces
+    Actions, rewards, endings and infos are those of Gymnasium's CarRacing-v3; observations uint8 (N,S,S,3).
+
+    ## Episodes
+    `autoreset_mode` is NEXT_STEP (default), SAME_STEP or DISABLED, each as in `gymnasium.vector.SyncVectorEnv`, with
+    one difference: in DISABLED mode a lane whose episode has ended rests. Stepping it changes nothing, costs nothing
+    and pays 0, its last frame and flags stay, until `reset(options={"reset_mask": mask})` begins it anew.
+    An episode is cut (truncated) after `max_episode_steps` steps; None never cuts.
+
+    ## Seeding
+    Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
+    seed a lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, its place or threads.
+
+    ## Reset options
+    "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
+    or a pair to draw between) and "zoomed" (past the first second's zoom).
+
+    Args:
+        num_envs: N.
+        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (shows lane 0); `render()` gives one picture a lane.
+        verbose: print the length of each track.
+        lap_complete_percent: as Gymnasium's.
+        domain_randomize: new colours at each reset, as Gymnasium's.
+        continuous: steer, gas, brake, or Gymnasium's five discrete actions.
+        obs_size: 96, or 64 for the 96×96 frame averaged to 64×64.
+        num_threads: threads that share the lanes (None: all cores).
+        autoreset_mode: see above.
+        max_episode_steps: see above.
+        copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
+    """
+
+    metadata: dict[str, Any] = METADATA
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        verbose: bool = False,
+        lap_complete_percent: float = 0.95,
+        domain_randomize: bool = False,
+        continuous: bool = True,
+        obs_size: int = 96,
+        num_threads: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = 1000,
+        copy: bool = True,
+    ):
+        super().__init__()
+        self.batch = Batch(num_envs, lap_complete_percent, domain_randomize, obs_size, num_threads)
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.verbose = verbose
+        self.continuous = continuous
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.max_episode_steps = max_episode_steps
+        self.copy = copy
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.single_action_space = _action_space(continuous)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.single_observation_space = spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+        seeded = [seeding.np_random() for _ in range(num_envs)]
+        self._generators = [generator for generator, _ in seeded]
+        self._seeds = [seed for _, seed in seeded]
+        if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
+            for lane, generator in enumerate(self._generators):
+                draw_colors(generator, self.batch.tracks, lane)
+        self._terminated = np.zeros(num_envs, np.bool_)
+        self._truncated = np.zeros(num_envs, np.bool_)
+        self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
+        self._elapsed = np.zeros(num_envs, np.int64)  # steps in this episode
+        self._started = False
+        self._window: Window | None = None
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each lane's generator, as `SyncVectorEnv` gives them."""
+        return tuple(self._generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each lane's seed, as `SyncVectorEnv` gives them."""
+        return tuple(self._seeds)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+        """Begin episodes in all lanes or in those of `options["reset_mask"]` bool (N,).
+
+        Returns observations uint8 (N,S,S,3) of all lanes and an empty info.
+
+        Raises:
+            TypeError, ValueError: a reset mask or seeds of the wrong type or shape (as `SyncVectorEnv`).
+            gymnasium.error.Error: a seed that is no natural number.
+            UserError: an option of ours has a value that means nothing.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
+        if seed is None:
+            seeds: Sequence[int | None] = [None] * self.num_envs
+        elif isinstance(seed, int):
+            seeds = [seed + lane for lane in range(self.num_envs)]
+        else:
+            seeds = seed
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
+        lanes = self._reset_mask(options)
+        start = Start.from_options(options)
+        for lane in np.flatnonzero(lanes):
+            if seeds[lane] is not None:
+                self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+        self._begin(lanes, start)
+        self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
+        self._started = True
+        self._show()
+        return self._observations(), {}
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        """Lanes to reset, bool (N,); refuses what `SyncVectorEnv` refuses, and takes the mask out of the options."""
+        if options is None or "reset_mask" not in options:
+            return np.ones(self.num_envs, np.bool_)
+        mask = options.pop("reset_mask")
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}')
+        if not (self._started or mask.all()):
+            raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
+        return mask
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
+        """One step of every lane: actions float (N,3) steer, gas, brake, or int (N,).
+
+        Returns observations uint8 (N,S,S,3), rewards float64 (N,), terminated and truncated bool (N,), infos.
+
+        Raises:
+            ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
+            AttributeError, IndexError, TypeError, ValueError, InvalidAction: actions that Gymnasium refuses too.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("step() after close(): make a new environment.")
+        if not self._started:
+            raise ResetNeeded("step() before reset(): reset the environment first.")
+        active = ~self._ended
+        controls = self._controls(actions, active)
+
+        rewards, terminated = self.batch.advance(controls, active)
+        self._elapsed += active
+        infos: dict[str, Any] = {}
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
+            self._begin(self._ended, Start())
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            terminated |= self._terminated & self._ended  # resting lanes keep their flags
+            truncated = self._truncated & self._ended
+        else:
+            truncated = np.zeros(self.num_envs, np.bool_)
+        if self.max_episode_steps is not None:
+            truncated |= active & (self._elapsed >= self.max_episode_steps)
+        ended = terminated | truncated
+        for lane in np.flatnonzero(ended & active):
+            infos = self._add_ending(infos, lane, bool(terminated[lane]))
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            if ended.any():
+                self._begin(ended, Start())
+        else:
+            self._ended = ended
+        self._terminated, self._truncated = terminated, truncated
+        self._show()
+        return self._observations(), rewards, terminated.copy(), truncated.copy(), infos
+
+    def _add_ending(self, infos: dict[str, Any], lane: int, terminated: bool) -> dict[str, Any]:
+        """Add what `SyncVectorEnv` tells about an episode that has just ended."""
+        info = self.batch.info(lane) if terminated else {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            info = {"final_obs": self.batch.frames[lane].copy(), "final_info": info}
+        return self._add_info(infos, info, lane)
+
+    def _controls(self, actions: Any, active: np.ndarray) -> np.ndarray:
+        """Actions as given → steer, gas, brake float64 (N,3); refuses what Gymnasium refuses, before anything moves."""
+        if not self.continuous:
+            return DISCRETE_CONTROLS[self._discrete(actions)]
+        if not isinstance(actions, np.ndarray):  # Gymnasium takes any sequence of arrays
+            actions = np.stack([action.astype(np.float64) for action in actions])
+        if actions.ndim and len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
+        controls = _pedals(actions)
+        _refuse_nan_gas(controls, active)
+        return controls
+
+    def _discrete(self, actions: Any) -> np.ndarray:
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
+        for action in actions:
+            _refuse_invalid(action, self.single_action_space)
+        return np.asarray(actions, np.int64)
+
+    def _begin(self, lanes: np.ndarray, start: Start) -> None:
+        self.batch.begin(lanes, self._generators, start)
+        self._elapsed[lanes] = 0
+        if self.verbose:
+            for lane in np.flatnonzero(lanes):
+                print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
+
+    def _observations(self) -> np.ndarray:
+        return self.batch.frames.copy() if self.copy else self.batch.frames
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
+    def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
+        """One picture a lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
+        if self.render_mode is None or not self._started:
+            return (None,) * self.num_envs
+        assert self.render_mode in METADATA["render_modes"], f"unknown render mode {self.render_mode!r}"
+        if self.render_mode == "human":
+            self._window = self._window or Window()
+            self._window.show(self.batch.picture(0, "human"))
+            return (None,) * self.num_envs
+        return tuple(self.batch.picture(lane, self.render_mode) for lane in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
+    """CarRacing-v3 as Gymnasium's, for one car: a batch of one. `gymnasium.make` makes it.
+
+    Arguments, spaces, rewards, endings, info and reset options as Gymnasium's CarRacing, plus `obs_size` and the reset
+    options of `CarRacingVectorEnv`. Stepping on after an ending goes on driving, as Gymnasium's does.
+    """
+
+    metadata: dict[str, Any] = METADATA
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        verbose: bool = False,
+        lap_complete_percent: float = 0.95,
+        domain_randomize: bool = False,
+        continuous: bool = True,
+        obs_size: int = 96,
+        num_threads: int | None = None,
+    ):
+        EzPickle.__init__(
+            self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, obs_size, num_threads
+        )
+        self.batch = Batch(1, lap_complete_percent, domain_randomize, obs_size, num_threads)
+        self.render_mode = render_mode
+        self.verbose = verbose
+        self.continuous = continuous
+        self.action_space = _action_space(continuous)
+        self.observation_space = spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
+        if domain_randomize:
+            draw_colors(self.np_random, self.batch.tracks, 0)
+        self._started = self._closed = False
+        self._window: Window | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+        """Begin an episode; returns the observation uint8 (S,S,3) and an empty info.
+
+        Raises:
+            gymnasium.error.Error: a seed that is no natural number.
+            UserError: a reset option of ours has a value that means nothing.
+        """
+        if self._closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
+        start = Start.from_options(options)
+        super().reset(seed=seed)
+        self.batch.begin(self.batch.everyone, [self.np_random], start)
+        self._started = True
+        if self.verbose:
+            print(f"Track generation: {self.batch.tracks.count[0]}-tiles track")
+        if self.render_mode == "human":
+            self.render()
+        return self.batch.frames[0].copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One step: the action is float (3,) steer, gas, brake, or an int, or None (as in Gymnasium: nothing is paid).
+
+        Raises:
+            ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
+            AttributeError, IndexError, TypeError, ValueError, InvalidAction: an action that Gymnasium refuses too.
+        """
+        if self._closed:
+            raise ClosedEnvironmentError("step() after close(): make a new environment.")
+        if not self._started:
+            raise ResetNeeded("step() before reset(): reset the environment first.")
+        batch = self.batch
+        reward, terminated = 0.0, False
+        if action is None:
+            batch.coast(batch.everyone)
+        else:
+            rewards, endings = batch.advance(self._controls(action), batch.everyone)
+            reward, terminated = float(rewards[0]), bool(endings[0])
+        if self.render_mode == "human":
+            self.render()
+        return batch.frames[0].copy(), reward, terminated, False, batch.info(0) if terminated else {}
+
+    def _controls(self, action: Any) -> np.ndarray:
+        """An action as given → steer, gas, brake float64 (1,3)."""
+        if not self.continuous:
+            _refuse_invalid(action, self.action_space)
+            return DISCRETE_CONTROLS[[int(action)]]
+        controls = _pedals(action.astype(np.float64)[None])
+        _refuse_nan_gas(controls, self.batch.everyone)
+        return controls
+
+    def render(self) -> np.ndarray | None:
+        """The picture of `render_mode`: uint8 (400,600,3) for "rgb_array", (S,S,3) for "state_pixels".
+
+        None for "human", which shows a window, and before the first reset.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn('render() without a render mode: make the environment with render_mode="rgb_array".')
+            return None
+        assert self.render_mode in METADATA["render_modes"], f"unknown render mode {self.render_mode!r}"
+        if not self._started:
+            return None
+        picture = self.batch.picture(0, self.render_mode)
+        if self.render_mode != "human":
+            return picture
+        self._window = self._window or Window()
+        self._window.show(picture)
+        return None
+
+    def close(self) -> None:
+        """Close the window; calling it again does nothing."""
+        self._closed = True
+        if self._window is not None:
+            self._window.close()
+            self._window = None
