@@ -101,9 +101,11 @@ def main(cfg: TrainController) -> None:
             tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
             episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
 
-            candidates = strategy.ask()
-            scores, steps = crew.scores(to_parameters(candidates), episodes, options=options, max_steps=cfg.max_steps,
-                                        on_step=lambda n: bar.set_postfix_str(f"{loop.env_steps} steps"))  # fmt: skip
+            with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}") as inner:
+                candidates = strategy.ask()
+                scores, steps = crew.scores(
+                    to_parameters(candidates), episodes, options=options, max_steps=cfg.max_steps, on_step=inner.update
+                )
             fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
             strategy.tell(fitness)
             history.append(fitness)
@@ -113,7 +115,8 @@ def main(cfg: TrainController) -> None:
             selected = None
             if loop.generation % cfg.select_every == 0 or loop.generation in (1, cfg.epochs):
                 mean = to_parameters(strategy.mean[None])
-                results, steps = crew.scores(mean, selection)
+                with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc="selection tracks") as inner:
+                    results, steps = crew.scores(mean, selection, on_step=inner.update)
                 selected = float(results.mean())
                 loop.env_steps += steps
                 if loop.best is None or selected > loop.best:
@@ -130,6 +133,7 @@ def main(cfg: TrainController) -> None:
                 "steps_per_second": (loop.env_steps - steps_before) / (now - began), "seconds": loop.seconds,
             })  # fmt: skip
             save_last(folder, settings, loop, history, basis)
+            bar.set_postfix_str(f"mean {fitness.mean():.0f}, best mean on selection {loop.best:.0f}")
             bar.update()
             if cfg.display:
                 show(loop, fitness, selected)

@@ -161,7 +161,7 @@ class Lanes(SyncVectorEnv):
                 self._rewards[lane] = 0.0
                 continue
             observation, reward, terminated, truncated, info = env.step(actions[lane])
-            self._observations[lane] = observation
+            self._observations[lane] = self._env_obs[lane] = observation  # a masked reset shows `_env_obs` again
             self._rewards[lane], self._terminations[lane], self._truncations[lane] = reward, terminated, truncated
             infos = self._add_info(infos, info, lane)
         frames = as_frames(self._observations, self.description.crop)

@@ -1,0 +1,173 @@
+"""V, M and acting beside the seed's way of doing the same work, in one run on this machine.
+
+    python -m benchmarks.pipeline [--seconds 3]
+
+The baseline columns are written here as the seed's port works: plain memory layout and batches of 32 for V, one
+frame at a time for encoding and acting (decoder and mixture head included), V run again on both frames of every
+transition for M. The floor is the work's arithmetic over this machine's own matrix rate. Real CarRacing frames.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+import torch
+
+from worldmodels import envs, memory
+from worldmodels.agent import Agent
+from worldmodels.rollout import Episode
+from worldmodels.vision import VAE, to_images, vae_loss
+
+ENCODER_FLOPS = 2 * (31**2 * 48 * 32 + 14**2 * 512 * 64 + 6**2 * 1024 * 128 + 2**2 * 2048 * 256 + 2 * 1024 * 32)
+DECODER_FLOPS = 2 * (32 * 1024 + 25 * 1024 * 128 + 25 * 25 * 128 * 64 + 36 * 13**2 * 64 * 32 + 36 * 30**2 * 32 * 3)
+M_FLOPS = 2 * (35 + 256) * 1024  # the LSTM cell; the head adds:
+HEAD_FLOPS = 2 * 256 * 480
+
+
+def real_frames(count: int) -> np.ndarray:
+    """uint8 (count, 64, 64, 3): the first frames of Gymnasium's CarRacing-v3 at full throttle."""
+    env = gymnasium.make("CarRacing-v3")
+    env.reset(seed=0)
+    images = [env.step(np.array([0.05 * np.sin(i / 9), 0.6, 0], np.float32))[0] for i in range(count)]
+    env.close()
+    return envs.as_frames(np.stack(images))
+
+
+def rate(work: Callable[[], int], seconds: float) -> float:
+    """Items a second of `work`, which returns the number of items it did."""
+    work()
+    items, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        items += work()
+    return items / (time.perf_counter() - started)
+
+
+def matrix_rate(seconds: float) -> float:
+    """Floating-point operations a second of a 2048³ float32 product."""
+    a = torch.randn(2048, 2048)
+    return rate(lambda: (a @ a, 2 * 2048**3)[1], seconds)
+
+
+def train_v(frames: np.ndarray, batch: int, channels_last: bool, fused: bool) -> Callable[[], int]:
+    vae = VAE()
+    if not channels_last:
+        vae.to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=fused)
+
+    def work() -> int:
+        images = to_images(frames[:batch], torch.device("cpu"))
+        if not channels_last:
+            images = images.contiguous()
+        reconstruction, mean, logvar = vae(images, torch.randn(batch, 32))
+        loss, _ = vae_loss(images, reconstruction, mean, logvar, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return batch
+
+    return work
+
+
+def encode(frames: np.ndarray, batch: int) -> Callable[[], int]:
+    vae = VAE().requires_grad_(False)
+    return lambda: len(vae.encode(frames[:batch])[0])
+
+
+def train_m_our_way(batch: int = 32, length: int = 100) -> Callable[[], int]:
+    mdrnn = memory.MDRNN()
+    optimizer = torch.optim.Adam([p for p in mdrnn.parameters() if p.requires_grad], 1e-3, fused=True)
+    mean, logvar = torch.randn(batch, length + 1, 32), torch.randn(batch, length + 1, 32)
+    actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
+
+    def work() -> int:
+        z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape)
+        loss, _ = memory.mdrnn_loss(mdrnn(z[:, :-1], actions)[0], z[:, 1:], zeros, zeros, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_value_(mdrnn.parameters(), 1.0)
+        optimizer.step()
+        return batch * length
+
+    return work
+
+
+def train_m_the_seed_s_way(frames: np.ndarray, batch: int = 16, length: int = 32) -> Callable[[], int]:
+    """V runs on both frames of every transition of every batch; one shared mixture; RMSprop."""
+    vae = VAE().to(memory_format=torch.contiguous_format)
+    mdrnn = memory.MDRNN(mixture="shared", include_reward=True, include_terminal=True)
+    optimizer = torch.optim.RMSprop(mdrnn.parameters(), 1e-3, alpha=0.9)
+    some = np.resize(frames, (batch * length, 64, 64, 3))
+    actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
+
+    def work() -> int:
+        pair = []
+        for _ in range(2):
+            with torch.no_grad():  # the port runs the whole VAE and throws the reconstruction away
+                images = to_images(some, torch.device("cpu")).contiguous()
+                _, mean, logvar = vae(images, torch.randn(len(some), 32))
+            pair.append((mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape)).reshape(batch, length, 32))
+        loss, _ = memory.mdrnn_loss(mdrnn(pair[0], actions)[0], pair[1], zeros, zeros, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return batch * length
+
+    return work
+
+
+def act_our_way(frames: np.ndarray, lanes: int) -> Callable[[], int]:
+    kind = envs.action_kind(envs.describe("CarRacing-v3"), gymnasium.make("CarRacing-v3").action_space)
+    population = np.random.default_rng(0).standard_normal((lanes, 867))
+    agent = Agent(VAE().requires_grad_(False), memory.MDRNN().requires_grad_(False), population, kind)
+    index = np.arange(lanes)
+    agent.begin(index, [Episode(0, lane) for lane in range(lanes)])
+    return lambda: len(agent.act(index, frames[:lanes]))
+
+
+@torch.no_grad()
+def act_the_seed_s_way(frames: np.ndarray) -> Callable[[], int]:
+    """One frame: the whole VAE, C, and M with its mixture head."""
+    vae, mdrnn = VAE().to(memory_format=torch.contiguous_format), memory.MDRNN(mixture="shared")
+    c = torch.nn.Linear(288, 3)
+    state = mdrnn.initial_state(1)
+
+    @torch.no_grad()
+    def work() -> int:
+        nonlocal state
+        images = to_images(frames[:1], torch.device("cpu")).contiguous()
+        _, mean, _ = vae(images, torch.randn(1, 32))
+        action = c(torch.cat([mean, state[0]], dim=1))
+        state = mdrnn.step(mean, action, state)
+        mdrnn.predict(state[0])
+        return 1
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each figure")
+    seconds = parser.parse_args().seconds
+    torch.manual_seed(0)
+    frames = real_frames(256)
+    flops = matrix_rate(seconds)
+    print(f"float32 matrix rate {flops / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads\n")
+    v_flops = 3 * (ENCODER_FLOPS + DECODER_FLOPS)
+    rows: list[tuple[str, Callable[[], int], Callable[[], int], float, float]] = [
+        ("V training, frames/s", train_v(frames, 32, False, False), train_v(frames, 100, True, True), v_flops, 1.25),
+        ("encoding, frames/s", encode(frames, 1), encode(frames, 256), ENCODER_FLOPS, 3),
+        ("M training, transitions/s", train_m_the_seed_s_way(frames), train_m_our_way(),
+         3 * (M_FLOPS + HEAD_FLOPS), 100),
+        ("acting, 64 lanes, frames/s", act_the_seed_s_way(frames), act_our_way(frames, 64),
+         ENCODER_FLOPS + M_FLOPS, 25),
+    ]  # fmt: skip
+    print(f"{'work':<28}{'seed':>9}{'ours':>9}{'ratio':>8}{'asked':>8}{'floor':>9}")
+    for name, theirs, ours, work_flops, asked in rows:
+        before, after = rate(theirs, seconds), rate(ours, seconds)
+        print(f"{name:<28}{before:>9,.0f}{after:>9,.0f}{after / before:>7.1f}×{asked:>7}×{flops / work_flops:>9,.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The loop: every episode once, each by its own candidate, whatever the number of lanes."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from tests.toy import TOY
+from worldmodels import envs
+from worldmodels.envs import area_weights, as_frames
+from worldmodels.errors import UserError
+from worldmodels.rollout import HELD_OUT, SELECTION, Episode, drive, track_seeds
+
+
+class Steady:
+    """Candidate k always takes action k; remembers which frames it was shown."""
+
+    def begin(self, lanes, episodes) -> None:
+        if not hasattr(self, "candidate"):
+            self.candidate = {}
+        for lane, episode in zip(lanes, episodes, strict=True):
+            self.candidate[lane] = episode.candidate
+
+    def act(self, lanes, frames):
+        assert frames.shape == (len(lanes), 64, 64, 3) and frames.dtype == np.uint8
+        return np.eye(3, dtype=np.float32)[[self.candidate[lane] for lane in lanes]]
+
+
+def driven(num_envs: int, episodes: list[Episode], record: bool = False):
+    env = envs.make(TOY, num_envs)
+    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    rollouts = {}
+    result = drive(env, kind, Steady(), episodes, on_rollout=rollouts.__setitem__ if record else None)
+    return *result, rollouts
+
+
+def alone(episode: Episode) -> tuple[float, int]:
+    """The same episode on the plain Gymnasium environment."""
+    env = gymnasium.make(TOY)
+    env.reset(seed=episode.seed)
+    score, steps, over = 0.0, 0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(episode.candidate)
+        score, steps, over = score + reward, steps + 1, terminated or truncated
+    return score, steps
+
+
+EPISODES = [Episode(seed, candidate) for seed in (3, 1, 4) for candidate in (0, 2, 1, 2)]
+
+
+@pytest.mark.parametrize("num_envs", [1, 5, 12])
+def test_scores_are_those_of_each_episode_driven_alone(num_envs: int) -> None:
+    scores, lengths, _ = driven(num_envs, EPISODES)
+    expected = [alone(episode) for episode in EPISODES]
+    assert scores.tolist() == [score for score, _ in expected]
+    assert lengths.tolist() == [steps for _, steps in expected]
+    assert len(set(lengths.tolist())) > 1, "episodes of one length would not test lanes that rest"
+
+
+def test_recorded_rollouts_do_not_depend_on_the_lanes() -> None:
+    *_, one = driven(1, EPISODES, record=True)
+    *_, many = driven(7, EPISODES, record=True)
+    assert one.keys() == many.keys() == set(range(len(EPISODES)))
+    for index, rollout in one.items():
+        for name in ("frames", "actions", "rewards", "terminals"):
+            np.testing.assert_array_equal(getattr(rollout, name), getattr(many[index], name))
+        assert len(rollout.frames) == len(rollout.actions) + 1
+        assert rollout.terminals[-1] == (rollout.rewards.sum() == 12)
+        assert not rollout.terminals[:-1].any()
+
+
+def test_area_weights_are_an_exact_area_average() -> None:
+    """64 of 96 equals averaging a threefold-doubled image in blocks."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(2, 96, 96, 3), dtype=np.uint8)
+    doubled = images.repeat(2, axis=1).repeat(2, axis=2).astype(np.float64)
+    expected = np.floor(doubled.reshape(2, 64, 3, 64, 3, 3).mean(axis=(2, 4)) + 0.5)
+    assert np.abs(as_frames(images).astype(int) - expected).max() <= 1
+    assert (as_frames(images) != expected).mean() < 1e-3  # float32 sums round the other way at a half
+    np.testing.assert_allclose(area_weights(40, 64).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_crop_and_grey_images() -> None:
+    images = np.zeros((1, 80, 64), np.uint8)
+    images[:, 64:] = 255
+    assert as_frames(images[..., None], crop=(0, 64, 0, 64)).max() == 0
+    assert as_frames(images).shape == (1, 64, 64, 3)
+
+
+def test_training_never_draws_a_selection_or_held_out_track() -> None:
+    seeds = [seed for generation in range(500) for seed in track_seeds(7, generation, count=16)]
+    assert max(seeds) < SELECTION < HELD_OUT
+    assert track_seeds(7, 3, count=16) == track_seeds(7, 3, count=16) != track_seeds(7, 4, count=16)
+
+
+def test_environments_that_cannot_be_learned_are_one_sentence() -> None:
+    with pytest.raises(UserError, match="V needs images"):
+        envs.make("CartPole-v1", 1)
+    with pytest.raises(UserError, match="NoSuchEnvironment-v0 cannot be made"):
+        envs.make("NoSuchEnvironment-v0", 1)
