@@ -4,14 +4,15 @@ One island: a hull and four wheels, each held by a revolute joint with motor and
 are no contacts to solve and the whole of `b2Island::Solve` is: integrate forces, 180 velocity iterations over the four
 joints, integrate positions, up to 60 position iterations, sleep.
 
-A wheel's joint sits in its centre of mass, so the lever arm r_B of every formula of b2RevoluteJoint is zero; the terms it
-would add are exact zeros and are left out. No two operations are fused or reordered: results are bit-equal to Box2D's
-as compiled for x86-64.
+A wheel's joint sits in its centre of mass, so the lever arm r_B of every formula of b2RevoluteJoint is zero; the terms
+it would add are exact zeros and are left out. No two operations are fused or reordered: results are bit-equal to
+Box2D's as compiled for x86-64.
 
-The velocity iterations are 98% of the arithmetic. They run for BLOCK lanes side by side (row r of a lane l lies at
-`block[r * BLOCK + l]`), so that the compiler uses vector instructions; each lane sees the same float32 operations as alone.
+The velocity iterations are nearly all of the arithmetic. They run for BLOCK lanes side by side (row r of the lane in
+slot s lies at `block[r * BLOCK + s]`), so that the compiler uses vector instructions; each lane sees the same float32
+operations as alone.
 
-Legend: A the hull, B a wheel, j joint or wheel 0..3, l lane within a block.
+Legend: A the hull, B a wheel, j joint or wheel 0..3, s slot of a lane in its block.
 """
 
 import math
@@ -19,19 +20,9 @@ import math
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.state import (
-    FPS,
-    HULL_POLY1,
-    HULL_POLY2,
-    HULL_POLY3,
-    HULL_POLY4,
-    SIZE,
-    WHEEL_R,
-    WHEEL_W,
-    WHEELPOS,
-)
+from worldmodels.envs.carracing.shapes import ANCHOR, F0, F1, HULL_CENTRE, I_A, I_B, M_A, M_B, F
+from worldmodels.envs.carracing.state import FPS, SIZE
 
-F = np.float32
 BLOCK = 16
 """Lanes solved side by side: two vectors of eight float32."""
 
@@ -56,73 +47,10 @@ UPPER_ANGLE = F(+0.4)
 MAX_MOTOR_TORQUE = F(180 * 900 * SIZE * SIZE)
 MAX_MOTOR_IMPULSE = H * MAX_MOTOR_TORQUE
 
-F0, F1, HALF = F(0.0), F(1.0), F(0.5)
-
-
-def convex_hull(vertices):
-    """b2PolygonShape::Set for a drawing of car_dynamics.py: float32 (V,2), counter-clockwise from the right-most point."""
-    ps = [np.array([x * SIZE, y * SIZE], F) for x, y in vertices]
-    start = max(range(len(ps)), key=lambda i: (ps[i][0], -ps[i][1]))
-    hull, here = [], start
-    while True:
-        hull.append(ps[here])
-        ahead = 0
-        for j in range(1, len(ps)):
-            if ahead == here:
-                ahead = j
-                continue
-            r, v = ps[ahead] - ps[here], ps[j] - ps[here]
-            c = r[0] * v[1] - r[1] * v[0]
-            if c < 0 or (c == 0 and v @ v > r @ r):
-                ahead = j
-        here = ahead
-        if here == start:
-            return np.array(hull)
-
-
-def mass_data(polygon, density):
-    """b2PolygonShape::ComputeMass: mass, centre float32 (2,), inertia about the body origin; polygon float32 (V,2)."""
-    inv3 = F1 / F(3.0)
-    s = np.zeros(2, F)
-    for vertex in polygon:
-        s = s + vertex
-    s = s * (F1 / F(len(polygon)))
-    area, inertia, centre = F0, F0, np.zeros(2, F)
-    for i in range(len(polygon)):
-        e1, e2 = polygon[i] - s, polygon[(i + 1) % len(polygon)] - s
-        d = e1[0] * e2[1] - e1[1] * e2[0]
-        triangle = HALF * d
-        area = area + triangle
-        centre = centre + (triangle * inv3) * (e1 + e2)
-        x2 = e1[0] * e1[0] + e2[0] * e1[0] + e2[0] * e2[0]
-        y2 = e1[1] * e1[1] + e2[1] * e1[1] + e2[1] * e2[1]
-        inertia = inertia + (F(0.25) * inv3 * d) * (x2 + y2)
-    mass = density * area
-    centre = centre * (F1 / area)
-    middle = centre + s
-    shift = (middle[0] * middle[0] + middle[1] * middle[1]) - (centre[0] * centre[0] + centre[1] * centre[1])
-    return mass, middle, density * inertia + mass * shift
-
-
-def body_mass(polygons, density):
-    """b2Body::ResetMassData over the fixtures, newest first: inverse mass, inverse inertia, local centre float32 (2,)."""
-    mass, inertia, centre = F0, F0, np.zeros(2, F)
-    for polygon in reversed(polygons):
-        m, c, i = mass_data(polygon, density)
-        mass, centre, inertia = mass + m, centre + m * c, inertia + i
-    inv_mass = F1 / mass
-    centre = centre * inv_mass
-    inertia = inertia - mass * (centre[0] * centre[0] + centre[1] * centre[1])
-    return inv_mass, F1 / inertia, centre
-
-
-HULL_POLYGONS = tuple(convex_hull(p) for p in (HULL_POLY1, HULL_POLY2, HULL_POLY3, HULL_POLY4))
-WHEEL_POLYGON = convex_hull(((-WHEEL_W, +WHEEL_R), (+WHEEL_W, +WHEEL_R), (+WHEEL_W, -WHEEL_R), (-WHEEL_W, -WHEEL_R)))
-M_A, I_A, HULL_CENTRE = body_mass(HULL_POLYGONS, F1)  # inverse mass, inverse inertia, centre of mass in the hull
-M_B, I_B, _ = body_mass((WHEEL_POLYGON,), F(0.1))
 CENTRE_X, CENTRE_Y = HULL_CENTRE
-ANCHOR = np.array([(x * SIZE, y * SIZE) for x, y in WHEELPOS], F) - HULL_CENTRE  # (4,2) joints from the centre of mass
-MOTOR_MASS = F1 / (I_A + I_B)
+K33 = I_A + I_B  # the corner of the effective mass matrix that is the same for all joints
+MOTOR_MASS = F1 / K33
+
 
 # Rows of a block
 HULL = 0  # vx, vy, w of the hull
@@ -136,8 +64,6 @@ CROSS_X, CROSS_Y, CROSS_Z = 9, 10, 11  # second × third column
 SPEED = 12  # motor speed
 LIMIT = 83  # + j: -1 at the lower limit, 0 free, 1 at the upper
 ROWS = 87
-STATE_ROWS = 31  # the rows that the iterations change
-K33 = I_A + I_B
 
 
 @njit(cache=True)
@@ -147,7 +73,7 @@ def new_block():
 
 
 @njit(cache=True, forceinline=True)
-def load(cars, lane, force, motor_speed, block, l):
+def load(cars, lane, force, motor_speed, block, s):
     """Integrate forces and prepare the joints (b2RevoluteJoint::InitVelocityConstraints) of one lane.
 
     force float32 (4,2) on the wheels, motor_speed float32 (4,) of the joints.
@@ -155,15 +81,15 @@ def load(cars, lane, force, motor_speed, block, l):
     sine, cosine = cars.transform_sc[lane, 0, 0], cars.transform_sc[lane, 0, 1]
     vx, vy, w = cars.velocity[lane, 0, 0], cars.velocity[lane, 0, 1], cars.spin[lane, 0]
     for j in range(4):
-        wheel = (WHEEL + 3 * j) * BLOCK + l
+        wheel = (WHEEL + 3 * j) * BLOCK + s
         block[wheel] = cars.velocity[lane, j + 1, 0] + H * (M_B * force[j, 0])
         block[wheel + BLOCK] = cars.velocity[lane, j + 1, 1] + H * (M_B * force[j, 1])
         block[wheel + 2 * BLOCK] = cars.spin[lane, j + 1]
 
     for j in range(3, -1, -1):  # Box2D walks its list of joints from the youngest
-        wheel = (WHEEL + 3 * j) * BLOCK + l
-        impulse = (IMPULSE + 4 * j) * BLOCK + l
-        row = (JOINT + 13 * j) * BLOCK + l
+        wheel = (WHEEL + 3 * j) * BLOCK + s
+        impulse = (IMPULSE + 4 * j) * BLOCK + s
+        row = (JOINT + 13 * j) * BLOCK + s
         rx = cosine * ANCHOR[j, 0] - sine * ANCHOR[j, 1]
         ry = sine * ANCHOR[j, 0] + cosine * ANCHOR[j, 1]
         k11 = M_A + M_B + ry * ry * I_A
@@ -194,7 +120,7 @@ def load(cars, lane, force, motor_speed, block, l):
         px, py, motor = cars.impulse[lane, j, 0], cars.impulse[lane, j, 1], cars.impulse[lane, j, 3]
         pz = cars.impulse[lane, j, 2] if limit != 0 and limit == cars.limit[lane, j] else F0
         cars.limit[lane, j] = limit
-        block[(LIMIT + j) * BLOCK + l] = np.float32(limit)
+        block[(LIMIT + j) * BLOCK + s] = np.float32(limit)
         block[impulse] = px
         block[impulse + BLOCK] = py
         block[impulse + 2 * BLOCK] = pz
@@ -206,9 +132,9 @@ def load(cars, lane, force, motor_speed, block, l):
         block[wheel] += M_B * px
         block[wheel + BLOCK] += M_B * py
         block[wheel + 2 * BLOCK] += I_B * (motor + pz)
-    block[HULL * BLOCK + l] = vx
-    block[(HULL + 1) * BLOCK + l] = vy
-    block[(HULL + 2) * BLOCK + l] = w
+    block[HULL * BLOCK + s] = vx
+    block[(HULL + 1) * BLOCK + s] = vy
+    block[(HULL + 2) * BLOCK + s] = w
 
 
 @njit(cache=True, forceinline=True)
@@ -217,31 +143,31 @@ def iterate_free(block, j):
     wheel = (WHEEL + 3 * j) * BLOCK
     impulse = (IMPULSE + 4 * j) * BLOCK
     row = (JOINT + 13 * j) * BLOCK
-    for l in range(BLOCK):
-        w_a, w_b = block[2 * BLOCK + l], block[wheel + 2 * BLOCK + l]
+    for s in range(BLOCK):
+        w_a, w_b = block[2 * BLOCK + s], block[wheel + 2 * BLOCK + s]
         # motor
-        old = block[impulse + 3 * BLOCK + l]
-        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + l])
+        old = block[impulse + 3 * BLOCK + s]
+        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + s])
         new = new if new < MAX_MOTOR_IMPULSE else MAX_MOTOR_IMPULSE  # b2Clamp: NaN becomes the maximum
         new = new if new > -MAX_MOTOR_IMPULSE else -MAX_MOTOR_IMPULSE
-        block[impulse + 3 * BLOCK + l] = new
+        block[impulse + 3 * BLOCK + s] = new
         w_a -= I_A * (new - old)
         w_b += I_B * (new - old)
         # point to point
-        rx, ry = block[row + l], block[row + BLOCK + l]
-        bx = -(block[wheel + l] - block[l] + w_a * ry)
-        by = -(block[wheel + BLOCK + l] - block[BLOCK + l] - w_a * rx)
-        k12, det = block[row + K12 * BLOCK + l], block[row + DET22 * BLOCK + l]
-        px = det * (block[row + K22 * BLOCK + l] * bx - k12 * by)
-        py = det * (block[row + K11 * BLOCK + l] * by - k12 * bx)
-        block[impulse + l] += px
-        block[impulse + BLOCK + l] += py
-        block[l] -= M_A * px
-        block[BLOCK + l] -= M_A * py
-        block[2 * BLOCK + l] = w_a - I_A * (rx * py - ry * px)
-        block[wheel + l] += M_B * px
-        block[wheel + BLOCK + l] += M_B * py
-        block[wheel + 2 * BLOCK + l] = w_b
+        rx, ry = block[row + s], block[row + BLOCK + s]
+        bx = -(block[wheel + s] - block[s] + w_a * ry)
+        by = -(block[wheel + BLOCK + s] - block[BLOCK + s] - w_a * rx)
+        k12, det = block[row + K12 * BLOCK + s], block[row + DET22 * BLOCK + s]
+        px = det * (block[row + K22 * BLOCK + s] * bx - k12 * by)
+        py = det * (block[row + K11 * BLOCK + s] * by - k12 * bx)
+        block[impulse + s] += px
+        block[impulse + BLOCK + s] += py
+        block[s] -= M_A * px
+        block[BLOCK + s] -= M_A * py
+        block[2 * BLOCK + s] = w_a - I_A * (rx * py - ry * px)
+        block[wheel + s] += M_B * px
+        block[wheel + BLOCK + s] += M_B * py
+        block[wheel + 2 * BLOCK + s] = w_b
 
 
 @njit(cache=True, forceinline=True)
@@ -250,52 +176,52 @@ def iterate_limited(block, j):
     wheel = (WHEEL + 3 * j) * BLOCK
     impulse = (IMPULSE + 4 * j) * BLOCK
     row = (JOINT + 13 * j) * BLOCK
-    for l in range(BLOCK):
-        w_a, w_b = block[2 * BLOCK + l], block[wheel + 2 * BLOCK + l]
+    for s in range(BLOCK):
+        w_a, w_b = block[2 * BLOCK + s], block[wheel + 2 * BLOCK + s]
         # motor
-        old = block[impulse + 3 * BLOCK + l]
-        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + l])
+        old = block[impulse + 3 * BLOCK + s]
+        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + s])
         new = new if new < MAX_MOTOR_IMPULSE else MAX_MOTOR_IMPULSE  # b2Clamp: NaN becomes the maximum
         new = new if new > -MAX_MOTOR_IMPULSE else -MAX_MOTOR_IMPULSE
-        block[impulse + 3 * BLOCK + l] = new
+        block[impulse + 3 * BLOCK + s] = new
         w_a -= I_A * (new - old)
         w_b += I_B * (new - old)
         # velocity error of the point and of the angle
-        rx, ry = block[row + l], block[row + BLOCK + l]
-        cx = block[wheel + l] - block[l] + w_a * ry
-        cy = block[wheel + BLOCK + l] - block[BLOCK + l] - w_a * rx
+        rx, ry = block[row + s], block[row + BLOCK + s]
+        cx = block[wheel + s] - block[s] + w_a * ry
+        cy = block[wheel + BLOCK + s] - block[BLOCK + s] - w_a * rx
         cz = w_b - w_a
-        k11, k12, k22 = block[row + K11 * BLOCK + l], block[row + K12 * BLOCK + l], block[row + K22 * BLOCK + l]
-        k13, k23 = block[row + K13 * BLOCK + l], block[row + K23 * BLOCK + l]
+        k11, k12, k22 = block[row + K11 * BLOCK + s], block[row + K12 * BLOCK + s], block[row + K22 * BLOCK + s]
+        k13, k23 = block[row + K13 * BLOCK + s], block[row + K23 * BLOCK + s]
         # b2Mat33::Solve33
-        det = block[row + DET33 * BLOCK + l]
+        det = block[row + DET33 * BLOCK + s]
         px = -(
             det
             * (
-                cx * block[row + CROSS_X * BLOCK + l]
-                + cy * block[row + CROSS_Y * BLOCK + l]
-                + cz * block[row + CROSS_Z * BLOCK + l]
+                cx * block[row + CROSS_X * BLOCK + s]
+                + cy * block[row + CROSS_Y * BLOCK + s]
+                + cz * block[row + CROSS_Z * BLOCK + s]
             )
         )
         py = -(det * (k11 * (cy * K33 - cz * k23) + k12 * (cz * k13 - cx * K33) + k13 * (cx * k23 - cy * k13)))
         pz = -(det * (k11 * (k22 * cz - k23 * cy) + k12 * (k23 * cx - k12 * cz) + k13 * (k12 * cy - k22 * cx)))
         # the limit only pushes; where it would pull, or is not reached, the point is solved alone
-        limit, held = block[(LIMIT + j) * BLOCK + l], block[impulse + 2 * BLOCK + l]
+        limit, held = block[(LIMIT + j) * BLOCK + s], block[impulse + 2 * BLOCK + s]
         bx, by = -cx + held * k13, -cy + held * k23
-        det = block[row + DET22 * BLOCK + l]
+        det = block[row + DET22 * BLOCK + s]
         pushes = limit * (held + pz) <= F0 if limit != F0 else False
         px = px if pushes else det * (k22 * bx - k12 * by)
         py = py if pushes else det * (k11 * by - k12 * bx)
         pz = pz if pushes else -held
-        block[impulse + l] += px
-        block[impulse + BLOCK + l] += py
-        block[impulse + 2 * BLOCK + l] = held + pz
-        block[l] -= M_A * px
-        block[BLOCK + l] -= M_A * py
-        block[2 * BLOCK + l] = w_a - I_A * ((rx * py - ry * px) + pz)
-        block[wheel + l] += M_B * px
-        block[wheel + BLOCK + l] += M_B * py
-        block[wheel + 2 * BLOCK + l] = w_b + I_B * pz
+        block[impulse + s] += px
+        block[impulse + BLOCK + s] += py
+        block[impulse + 2 * BLOCK + s] = held + pz
+        block[s] -= M_A * px
+        block[BLOCK + s] -= M_A * py
+        block[2 * BLOCK + s] = w_a - I_A * ((rx * py - ry * px) + pz)
+        block[wheel + s] += M_B * px
+        block[wheel + BLOCK + s] += M_B * py
+        block[wheel + 2 * BLOCK + s] = w_b + I_B * pz
 
 
 @njit(cache=True)
@@ -321,12 +247,12 @@ def iterate(block, limited):
 
 
 @njit(cache=True, forceinline=True)
-def store(cars, lane, block, l):
+def store(cars, lane, block, s):
     """Integrate positions, solve the position constraints, synchronise transforms and let a resting car sleep."""
     x = np.empty((5, 2), np.float32)
     a = np.empty(5, np.float32)
     for body in range(5):
-        row = 3 * body * BLOCK + l
+        row = 3 * body * BLOCK + s
         vx, vy, w = block[row], block[row + BLOCK], block[row + 2 * BLOCK]
         dx, dy = H * vx, H * vy
         if dx * dx + dy * dy > MAX_TRANSLATION * MAX_TRANSLATION:
@@ -342,7 +268,7 @@ def store(cars, lane, block, l):
         cars.velocity[lane, body, 0], cars.velocity[lane, body, 1], cars.spin[lane, body] = vx, vy, w
     for j in range(4):
         for k in range(4):
-            cars.impulse[lane, j, k] = block[(IMPULSE + 4 * j + k) * BLOCK + l]
+            cars.impulse[lane, j, k] = block[(IMPULSE + 4 * j + k) * BLOCK + s]
 
     solved = False
     for _ in range(POSITION_ITERATIONS):
@@ -361,7 +287,7 @@ def store(cars, lane, block, l):
 
 @njit(cache=True, forceinline=True)
 def _solve_position(x, a, j, limit):
-    """b2RevoluteJoint::SolvePositionConstraints of joint j: centres x (5,2) and angles a (5,) are moved; whether it held."""
+    """b2RevoluteJoint::SolvePositionConstraints of joint j: moves centres x (5,2), angles a (5,); whether it held."""
     b = j + 1
     angular_error = F0
     if limit != 0:

@@ -11,8 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.box2d import F0, F1, HULL_POLYGONS, WHEEL_POLYGON, F
-from worldmodels.envs.carracing.track import POLYGON_RADIUS
+from worldmodels.envs.carracing.shapes import F0, F1, HULL_POLYGONS, MAX_VERTICES, POLYGON_RADIUS, WHEEL_POLYGON, F
 
 RADIUS_SUM = POLYGON_RADIUS + POLYGON_RADIUS
 EPSILON = F(1.192092896e-07)  # FLT_EPSILON
@@ -26,8 +25,8 @@ SLACK = F(8.0)  # the hull may move this far before the tiles within reach are g
 WHEEL_SHAPE = 4
 SHAPES = (*HULL_POLYGONS, WHEEL_POLYGON)  # 0..3 the hull, 4 a wheel
 CORNERS = np.array([len(shape) for shape in SHAPES])
-POLYGONS = np.zeros((5, 8, 2), F)
-NORMALS = np.zeros((5, 8, 2), F)  # outward, of unit length; edge i runs from corner i to i + 1
+POLYGONS = np.zeros((5, MAX_VERTICES, 2), F)
+NORMALS = np.zeros((5, MAX_VERTICES, 2), F)  # outward, of unit length; edge i runs from corner i to i + 1
 RADII = np.zeros(5, F)  # of the circle around the body's origin that holds the polygon and both skins
 for _i, _shape in enumerate(SHAPES):
     _edge = np.roll(_shape, -1, axis=0) - _shape
@@ -63,7 +62,9 @@ def touches(polygon, corners, box, tile, px, py, sine, cosine, shape, corner):
     cosine; shape 0..4 its polygon; corner float32 (4,2) scratch.
     """
     radius = RADII[shape]
-    if px + radius < box[tile, 0] or px - radius > box[tile, 2] or py + radius < box[tile, 1] or py - radius > box[tile, 3]:
+    if px + radius < box[tile, 0] or px - radius > box[tile, 2]:
+        return False
+    if py + radius < box[tile, 1] or py - radius > box[tile, 3]:
         return False
     for i in range(corners[tile]):  # the tile in the body's coordinates
         dx, dy = polygon[tile, i, 0] - px, polygon[tile, i, 1] - py

@@ -55,19 +55,19 @@ def step(
     chosen = np.flatnonzero(lanes)
     if not len(chosen):
         return
-    width = min(box2d.BLOCK, -(-len(chosen) // num_threads))
-    if width == len(chosen) or num_threads == 1:
-        _step_serially(tracks, cars, actions, chosen, width, lap_complete_percent)
-    else:
-        numba.set_num_threads(num_threads)
-        _step_in_parallel(tracks, cars, actions, chosen, width, lap_complete_percent)
+    if num_threads == 1 or len(chosen) <= box2d.BLOCK:  # a full block takes hardly longer than half of one
+        _step_serially(tracks, cars, actions, chosen, lap_complete_percent)
+        return
+    numba.set_num_threads(num_threads)
+    blocks = num_threads * -(-len(chosen) // (num_threads * box2d.BLOCK))  # the same number for every thread
+    _step_in_parallel(tracks, cars, actions, chosen, blocks, lap_complete_percent)
 
 
 def settle(tracks: Tracks, cars: Cars, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Close the step of `lanes` bool (N,) after its frame was drawn: rewards float64 (N,), terminated bool (N,).
 
-    Time costs 0.1 a step; a lap ends the episode, and so does leaving the playfield, which pays -100 instead. Lanes left
-    out get 0 and False.
+    Time costs 0.1 a step; a lap ends the episode, and so does leaving the playfield, which pays -100 instead. Lanes
+    left out get 0 and False.
     """
     rewards = np.zeros(len(lanes))
     terminated = np.zeros(len(lanes), np.bool_)
@@ -121,15 +121,17 @@ def _place(tracks, cars, lane, tile, speed):
 
 
 @njit(cache=True)
-def _step_serially(tracks, cars, actions, chosen, width, lap_complete_percent):
-    for first in range(0, len(chosen), width):
-        _step_block(tracks, cars, actions, chosen[first : first + width], lap_complete_percent)
+def _step_serially(tracks, cars, actions, chosen, lap_complete_percent):
+    for first in range(0, len(chosen), box2d.BLOCK):
+        _step_block(tracks, cars, actions, chosen[first : first + box2d.BLOCK], lap_complete_percent)
 
 
 @njit(cache=True, parallel=True)
-def _step_in_parallel(tracks, cars, actions, chosen, width, lap_complete_percent):
-    for i in prange(-(-len(chosen) // width)):
-        _step_block(tracks, cars, actions, chosen[i * width : (i + 1) * width], lap_complete_percent)
+def _step_in_parallel(tracks, cars, actions, chosen, blocks, lap_complete_percent):
+    count = len(chosen)
+    for i in prange(blocks):
+        lanes = chosen[i * count // blocks : (i + 1) * count // blocks]
+        _step_block(tracks, cars, actions, lanes, lap_complete_percent)
 
 
 @njit(cache=True)
@@ -140,17 +142,17 @@ def _step_block(tracks, cars, actions, lanes, lap_complete_percent):
     force = np.empty((4, 2), np.float32)
     motor_speed = np.empty(4, np.float32)
     corner = np.empty((4, 2), np.float32)
-    for l, lane in enumerate(lanes):
+    for s, lane in enumerate(lanes):
         _pedals(cars, lane, actions[lane])
         for j in range(4):
             motor_speed[j] = _steer(cars, lane, j)
             force[j, 0], force[j, 1] = _tyre(cars, lane, j)
         _collide(tracks, cars, lane, lap_complete_percent, corner)
-        box2d.load(cars, lane, force, motor_speed, block, l)
+        box2d.load(cars, lane, force, motor_speed, block, s)
         limited |= cars.limit[lane] != 0
     box2d.iterate(block, limited)
-    for l, lane in enumerate(lanes):
-        box2d.store(cars, lane, block, l)
+    for s, lane in enumerate(lanes):
+        box2d.store(cars, lane, block, s)
         cars.time[lane] += DT
 
 
@@ -172,7 +174,7 @@ def _steer(cars, lane, j):
     """The speed that the joint's motor is asked for, rad/s."""
     wanted = cars.steer[lane, j] - cars.joint_angle[lane, j]
     speed = 50.0 * abs(wanted)
-    if 3.0 < speed:
+    if speed > 3.0:
         speed = 3.0
     return np.float32(np.sign(wanted) * speed)
 
@@ -245,7 +247,7 @@ def _skid(cars, lane, j, skids, grass):
 def _collide(tracks, cars, lane, lap_complete_percent, corner):
     """b2ContactManager::Collide with FrictionDetector's answers, at the positions before the cars move.
 
-    A visited tile is plain already and only matters to a wheel that has no other; a plain one means nothing to the hull.
+    A visited tile is plain already and only matters to a wheel that has no other; a plain one is nothing to the hull.
     """
     contact.gather(tracks, cars, lane)
     polygon, corners, box = tracks.polygon[lane], tracks.corners[lane], tracks.box[lane]

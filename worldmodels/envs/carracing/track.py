@@ -1,7 +1,7 @@
 """Random tracks, bit-equal to those of Gymnasium 1.4.0 `CarRacing-v3` and drawn from the same random numbers.
 
-A track is a closed chain of quads ("tiles"). Gymnasium steers a point past 12 random checkpoints for about five laps and
-keeps the second-last lap; where head and tail do not meet it starts over with new checkpoints. Every attempt takes
+A track is a closed chain of quads ("tiles"). Gymnasium steers a point past 12 random checkpoints for about five laps
+and keeps the second-last lap; where head and tail do not meet it starts over with new checkpoints. Every attempt takes
 exactly 24 uniform numbers. All of it is float64 in Gymnasium's order of operations; Box2D sees the quads as float32
 convex hulls (`b2PolygonShape::Set`).
 
@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
+from worldmodels.envs.carracing.shapes import POLYGON_RADIUS, convex_hull
 from worldmodels.envs.carracing.state import (
     BORDER,
     BORDER_MIN_COUNT,
@@ -32,10 +33,6 @@ MAX_LAPS = 4  # ... or in the fifth lap
 FAILED = 0  # head and tail do not meet: another attempt
 TOO_LONG = -1  # more tiles than MAX_TILES
 
-POLYGON_RADIUS = np.float32(0.01)  # b2_polygonRadius: the skin of every polygon
-WELD_SQUARED = (np.float32(0.5) * np.float32(0.005)) ** 2  # vertices nearer than b2_linearSlop / 2 are one
-F0 = np.float32(0.0)
-
 
 def generate(generator: np.random.Generator, tracks: Tracks, lane: int) -> int:
     """Fill one lane with the next track of `generator` and return its number of tiles.
@@ -53,7 +50,7 @@ def generate(generator: np.random.Generator, tracks: Tracks, lane: int) -> int:
 
 @njit(cache=True)
 def _attempt(numbers, tracks, lane):
-    """One pass of Gymnasium's `_create_track`: numbers float64 (24,) in [0, 1); the number of tiles, FAILED or TOO_LONG."""
+    """One pass of Gymnasium's `_create_track`: numbers float64 (24,) in [0, 1); tiles, FAILED or TOO_LONG."""
     points = np.empty((MAX_POINTS, 4))  # (P,4) alpha, beta, x, y
     first, last = _second_last_lap(points, _centreline(_checkpoints(numbers), points))
     if last == 0:
@@ -173,7 +170,7 @@ def _lay_tiles(centre, road, polygon, corners, box):
             left, right = (0, 1) if end == 0 else (3, 2)
             road[i, left, 0], road[i, left, 1] = x - dx, y - dy
             road[i, right, 0], road[i, right, 1] = x + dx, y + dy
-        corners[i] = _convex_hull(road[i], polygon[i])
+        corners[i] = convex_hull(road[i], polygon[i])
         _bounds(polygon[i], corners[i], box[i])
 
 
@@ -209,51 +206,6 @@ def _lay_borders(centre, border, border_tile):
         border_tile[borders] = i
         borders += 1
     return borders
-
-
-@njit(cache=True)
-def _convex_hull(quad, polygon):
-    """b2PolygonShape::Set: weld, then gift-wrap counter-clockwise from the right-most point.
-
-    quad float64 (4,2) in, polygon float32 (4,2) out; the number of vertices. Box2D makes a unit box of a polygon with
-    fewer than three distinct corners; tiles are 3.5 units long and never that thin, so that case is not followed.
-    """
-    ps = np.empty((4, 2), np.float32)
-    n = 0
-    for i in range(4):
-        x, y = np.float32(quad[i, 0]), np.float32(quad[i, 1])
-        unique = True
-        for j in range(n):
-            dx, dy = x - ps[j, 0], y - ps[j, 1]
-            if dx * dx + dy * dy < WELD_SQUARED:
-                unique = False
-        if unique:
-            ps[n, 0], ps[n, 1] = x, y
-            n += 1
-
-    start = 0
-    for i in range(1, n):
-        if ps[i, 0] > ps[start, 0] or (ps[i, 0] == ps[start, 0] and ps[i, 1] < ps[start, 1]):
-            start = i
-    m = 0
-    here = start
-    while m < 4:
-        polygon[m, 0], polygon[m, 1] = ps[here, 0], ps[here, 1]
-        m += 1
-        ahead = 0
-        for j in range(1, n):
-            if ahead == here:
-                ahead = j
-                continue
-            rx, ry = ps[ahead, 0] - ps[here, 0], ps[ahead, 1] - ps[here, 1]
-            vx, vy = ps[j, 0] - ps[here, 0], ps[j, 1] - ps[here, 1]
-            c = rx * vy - ry * vx
-            if c < F0 or (c == F0 and vx * vx + vy * vy > rx * rx + ry * ry):
-                ahead = j
-        here = ahead
-        if here == start:
-            break
-    return m
 
 
 @njit(cache=True)
