@@ -352,7 +352,8 @@ def frame_batches(
 
     The files are shuffled, then the frames of a part of them that fits in half the buffer; the other half is being
     read meanwhile. The same (seed, epoch) gives the same batches. A file that turns out damaged is named, left out
-    and counted: its frames are missing from the batches planned for them, and no other batch changes.
+    and counted: its frames are missing from the batches planned for them, and no other batch changes (one that was
+    planned of such frames alone is left out).
 
     Args:
         dataset: the episodes.

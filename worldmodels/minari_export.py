@@ -6,7 +6,6 @@ Frames are stored as they are (Minari's JPEG would change them), compressed; act
 episode that did not end by itself was cut, so its last step is a truncation. One episode is in memory at a time.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -133,14 +132,11 @@ def _append(
 def _spec_and_kind(env_id: str) -> tuple[Any, ActionKind]:
     """The action kind, and the spec that makes the environment again: None unless it shows the stored frames."""
     description = envs.describe(env_id)
-    spec = gymnasium.spec(env_id)
-    if description.native:
-        spec = dataclasses.replace(spec, kwargs={**spec.kwargs, "obs_size": FRAME_SIZE})
-    env = gymnasium.make(spec)
+    env = gymnasium.make(env_id, **({"obs_size": FRAME_SIZE} if description.native else {}))
     kind = envs.action_kind(description, env.action_space)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()
-    return (spec if same else None), kind
+    return (env.spec if same else None), kind
 
 
 def _metadata(name: str, policy: str) -> dict[str, Any]:

@@ -123,7 +123,6 @@ def driver(cfg: Collect, kind: ActionKind) -> Policy:
     return load_agent(cfg, kind) if cfg.policy == "agent" else RandomPolicy(cfg.policy, kind, cfg.seed)
 
 
-@functools.lru_cache(maxsize=1)
 def load_agent(cfg: Collect, kind: ActionKind) -> Policy:
     """The trained agent of `cfg.logdir`; UserError when V, M or C is missing."""
     import torch  # random policies do without: 0.2 GB and two seconds a worker
