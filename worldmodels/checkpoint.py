@@ -95,9 +95,12 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], learning_rate: float) -> None:
     """Put the moments that `pack_optimizer` wrote, and the learning rate, back into `optimizer`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in unpack("optimizer", tensors).items():
         index, moment = name.split(".")
+        if tensor.ndim:  # the fused Adam reads memory in order: moments need their parameter's layout
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         state.setdefault(int(index), {})[moment] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": [{**group, "lr": learning_rate} for group in groups]})

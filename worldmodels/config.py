@@ -193,6 +193,8 @@ class Run:
 
     logdir: str = "exp_dir"
     """The run directory; running again continues, or says that it is done."""
+    env: str = CARRACING
+    """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
     seed: int = 0
     device: Device = "auto"
     collect: Collect = field(default_factory=Collect)
@@ -254,14 +256,15 @@ STAGES = {  # command → the field of Run that holds its settings
 
 
 def resolve(run: Run) -> Run:
-    """The same run with its logdir, seed and device handed to every stage, and the episodes inside the logdir."""
+    """The same run with its logdir, env, seed and device handed to every stage, and the episodes inside the logdir."""
     shared = {"logdir": run.logdir, "device": run.device}
     data = {"rootdir": f"{run.logdir}/rollouts"}
+    evaluated = run.evaluate.env if run.env == CARRACING else run.env
     return dataclasses.replace(
         run,
-        collect=dataclasses.replace(run.collect, **shared, **data, seed=run.seed),
+        collect=dataclasses.replace(run.collect, **shared, **data, env=run.env, seed=run.seed),
         vae=dataclasses.replace(run.vae, **shared, **data, seed=run.seed),
         mdrnn=dataclasses.replace(run.mdrnn, **shared, **data, seed=run.seed),
-        controller=dataclasses.replace(run.controller, **shared, env=run.collect.env, seed=run.seed),
-        evaluate=dataclasses.replace(run.evaluate, **shared),
+        controller=dataclasses.replace(run.controller, **shared, env=run.env, seed=run.seed),
+        evaluate=dataclasses.replace(run.evaluate, **shared, env=evaluated),
     )

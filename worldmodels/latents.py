@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldmodels import checkpoint
-from worldmodels.dataset import Dataset, load_rollout
+from worldmodels.dataset import BadFile, Dataset, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.vision import VAE
 
@@ -54,30 +54,32 @@ class Batch(NamedTuple):
     """(B, L)"""
 
 
-def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> list[Latents]:
+def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> dict[Path, Latents]:
     """The episodes of `dataset` through V, stored one safetensors file each in `folder` and read from there again.
 
-    A file made by another V, or of another episode, is made anew; an interrupted encoding continues. Raises UserError
-    when not one episode can be read.
+    A file made by another V, or of another episode, is made anew; an interrupted encoding continues. Damaged
+    episodes are named and left out.
+
+    Raises:
+        UserError: not one episode could be read.
     """
     fingerprint = hashlib.sha256(vae_path.read_bytes()).hexdigest()[:16]
-    episodes = []
-    for path, steps in tqdm(
-        list(zip(dataset.files, dataset.lengths, strict=True)), desc="V sees the episodes", unit="episode",
+    episodes = {}
+    for path, name in tqdm(
+        list(zip(dataset.files, dataset.names, strict=True)), desc="V sees the episodes", unit=" episodes",
         dynamic_ncols=True,
     ):  # fmt: skip
-        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-        stored = folder / f"{name}.safetensors"
-        tag = {"vae": fingerprint, "steps": steps, "bytes": path.stat().st_size}
+        stored = folder / f"{name.removesuffix('.npz').replace('/', '_')}.safetensors"
+        tag = {"vae": fingerprint, "bytes": path.stat().st_size}
         latents = read_latents(stored, tag)
         if latents is None:
             try:
                 latents = encode_rollout(vae, path)
-            except (UserError, ValueError, OSError, EOFError, KeyError) as error:
-                tqdm.write(f"{path} is left out: {error}")
+            except BadFile as error:
+                tqdm.write(f"{error} It is left out.")
                 continue
             checkpoint.save(stored, latents._asdict(), tag)
-        episodes.append(latents)
+        episodes[path] = latents
     if not episodes:
         raise UserError("Not one episode could be read: collect them again with `worldmodels collect --noreload`.")
     return episodes

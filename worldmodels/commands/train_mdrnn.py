@@ -32,15 +32,16 @@ def main(cfg: TrainMDRNN) -> None:
     train, test = split(dataset, cfg.test_fraction)
     folder = Path(cfg.logdir) / "mdrnn"
     vae_path = Path(cfg.logdir) / "vae" / "best.safetensors"
-    train_episodes = encode_dataset(vae, vae_path, train, folder / "latents")
-    test_episodes = encode_dataset(vae, vae_path, test, folder / "latents")
-    train_set = Sequences(train_episodes, cfg.sequence_length, cfg.batch_size)
-    test_set = Sequences(test_episodes, cfg.sequence_length, cfg.batch_size)
+    episodes = encode_dataset(vae, vae_path, dataset, folder / "latents")
+    train_set, test_set = (
+        Sequences([episodes[path] for path in part.files if path in episodes], cfg.sequence_length, cfg.batch_size)
+        for part in (train, test)
+    )
 
     torch.manual_seed(cfg.seed)
     settings = {
         "z_size": vae.z_size,
-        "action_size": train_episodes[0].actions.shape[1],
+        "action_size": next(iter(episodes.values())).actions.shape[1],
         "hidden_size": cfg.hidden_size,
         "gaussians": cfg.gaussians,
         "mixture": cfg.mixture,
@@ -61,13 +62,13 @@ def main(cfg: TrainMDRNN) -> None:
         return value, metrics, float(mask.sum())
 
     def pictures(epoch: int) -> None:
-        steps = DREAM_COLUMNS * DREAM_STRIDE
-        episode = max(range(len(test_episodes)), key=lambda i: len(test_episodes[i].actions))
-        z, actions = test_episodes[episode].mean.to(device), test_episodes[episode].actions.to(device)
-        middle = max(0, (len(actions) - steps) // 2)
+        path = max((path for path in test.files if path in episodes), key=lambda path: len(episodes[path].actions))
+        z, actions = episodes[path].mean.to(device), episodes[path].actions.to(device)
+        steps = min(DREAM_COLUMNS * DREAM_STRIDE, len(actions))
+        middle = (len(actions) - steps) // 2
         shown = slice(middle, middle + steps)
-        dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, len(actions)), seed=cfg.seed)
-        real = load_rollout(test.files[episode]).frames[shown][::DREAM_STRIDE]
+        dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
+        real = load_rollout(path).frames[shown][::DREAM_STRIDE]
         rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
         save_picture(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
 
