@@ -1,12 +1,15 @@
 """The car as `pygame.draw.polygon` paints it: exact window scanlines, averaged over the frame's pixels.
 
 The camera turns with the hull, so the hull is always upright and one scanline of it is one run of window pixels; the
-wheels show where it does not hide them.
+wheels show where it does not hide them. Once the camera has zoomed in, the hull's pixels never change: its part is
+then copied.
 
-Legend: a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`; window y runs upwards, as before the flip.
+Legend: a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`; window y runs upwards, as before the
+flip; K corners of a polygon.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -16,6 +19,7 @@ from worldmodels.envs.carracing.state import (
     HULL_POLY2,
     HULL_POLY3,
     HULL_POLY4,
+    SCALE,
     SIZE,
     STATE_H,
     STATE_W,
@@ -23,6 +27,7 @@ from worldmodels.envs.carracing.state import (
     WHEEL_W,
     WINDOW_H,
     WINDOW_W,
+    ZOOM,
 )
 
 CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at full zoom
@@ -32,91 +37,157 @@ PATCH_COLUMN, PATCH_COLUMNS = 42, 12
 RED = 204.0  # int(0.8 * 255), the hull's red; its green and blue are 0
 WHITE = 77.0  # the mark that shows a wheel rolling
 
-# Runs (first, last pixel of a scanline), int64 (5, CAR_ROWS, 2)
+# Runs (first, last pixel of a scanline; first > last: none), int64 (5, CAR_ROWS, 2)
 HULL, LEFT, RIGHT, MARK_LEFT, MARK_RIGHT = range(5)
 # Coverage, float32 (3, PATCH_ROWS, PATCH_COLUMNS)
 ALL, HULL_RED, MARK_WHITE = range(3)
 
 
+class Sprite(NamedTuple):
+    """The hull at full zoom."""
+
+    corners: np.ndarray  # int64 (20, 2) window coordinates
+    runs: np.ndarray  # int64 (CAR_ROWS, 2)
+    cover: np.ndarray  # float32 (3, PATCH_ROWS, PATCH_COLUMNS)
+
+
+class CarScratch(NamedTuple):
+    """Working memory of one worker (allocated with the workers as the first axis)."""
+
+    corners: np.ndarray  # int64 (20, 2)
+    mark: np.ndarray  # float32 (4, 2)
+    runs: np.ndarray  # int64 (5, CAR_ROWS, 2)
+    found: np.ndarray  # int64 (CAR_ROWS,)
+    cover: np.ndarray  # float32 (3, PATCH_ROWS, PATCH_COLUMNS)
+
+
 def box2d_order(polygon: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
     """A convex polygon's corners as b2PolygonShape keeps them: from the rightmost (lowest) on, counter-clockwise."""
-    centre = np.mean(polygon, axis=0)
+    x, y = np.mean(polygon, axis=0)
     start = max(polygon, key=lambda corner: (corner[0], -corner[1]))
-    turn = math.atan2(start[1] - centre[1], start[0] - centre[0])
-    return sorted(
-        polygon, key=lambda c: (math.atan2(c[1] - centre[1], c[0] - centre[0]) - turn + 1e-9) % (2 * math.pi)
-    )
+    turn = math.atan2(start[1] - y, start[0] - x) - 1e-9
+    return sorted(polygon, key=lambda corner: (math.atan2(corner[1] - y, corner[0] - x) - turn) % (2 * math.pi))
 
 
 _HULL = [box2d_order(polygon) for polygon in (HULL_POLY1, HULL_POLY2, HULL_POLY3, HULL_POLY4)]
-HULL_CORNERS = (np.array([c for polygon in _HULL for c in polygon], np.float64) * SIZE).astype(np.float32)  # (20, 2)
+HULL_CORNERS = (np.array([corner for polygon in _HULL for corner in polygon]) * SIZE).astype(np.float32)  # (20, 2)
 HULL_STARTS = np.cumsum([0, *map(len, _HULL)])  # corners of polygon k: HULL_STARTS[k] .. HULL_STARTS[k + 1]
 WHEEL_CORNERS = (np.array(((1, -1), (1, 1), (-1, 1), (-1, -1))) * (WHEEL_W * SIZE, WHEEL_R * SIZE)).astype(np.float32)
 
 
+def car_scratch(workers: int) -> CarScratch:
+    """Memory for some workers, the first axis of every array."""
+    return CarScratch(
+        corners=np.zeros((workers, len(HULL_CORNERS), 2), np.int64),
+        mark=np.zeros((workers, 4, 2), np.float32),
+        runs=np.zeros((workers, 5, CAR_ROWS, 2), np.int64),
+        found=np.zeros((workers, CAR_ROWS), np.int64),
+        cover=np.zeros((workers, 3, PATCH_ROWS, PATCH_COLUMNS), np.float32),
+    )
+
+
+def make_sprite() -> Sprite:
+    """Draw the hull once at full zoom."""
+    scratch = CarScratch(*(array[0] for array in car_scratch(1)))
+    origin = np.zeros(2, np.float32)
+    camera = (0.0, 0.0, 1.0, 0.0, ZOOM * SCALE)
+    to_window(HULL_CORNERS, np.array((0, 1), np.float32), origin, camera, scratch.corners)
+    draw_hull(scratch)
+    return Sprite(scratch.corners, scratch.runs[HULL].copy(), scratch.cover)
+
 
 @njit(cache=True)
-def fill_runs(corners: np.ndarray, runs: np.ndarray) -> None:
-    """Put a convex polygon's scanlines into runs[y] = (first, last) pixel, as pygame's draw_fillpoly fills it.
+def to_window(corners, transform_sc, position, camera, out) -> None:
+    """Corners of a body, float32 (K,2), by its float32 transform into the window, truncated as pygame does.
 
-    corners: int64 (K, 2) truncated window coordinates; runs: int64 (CAR_ROWS, 2), wider after it where already set.
+    transform_sc, position: float32 (2,); camera: hull's x, y, cos and sin of its turn, zoom; out: int64 (K,2).
     """
-    count = corners.shape[0]
-    lowest, highest = corners[:, 1].min(), corners[:, 1].max()
-    for y in range(max(lowest, LOWEST), min(highest, LOWEST + CAR_ROWS - 1) + 1):
-        first, last, found = WINDOW_W, -1, 0
-        for index in range(count):
-            xa, ya, xb, yb = corners[index - 1, 0], corners[index - 1, 1], corners[index, 0], corners[index, 1]
-            if ya > yb:
-                xa, ya, xb, yb = xb, yb, xa, ya
-            if ya == yb:
-                if y == ya:
-                    first, last = min(first, xa, xb), max(last, xa, xb)
-            elif ya <= y < yb or y == highest == yb:
-                # draw_fillpoly rounds the first crossing that it meets down and the second up
-                across = np.float32((y - ya) * (xb - xa)) / np.float32(yb - ya)
-                x = xa + int(math.floor(across) if found == 0 else math.ceil(across))
-                first, last, found = min(first, x), max(last, x), found + 1
-        row = y - LOWEST
-        runs[row, 0], runs[row, 1] = min(runs[row, 0], first), max(runs[row, 1], last)
+    x, y, cos, sin, zoom = camera
+    shift_x = WINDOW_W / 2 + (cos * (-x * zoom) - sin * (-y * zoom))
+    shift_y = WINDOW_H / 4 + (sin * (-x * zoom) + cos * (-y * zoom))
+    for index in range(corners.shape[0]):
+        u, v = corners[index, 0], corners[index, 1]
+        world_x = float((transform_sc[1] * u - transform_sc[0] * v) + position[0])
+        world_y = float((transform_sc[0] * u + transform_sc[1] * v) + position[1])
+        out[index, 0] = int((cos * world_x - sin * world_y) * zoom + shift_x)
+        out[index, 1] = int((sin * world_x + cos * world_y) * zoom + shift_y)
 
 
 @njit(cache=True)
-def add_run(cover: np.ndarray, kind: int, y: int, first: int, last: int) -> None:
-    """Add window pixels first..last of row y to cover, float32 (3, PATCH_ROWS, PATCH_COLUMNS)."""
+def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found: np.ndarray) -> None:
+    """Widen runs[y] = (first, last) by a convex polygon's scanlines, as pygame's draw_fillpoly fills it.
+
+    corners: int64 (..,2) window coordinates, of which start..end - 1; runs: int64 (CAR_ROWS,2); found: int64 (CAR_ROWS,).
+    """
+    lowest, highest = corners[start, 1], corners[start, 1]
+    for index in range(start + 1, end):
+        lowest, highest = min(lowest, corners[index, 1]), max(highest, corners[index, 1])
+    for row in range(max(lowest - LOWEST, 0), min(highest - LOWEST + 1, CAR_ROWS)):
+        found[row] = 0
+    before = end - 1
+    for index in range(start, end):
+        xa, ya, xb, yb = corners[before, 0], corners[before, 1], corners[index, 0], corners[index, 1]
+        before = index
+        if ya > yb:
+            xa, ya, xb, yb = xb, yb, xa, ya
+        if ya == yb:
+            row = ya - LOWEST
+            if 0 <= row < CAR_ROWS:
+                runs[row, 0], runs[row, 1] = min(runs[row, 0], xa, xb), max(runs[row, 1], xa, xb)
+            continue
+        rise, width = yb - ya, xb - xa
+        top = yb + 1 if yb == highest else yb
+        for row in range(max(ya - LOWEST, 0), min(top - LOWEST, CAR_ROWS)):
+            # draw_fillpoly rounds the first crossing of a scanline that it meets down and the second up
+            step = (row + LOWEST - ya) * width
+            x = xa + (step // rise if found[row] == 0 else -(-step // rise))
+            found[row] += 1
+            runs[row, 0], runs[row, 1] = min(runs[row, 0], x), max(runs[row, 1], x)
+
+
+@njit(cache=True)
+def add_run(cover: np.ndarray, kind: int, row: int, first: int, last: int) -> None:
+    """Add window pixels first..last of scanline `row` to cover, float32 (3, PATCH_ROWS, PATCH_COLUMNS)."""
     if first > last:
         return
     a, b = first * (STATE_W / WINDOW_W) - PATCH_COLUMN, (last + 1) * (STATE_W / WINDOW_W) - PATCH_COLUMN
-    top = (WINDOW_H - 1 - y) * (STATE_H / WINDOW_H) - PATCH_ROW
-    row = int(top)
-    here = min(STATE_H / WINDOW_H, row + 1.0 - top)
+    top = (WINDOW_H - 1 - LOWEST - row) * (STATE_H / WINDOW_H) - PATCH_ROW
+    line = int(top)
+    here = min(STATE_H / WINDOW_H, line + 1.0 - top)
     column = int(a)
     while column < b:
         width = min(b, column + 1.0) - max(a, float(column))
-        cover[kind, row, column] += width * here
-        cover[kind, row + 1, column] += width * (STATE_H / WINDOW_H - here)
+        cover[kind, line, column] += width * here
+        cover[kind, line + 1, column] += width * (STATE_H / WINDOW_H - here)
         column += 1
 
 
 @njit(cache=True)
-def add_visible(cover: np.ndarray, kind: int, y: int, run: np.ndarray, hull: np.ndarray) -> None:
-    """Add a wheel's run, int64 (2,), less what the hull's run hides of it."""
-    if hull[1] < 0:
-        add_run(cover, kind, y, run[0], run[1])
-    else:
-        add_run(cover, kind, y, run[0], min(run[1], hull[0] - 1))
-        add_run(cover, kind, y, max(run[0], hull[1] + 1), run[1])
+def draw_hull(scratch: CarScratch) -> None:
+    """The hull's four polygons, from scratch.corners, into its runs and coverage."""
+    runs, cover = scratch.runs[HULL], scratch.cover
+    runs[:, 0] = WINDOW_W
+    runs[:, 1] = -1
+    cover[:] = 0.0
+    for polygon in range(4):
+        fill_runs(scratch.corners, HULL_STARTS[polygon], HULL_STARTS[polygon + 1], runs, scratch.found)
+    for row in range(CAR_ROWS):
+        add_run(cover, ALL, row, runs[row, 0], runs[row, 1])
+    cover[HULL_RED] = cover[ALL]
 
 
 @njit(cache=True)
-def to_window(corners, sin32, cos32, position, cos, sin, zoom, shift_x, shift_y, out) -> None:
-    """Corners of a body, float32 (K, 2), by its float32 transform into the window, truncated as pygame does."""
-    for index in range(corners.shape[0]):
-        x, y = corners[index, 0], corners[index, 1]
-        world_x = float((cos32 * x - sin32 * y) + position[0])
-        world_y = float((sin32 * x + cos32 * y) + position[1])
-        out[index, 0] = int((cos * world_x - sin * world_y) * zoom + shift_x)
-        out[index, 1] = int((sin * world_x + cos * world_y) * zoom + shift_y)
+def add_visible(cover: np.ndarray, kind: int, runs: np.ndarray, hull: np.ndarray) -> None:
+    """Add a wheel's runs, int64 (CAR_ROWS,2), less what the hull's hide of them."""
+    for row in range(CAR_ROWS):
+        first, last = runs[row, 0], runs[row, 1]
+        if first > last:
+            continue
+        if hull[row, 1] < 0:
+            add_run(cover, kind, row, first, last)
+        else:
+            add_run(cover, kind, row, first, min(last, hull[row, 0] - 1))
+            add_run(cover, kind, row, max(first, hull[row, 1] + 1), last)
 
 
 @njit(cache=True)
@@ -130,41 +201,34 @@ def mark_heights(phase: float) -> tuple[bool, float, float]:
 
 
 @njit(cache=True)
-def draw_car(frame, slot, position, transform_sc, phase, cos, sin, zoom, shift_x, shift_y, runs, cover) -> None:
+def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite, scratch: CarScratch) -> None:
     """Blend one car into a planar frame that shows the ground.
 
-    position, transform_sc: float32 (5,2) of the bodies; phase: float64 (4,); cos, sin, zoom, shift: the camera, window
-    = rotate(world) * zoom + shift; runs: int64 (5, CAR_ROWS, 2) and cover: float32 (3, PATCH_ROWS, PATCH_COLUMNS) scratch.
+    position, transform_sc: float32 (5,2) of the bodies; phase: float64 (4,); camera as for `to_window`.
     """
-    runs[:, :, 0], runs[:, :, 1] = WINDOW_W, -1
-    cover[:] = 0.0
-    corners = np.empty((8, 2), np.int64)
-    sin32, cos32 = transform_sc[0, 0], transform_sc[0, 1]
-    for polygon in range(4):
-        start, end = HULL_STARTS[polygon], HULL_STARTS[polygon + 1]
-        shape = HULL_CORNERS[start:end]
-        to_window(shape, sin32, cos32, position[0], cos, sin, zoom, shift_x, shift_y, corners)
-        fill_runs(corners[: end - start], runs[HULL])
-    mark = np.empty((4, 2), np.float32)
-    for wheel in range(4):
-        sin32, cos32 = transform_sc[1 + wheel, 0], transform_sc[1 + wheel, 1]
-        # front and rear wheels share a column of runs: they never meet on a scanline
-        to_window(WHEEL_CORNERS, sin32, cos32, position[1 + wheel], cos, sin, zoom, shift_x, shift_y, corners)
-        fill_runs(corners[:4], runs[LEFT + wheel % 2])
+    corners, runs, cover = scratch.corners, scratch.runs, scratch.cover
+    to_window(HULL_CORNERS, transform_sc[0], position[0], camera, corners)
+    if np.all(corners == sprite.corners):
+        runs[HULL] = sprite.runs
+        cover[:] = sprite.cover
+    else:
+        draw_hull(scratch)
+    runs[LEFT:, :, 0] = WINDOW_W
+    runs[LEFT:, :, 1] = -1
+    for wheel in range(4):  # front and rear wheels share runs: they never meet on a scanline
+        body, side = 1 + wheel, wheel % 2
+        to_window(WHEEL_CORNERS, transform_sc[body], position[body], camera, corners)
+        fill_runs(corners, 0, 4, runs[LEFT + side], scratch.found)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
             for corner in range(4):
-                mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
-                mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
-            to_window(mark, sin32, cos32, position[1 + wheel], cos, sin, zoom, shift_x, shift_y, corners)
-            fill_runs(corners[:4], runs[MARK_LEFT + wheel % 2])
-    for row in range(CAR_ROWS):
-        y, hull = LOWEST + row, runs[HULL, row]
-        add_run(cover, ALL, y, hull[0], hull[1])
-        add_run(cover, HULL_RED, y, hull[0], hull[1])
-        for side in range(2):
-            add_visible(cover, ALL, y, runs[LEFT + side, row], hull)
-            add_visible(cover, MARK_WHITE, y, runs[MARK_LEFT + side, row], hull)
+                scratch.mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
+                scratch.mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
+            to_window(scratch.mark, transform_sc[body], position[body], camera, corners)
+            fill_runs(corners, 0, 4, runs[MARK_LEFT + side], scratch.found)
+    for side in range(2):
+        add_visible(cover, ALL, runs[LEFT + side], runs[HULL])
+        add_visible(cover, MARK_WHITE, runs[MARK_LEFT + side], runs[HULL])
     blend(frame, slot, cover)
 
 

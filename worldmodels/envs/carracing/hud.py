@@ -24,6 +24,7 @@ SCORE_LIMIT = 1100
 SCORE_ROW = 87  # first row that the digits reach
 SCORE_ROWS = 5
 SCORE_COLUMNS = 24  # room for ten digits
+TABLE_COLUMNS = 12  # room for "-1100"
 
 GLYPH_TOP = 730  # the window's y of the first row of the glyphs: 750 - 46 // 2 + 3
 GLYPH_H = 32
@@ -129,7 +130,7 @@ def make_hud() -> Hud:
     glyphs = np.frombuffer(raw, np.uint8).reshape(11, GLYPH_H, GLYPH_W).copy()
     kerning = np.array(_KERNING, np.int64)
     columns, rows = shrink_tables(WINDOW_W, STATE_W), shrink_tables(WINDOW_H, STATE_H)
-    scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, SCORE_COLUMNS), np.uint8)
+    scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, TABLE_COLUMNS), np.uint8)
     hud = Hud(columns, rows, glyphs, kerning, scores)
     line = np.zeros((GLYPH_H, WINDOW_W), np.int64)
     draw_score(-0.0, hud, line, scores[0])
@@ -210,7 +211,7 @@ def shrink_columns(line: np.ndarray, axis: Shrink, index: int) -> None:
 def shrink_rows(line: np.ndarray, axis: Shrink, row: int, picture: np.ndarray) -> None:
     """One row of the picture from the glyphs' rows, whose columns are shrunk already."""
     index = SCORE_ROW + row
-    for column in range(SCORE_COLUMNS):
+    for column in range(picture.shape[1]):
         total = 0
         for y in range(max(axis.first[index], GLYPH_TOP), min(axis.last[index], GLYPH_TOP + GLYPH_H - 1) + 1):
             value = line[y - GLYPH_TOP, column]
@@ -232,18 +233,23 @@ def rectangle(
     top, bottom = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
     if left > right or top > bottom:
         return
-    for row in range(int(top * 0.12), min(int((bottom + 1) * 0.12) + 1, STATE_H)):
-        for column in range(int(left * 0.096), min(int((right + 1) * 0.096) + 1, STATE_W)):
-            full = shrink_span(hud.rows, row, top, bottom, shrink_span(hud.columns, column, left, right, 255))
-            under = 255 - full if row < BAR_ROW else 255  # the bar is black: abutting rectangles simply add up there
-            for channel in range(3):
-                color = red if channel == 0 else (green if channel == 1 else blue)
-                value = full
-                if color != 255:
-                    value = shrink_span(hud.columns, column, left, right, color)
-                    value = shrink_span(hud.rows, row, top, bottom, value)
-                place = slot[column]
-                frame[channel, row, place] = min(253, value + frame[channel, row, place] * under // 255)
+    first_row, last_row = int(top * 0.12), min(int((bottom + 1) * 0.12), STATE_H - 1)
+    for column in range(int(left * 0.096), min(int((right + 1) * 0.096), STATE_W - 1) + 1):
+        place = slot[column]
+        full = shrink_span(hud.columns, column, left, right, 255)
+        for channel in range(3):
+            color = red if channel == 0 else (green if channel == 1 else blue)
+            if color == 0 and first_row >= BAR_ROW:
+                continue
+            across = full if color == 255 else shrink_span(hud.columns, column, left, right, color)
+            for row in range(first_row, last_row + 1):
+                value = shrink_span(hud.rows, row, top, bottom, across)
+                if row < BAR_ROW:  # over the picture; the bar is black, and abutting rectangles simply add up there
+                    hidden = shrink_span(hud.rows, row, top, bottom, full)
+                    value += frame[channel, row, place] * (255 - hidden) // 255
+                else:
+                    value += frame[channel, row, place]
+                frame[channel, row, place] = min(253, value)
 
 
 @njit(cache=True)
@@ -299,7 +305,7 @@ def draw_hud(
         minus_zero = number == 0 and np.copysign(1.0, reward) < 0.0
         picture = hud.scores[0 if minus_zero else 1 + SCORE_LIMIT + number]
     for row in range(SCORE_ROWS):
-        for column in range(SCORE_COLUMNS):
+        for column in range(picture.shape[1]):
             if picture[row, column]:
                 for channel in range(3):
                     frame[channel, SCORE_ROW + row, slot[column]] = picture[row, column]

@@ -1,0 +1,291 @@
+"""Grass, road and borders as changes of coverage.
+
+A plane of coverage says how much of each pixel some colour covers. Here every polygon leaves only its edges: an edge
+adds, in each column of pixels that it crosses, the area below it, written as the difference from the row above. Summed
+down the rows this is the exact coverage, positive for a polygon that is run through clockwise as seen in the frame.
+Abutting polygons simply add up, so no seam shows, and an edge shared by two of one colour need not be drawn at all.
+
+Legend: `change` float32 (86 * P * 96,): rows, planes, columns in the order of `slot`; x to the right, y down, in pixels
+of the 96x96 frame; the window is Gymnasium's, 1000x800, its y upwards; camera: hull's x, y, cos and sin of its turn,
+zoom; near: bool (M,) tiles that may be in view.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from worldmodels.envs.carracing.hud import BAR_ROW
+from worldmodels.envs.carracing.state import GRASS_DIM, PLAYFIELD, STATE_H, STATE_W, WINDOW_H, WINDOW_W
+
+SCALE_X = STATE_W / WINDOW_W  # frame pixels a window pixel
+SCALE_Y = STATE_H / WINDOW_H
+CAR_X = WINDOW_W / 2  # where the hull's origin stands in the window
+CAR_Y = WINDOW_H / 4
+
+# Planes, as offsets in a row of `change`
+GRASS, ROAD_0, ROAD_1, ROAD_2, BORDERS, BORDER_RED, FIELD = range(0, 7 * STATE_W, STATE_W)
+"""Light squares; tiles by i % 3, a touched one as 0; borders, the red ones; the playfield, beyond which all is black."""
+PLANES = 7
+ROW = PLANES * STATE_W
+CHANGE_SIZE = (BAR_ROW + 2) * ROW  # the last rows take what falls below the picture
+NONE = -1  # no plane
+
+DILATION = 0.55
+"""Window pixels that gfxdraw's outline and inclusive fill add on every side; fitted, see benchmarks/conformance_frames.py."""
+
+
+@njit(cache=True)
+def add_edge(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
+    """Add weight * the area below an edge to a plane, signed by its direction along x, and take it from plane `minus`."""
+    if x0 > x1:
+        x0, y0, x1, y1, weight = x1, y1, x0, y0, -weight
+    if x1 <= 0.0 or x0 >= STATE_W or x0 == x1:
+        return
+    slope = (y1 - y0) / (x1 - x0)
+    if x0 < 0.0:
+        y0 -= slope * x0
+        x0 = 0.0
+    if x1 > STATE_W:
+        y1 -= slope * (x1 - STATE_W)
+        x1 = float(STATE_W)
+    if y0 >= BAR_ROW and y1 >= BAR_ROW:
+        return
+    if y0 < 0.0 or y1 < 0.0:  # what lies above the frame covers its columns from the first row on
+        if y0 <= 0.0 and y1 <= 0.0:
+            add_pieces(change, slot, plane, minus, x0, 0.0, x1, 0.0, weight)
+            return
+        x = x0 - y0 / slope
+        if y0 < 0.0:
+            add_pieces(change, slot, plane, minus, x0, 0.0, x, 0.0, weight)
+            x0, y0 = x, 0.0
+        else:
+            add_pieces(change, slot, plane, minus, x, 0.0, x1, 0.0, weight)
+            x1, y1 = x, 0.0
+    if y0 > BAR_ROW:
+        x0 += (BAR_ROW - y0) / slope
+        y0 = float(BAR_ROW)
+    elif y1 > BAR_ROW:
+        x1 += (BAR_ROW - y1) / slope
+        y1 = float(BAR_ROW)
+    add_pieces(change, slot, plane, minus, x0, y0, x1, y1, weight)
+
+
+@njit(cache=True)
+def add_pieces(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
+    """An edge that lies inside the frame, column by column, from left to right."""
+    if x0 >= x1:
+        return
+    slope = (y1 - y0) / (x1 - x0)
+    column = int(x0)
+    here, y = x0, y0
+    while here < x1:
+        there = column + 1.0
+        y_there = y0 + slope * (there - x0)
+        if there >= x1:
+            there, y_there = x1, y1
+        place = plane + slot[column]
+        width = weight * (there - here)
+        add_piece(change, place, width, y, y_there)
+        if minus >= 0:
+            add_piece(change, place + minus - plane, -width, y, y_there)
+        here, y = there, y_there
+        column += 1
+
+
+@njit(cache=True)
+def add_piece(change, place, weight, ya, yb) -> None:
+    """A piece of an edge inside one column, from the height ya to yb; weight: its signed width."""
+    low, high = min(ya, yb), max(ya, yb)
+    row, last = int(low), int(high)
+    place += row * ROW
+    if row == last:
+        part = weight * (0.5 * (low + high) - row)
+        change[place] += weight - part
+        change[place + ROW] += part
+        return
+    rate = weight / (high - low)
+    reach = row + 1.0 - low
+    above = 0.5 * rate * reach * reach
+    change[place] += above
+    carry = rate * reach - above
+    half = 0.5 * rate
+    for _ in range(last - row - 1):
+        place += ROW
+        change[place] += carry + half
+        carry = half
+    place += ROW
+    reach = high - last
+    below = 0.5 * rate * reach * reach
+    change[place] += carry + rate * reach - below
+    change[place + ROW] += below
+
+
+@njit(cache=True)
+def to_frame(u, v, camera) -> tuple[float, float]:
+    """A vertex, relative to the hull, in the frame: the centre of the window pixel that pygame truncates it to."""
+    _, _, cos, sin, zoom = camera
+    x, y = int(CAR_X + zoom * (cos * u - sin * v)), int(CAR_Y + zoom * (sin * u + cos * v))
+    return (x + 0.5) * SCALE_X, (WINDOW_H - 0.5 - y) * SCALE_Y
+
+
+@njit(cache=True)
+def draw_square(change, slot, plane, left, lower, side, camera) -> None:
+    """A square along the world's axes, its lower left corner given relative to the hull."""
+    cos, sin = camera[2], camera[3]
+    # dilation along the world's axes, in the frame
+    wide_x, wide_y = DILATION * SCALE_X * cos, -DILATION * SCALE_Y * sin
+    high_x, high_y = -DILATION * SCALE_X * sin, -DILATION * SCALE_Y * cos
+    ax, ay = to_frame(left, lower, camera)
+    bx, by = to_frame(left, lower + side, camera)
+    cx, cy = to_frame(left + side, lower + side, camera)
+    dx, dy = to_frame(left + side, lower, camera)
+    ax, ay = ax - wide_x - high_x, ay - wide_y - high_y
+    bx, by = bx - wide_x + high_x, by - wide_y + high_y
+    cx, cy = cx + wide_x + high_x, cy + wide_y + high_y
+    dx, dy = dx + wide_x - high_x, dy + wide_y - high_y
+    add_edge(change, slot, plane, NONE, ax, ay, bx, by, 1.0)
+    add_edge(change, slot, plane, NONE, bx, by, cx, cy, 1.0)
+    add_edge(change, slot, plane, NONE, cx, cy, dx, dy, 1.0)
+    add_edge(change, slot, plane, NONE, dx, dy, ax, ay, 1.0)
+
+
+@njit(cache=True)
+def draw_grass(change, slot, camera) -> bool:
+    """The light squares in view, and the playfield if its end may be in view: whether it was drawn."""
+    x, y, cos, sin, zoom = camera
+    reach = 1.0 + math.hypot(0.5 * WINDOW_W, 0.75 * WINDOW_H) / zoom  # from the hull to the farthest visible corner
+    field = max(abs(x), abs(y)) + reach > PLAYFIELD
+    if field:
+        draw_square(change, slot, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, camera)
+    # The visible part: 1000 window pixels wide and 700 high, its middle 250 ahead of the hull.
+    side, height, ahead = 500.0 / zoom, 350.0 / zoom, 250.0 / zoom
+    margin = 0.75 * GRASS_DIM + 0.1
+    radius = math.hypot(side, height) + GRASS_DIM
+    middle_x, middle_y = x + sin * ahead, y + cos * ahead
+    pitch = 2 * GRASS_DIM
+    for index_x in range(max(-10, math.floor((middle_x - radius) / pitch)), min(9, math.floor((middle_x + radius) / pitch)) + 1):
+        for index_y in range(max(-10, math.floor((middle_y - radius) / pitch)), min(9, math.floor((middle_y + radius) / pitch)) + 1):
+            left, lower = pitch * index_x - x, pitch * index_y - y
+            u, v = left + 0.5 * GRASS_DIM, lower + 0.5 * GRASS_DIM
+            if abs(cos * u - sin * v) < side + margin and abs(sin * u + cos * v - ahead) < height + margin:
+                draw_square(change, slot, GRASS, left, lower, GRASS_DIM, camera)
+    return field
+
+
+@njit(cache=True)
+def find_near(centre, count, camera, near) -> None:
+    """near[i]: tile i, or a border beside it, may touch the visible part of the window."""
+    x, y, cos, sin, zoom = camera
+    margin = 14.0  # world units; a tile and its border reach 13 from the end of the tile
+    side, height, ahead = 500.0 / zoom + margin, 350.0 / zoom + margin, 250.0 / zoom
+    for tile in range(count):
+        u, v = centre[tile, 2] - x, centre[tile, 3] - y
+        near[tile] = (abs(cos * u - sin * v) < side) & (abs(sin * u + cos * v - ahead) < height)
+
+
+@njit(cache=True)
+def cross_section(road, tile, camera) -> tuple[float, float, float, float]:
+    """Both edges of the road at the end of a tile, pushed outwards: left x, y, right x, y in the frame."""
+    x, y, cos, sin, _ = camera
+    left_x, left_y = to_frame(road[tile, 0, 0] - x, road[tile, 0, 1] - y, camera)
+    right_x, right_y = to_frame(road[tile, 1, 0] - x, road[tile, 1, 1] - y, camera)
+    u, v = road[tile, 1, 0] - road[tile, 0, 0], road[tile, 1, 1] - road[tile, 0, 1]
+    length = math.sqrt(u * u + v * v)
+    out_x = DILATION * SCALE_X * (cos * u - sin * v) / length
+    out_y = -DILATION * SCALE_Y * (sin * u + cos * v) / length
+    return left_x - out_x, left_y - out_y, right_x + out_x, right_y + out_y
+
+
+@njit(cache=True)
+def draw_road(change, slot, road, plain, count, camera, near) -> None:
+    """The road as one ribbon: its two sides, its ends, and the lines where the shade of the tiles changes."""
+    here = (0.0, 0.0, 0.0, 0.0)
+    previous, plane = -2, NONE
+    for tile in range(count):
+        if not near[tile]:
+            continue
+        plane_before = plane
+        plane = ROAD_0 if plain[tile] else ROAD_0 + tile % 3 * STATE_W
+        if previous != tile - 1:
+            if previous >= 0:
+                add_edge(change, slot, plane_before, NONE, here[0], here[1], here[2], here[3], 1.0)
+            here = cross_section(road, tile - 1 if tile else count - 1, camera)
+            add_edge(change, slot, plane, NONE, here[0], here[1], here[2], here[3], -1.0)
+        elif plane != plane_before:
+            add_edge(change, slot, plane_before, plane, here[0], here[1], here[2], here[3], 1.0)
+        before = here
+        here = cross_section(road, tile, camera)
+        add_edge(change, slot, plane, NONE, before[0], before[1], here[0], here[1], 1.0)
+        add_edge(change, slot, plane, NONE, here[2], here[3], before[2], before[3], 1.0)
+        previous = tile
+    if previous >= 0:
+        add_edge(change, slot, plane, NONE, here[0], here[1], here[2], here[3], 1.0)
+
+
+@njit(cache=True)
+def draw_borders(change, slot, border, border_tile, borders, camera, near) -> tuple[int, int]:
+    """Red and white quads beside the road; returns the rows [first, last) of the frame that they may reach.
+
+    Neighbours in a row share an edge, which then needs no drawing.
+    """
+    x, y, _, _, _ = camera
+    quad, wide = np.empty((4, 2)), np.empty((4, 2))
+    joined_before = False
+    top, bottom = float(BAR_ROW), 0.0
+    for index in range(borders):
+        tile = border_tile[index]
+        if not near[tile]:
+            joined_before = False
+            continue
+        joined = (
+            index + 1 < borders
+            and near[border_tile[index + 1]]
+            and border[index, 0, 0] == border[index + 1, 3, 0]
+            and border[index, 0, 1] == border[index + 1, 3, 1]
+        )
+        for corner in range(4):
+            quad[corner] = to_frame(border[index, corner, 0] - x, border[index, corner, 1] - y, camera)
+            top, bottom = min(top, quad[corner, 1]), max(bottom, quad[corner, 1])
+        turn = widen_border(quad, wide, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
+        add_side(change, slot, BORDERS, wide, 3, 0, turn)
+        add_side(change, slot, BORDERS, wide, 1, 2, turn)
+        if not joined:
+            add_side(change, slot, BORDERS, wide, 0, 1, turn)
+        if not joined_before:
+            add_side(change, slot, BORDERS, wide, 2, 3, turn)
+        if tile % 2:
+            # the one before is painted over, the one after paints over this one
+            widen_border(quad, wide, -1.0 if joined else 1.0, -1.0)
+            for corner in range(4):
+                add_side(change, slot, BORDER_RED, wide, corner, (corner + 1) % 4, turn)
+        joined_before = joined
+    return max(int(top) - 1, 0), min(int(bottom) + 2, BAR_ROW)
+
+
+@njit(cache=True)
+def add_side(change, slot, plane, corners, start, end, weight) -> None:
+    """add_edge from one of some corners, float64 (..,2), to another."""
+    add_edge(change, slot, plane, NONE, corners[start, 0], corners[start, 1], corners[end, 0], corners[end, 1], weight)
+
+
+@njit(cache=True)
+def widen_border(quad, wide, front, back) -> float:
+    """Dilate a border across the road, and along it by `front` and `back` dilations; returns its orientation.
+
+    quad, wide: float64 (4,2), in the order inner front, outer front, outer back, inner back.
+    """
+    along_x, along_y = (quad[1, 0] - quad[2, 0]) / SCALE_X, (quad[1, 1] - quad[2, 1]) / SCALE_Y
+    along = DILATION / max(math.hypot(along_x, along_y), 1e-3)
+    turn = 1.0
+    for end in range(2):
+        inner, outer, shift = (0, 1, front * along) if end == 0 else (3, 2, back * along)
+        across_x = (quad[outer, 0] - quad[inner, 0]) / SCALE_X
+        across_y = (quad[outer, 1] - quad[inner, 1]) / SCALE_Y
+        across = DILATION / max(math.hypot(across_x, across_y), 1e-3)
+        wide[inner, 0] = quad[inner, 0] + SCALE_X * (shift * along_x - across * across_x)
+        wide[inner, 1] = quad[inner, 1] + SCALE_Y * (shift * along_y - across * across_y)
+        wide[outer, 0] = quad[outer, 0] + SCALE_X * (shift * along_x + across * across_x)
+        wide[outer, 1] = quad[outer, 1] + SCALE_Y * (shift * along_y + across * across_y)
+        turn = 1.0 if across_x * along_y < across_y * along_x else -1.0
+    return turn
