@@ -1,0 +1,121 @@
+"""Pictures for people: frames enlarged, labelled and laid side by side.
+
+Shapes: every picture is uint8 (height, width, 3).
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+INK, PAPER = (226, 232, 240), (15, 23, 42)  # text and ground: readable on a light page and on a dark one
+PANEL = 192  # pixels: a 64×64 frame enlarged three times
+GAP = 12
+LABEL = 26  # pixels: height of a line of text
+WIDTH = 3 * PANEL + 2 * GAP  # 600: three panels are as wide as Gymnasium's own view of CarRacing
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`picture` as large as fits into (height, width, 3), centred; small frames keep their pixels visible."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    canvas = Image.new("RGB", (width, height), PAPER)
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    enlarged = Image.fromarray(picture).resize(size, how)
+    canvas.paste(enlarged, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return np.asarray(canvas)
+
+
+def labelled(text: str, width: int, align: str = "centre") -> np.ndarray:
+    """One line of text, (LABEL, width, 3)."""
+    canvas = Image.new("RGB", (width, LABEL), PAPER)
+    at, anchor = ((width // 2, LABEL // 2), "mm") if align == "centre" else ((2, LABEL // 2), "lm")
+    ImageDraw.Draw(canvas).text(at, text, fill=INK, font=_font(15), anchor=anchor)
+    return np.asarray(canvas)
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    """Empty ground, (height, width, 3)."""
+    return np.full((height, width, 3), PAPER, dtype=np.uint8)
+
+
+def panels(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Three frames enlarged side by side, each under its label: (LABEL + PANEL, WIDTH, 3)."""
+    columns: list[np.ndarray] = []
+    for frame, label in zip(frames, labels, strict=True):
+        columns += [np.concatenate([labelled(label, PANEL), fit(frame, PANEL, PANEL)]), blank(LABEL + PANEL, GAP)]
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def drive_view(view: np.ndarray, frames: Sequence[np.ndarray], labels: Sequence[str], caption: str) -> np.ndarray:
+    """A frame of the drive's video: the environment's own view, a caption, and below it what V and M make of it.
+
+    Args:
+        view: what the environment renders, any size.
+        frames: three frames uint8 (64, 64, 3).
+        labels: three words above them.
+        caption: the line under the view.
+
+    Returns:
+        uint8 (644, 600, 3).
+    """
+    rows = [fit(view, WIDTH, 400), labelled(caption, WIDTH, "left"), panels(frames, labels)]
+    return np.concatenate(rows)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write a PNG, atomically."""
+    _write(path, Image.fromarray(picture), format="PNG", optimize=True)
+
+
+def write_animation(path: Path, pictures: Sequence[np.ndarray], fps: float, most_bytes: int) -> None:
+    """Write an endless .gif or .webp, atomically; frames are dropped evenly until it is small enough.
+
+    Args:
+        path: ends in .gif or .webp.
+        pictures: at least one.
+        fps: pictures a second, before any is dropped.
+        most_bytes: size it must stay below.
+    """
+    stride = 1
+    while True:
+        kept = [Image.fromarray(picture) for picture in pictures[::stride]]
+        with io.BytesIO() as buffer:
+            _animate(buffer, kept, path.suffix, duration=round(1000 * stride / fps))
+            data = buffer.getvalue()
+        if len(data) < most_bytes or len(kept) == 1:
+            break
+        stride += 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _animate(file: io.BytesIO, pictures: list[Image.Image], suffix: str, duration: int) -> None:
+    """Encode an endless animation, `duration` milliseconds a picture."""
+    rest = pictures[1:]
+    if suffix == ".gif":
+        palette = pictures[len(pictures) // 2].quantize(128)
+        pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    else:
+        pictures[0].save(
+            file, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=80, method=4
+        )
+
+
+def _write(path: Path, image: Image.Image, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    image.save(temporary, **options)  # type: ignore[arg-type]
+    os.replace(temporary, path)
