@@ -25,7 +25,6 @@ from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Tracks, allocate
 
 BLANK = np.zeros((STATE_H, STATE_W, 3), np.uint8)
-LAP_COMPLETE_PERCENT = 0.95
 SPARSE = 25  # tile colours and skid marks are long to read: compared every so many steps, and at the end
 
 
@@ -245,7 +244,9 @@ def _ours(tracks: Tracks, cars: Cars, lane: int, name: str) -> np.ndarray:
     return getattr(cars, name)[lane]
 
 
-def first_difference(episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1) -> str:
+def first_difference(
+    episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1, lap_complete_percent: float = 0.95
+) -> str:
     """Replay episodes (E) in E lanes at once; where the first lane first differs from Gymnasium, or "".
 
     The generator goes through all the resets.
@@ -259,7 +260,7 @@ def first_difference(episodes: list[Episode], generator: np.random.Generator, nu
             return f"episode {lane}: the random generator"
     for step in range(len(episodes[0].states)):
         controls = np.stack([episode.controls[step] for episode in episodes])
-        physics.step(tracks, cars, controls, lanes, LAP_COMPLETE_PERCENT, num_threads)
+        physics.step(tracks, cars, controls, lanes, lap_complete_percent, num_threads)
         rewards, terminated = np.zeros(len(lanes)), ~lanes
         if step > 0:
             rewards, terminated = physics.settle(tracks, cars, lanes)
@@ -325,35 +326,31 @@ def run_tracks(seeds: int, repeats: int = 3) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def run(episodes: int, steps: int, num_threads: int = 1) -> list[dict[str, Any]]:
-    """At least `episodes` episodes of `steps` steps, divided over the drivers: a table row a driver.
+def run_driver(name: str, episodes: int, steps: int, num_threads: int = 1) -> dict[str, Any]:
+    """Episodes of one driver: a table row. "differing" is 1 if anything differs; the first difference is named."""
+    number = list(DRIVERS).index(name)
+    env = UndrawnCarRacing(continuous=name != "discrete")
+    rng = np.random.default_rng(number)
+    recorded = [record(env, name, None if i else number, rng, steps) for i in range(episodes)]
+    env.close()
+    difference = first_difference(recorded, seeding.np_random(number)[0], num_threads)
+    return {
+        "driver": name,
+        "episodes": episodes,
+        "steps": steps * episodes,
+        "laps": sum(e.lap_finished for e in recorded),
+        "left the playfield": sum(e.left for e in recorded),
+        "asleep": sum(e.slept for e in recorded),
+        "tiles": sum(int(e.states[-1]["visited_count"]) for e in recorded),
+        "skid marks": sum(sum(k.startswith("skid ") for k in e.states[-1]) for e in recorded),
+        "differing": int(difference != ""),
+        "first difference": difference,
+    }
 
-    "differing" counts drivers (0 or 1 a row): a replay stops at the first difference, which is named.
-    """
-    rows = []
-    for number, name in enumerate(DRIVERS):
-        env = UndrawnCarRacing(continuous=name != "discrete")
-        rng = np.random.default_rng(number)
-        recorded = [
-            record(env, name, None if i else number, rng, steps) for i in range(-(-episodes // len(DRIVERS)))
-        ]  # fmt: skip
-        env.close()
-        difference = first_difference(recorded, seeding.np_random(number)[0], num_threads)
-        rows.append(
-            {
-                "driver": name,
-                "episodes": len(recorded),
-                "steps": steps * len(recorded),
-                "laps": sum(e.lap_finished for e in recorded),
-                "left the playfield": sum(e.left for e in recorded),
-                "asleep": sum(e.slept for e in recorded),
-                "tiles": sum(int(e.states[-1]["visited_count"]) for e in recorded),
-                "skid marks": sum(sum(k.startswith("skid ") for k in e.states[-1]) for e in recorded),
-                "differing": int(difference != ""),
-                "first difference": difference,
-            }
-        )
-    return rows
+
+def run(episodes: int, steps: int, num_threads: int = 1) -> list[dict[str, Any]]:
+    """At least `episodes` episodes of `steps` steps, divided over the drivers: a table row a driver."""
+    return [run_driver(name, -(-episodes // len(DRIVERS)), steps, num_threads) for name in DRIVERS]
 
 
 def main() -> None:

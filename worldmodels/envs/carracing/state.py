@@ -92,8 +92,7 @@ class Cars(NamedTuple):
     brake: np.ndarray  # float64 (N,4) 0..1, from 0.9 on the wheel locks
     steer: np.ndarray  # float64 (N,4) wanted joint angle
     joint_angle: np.ndarray  # float32 (N,4) what w.joint.angle would answer now
-    touching: np.ndarray  # bool (N,4,M) tiles each wheel is in contact with
-    on_road: np.ndarray  # bool (N,4) whether a wheel touches any tile
+    on_road: np.ndarray  # bool (N,4) whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
     near: np.ndarray  # int32 (N,M) tiles within reach of the car around near_centre (exact superset for contacts)
     near_count: np.ndarray  # int32 (N,) how many of them; -1: to be gathered again
     near_centre: np.ndarray  # float32 (N,2) where the car was when they were gathered
@@ -151,7 +150,6 @@ def allocate(num_envs: int) -> tuple[Tracks, Cars]:
         brake=np.zeros((n, 4), f64),
         steer=np.zeros((n, 4), f64),
         joint_angle=np.zeros((n, 4), f32),
-        touching=np.zeros((n, 4, m), np.bool_),
         on_road=np.zeros((n, 4), np.bool_),
         near=np.zeros((n, m), i32),
         near_count=np.full(n, -1, i32),
