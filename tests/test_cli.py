@@ -1,0 +1,121 @@
+"""The command line: help without torch, what wins, and a user's mistakes as one sentence with exit code 2."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldmodels import cli, config
+from worldmodels.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+def worldmodels(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "worldmodels", *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_answers_without_torch(command: str) -> None:
+    code = (
+        "import sys\nfrom worldmodels.cli import main\n"
+        f"try: main([*{command!r}.split(), '--help'])\nexcept SystemExit as e: assert not e.code\n"
+        "print('slow' if {'torch', 'numba', 'matplotlib'} & set(sys.modules) else 'quick')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "quick", done.stderr
+    assert "usage: worldmodels" in done.stdout
+
+
+def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
+    logdir = tmp_path / "run"
+    logdir.mkdir()
+
+    def asked(*flags: str) -> config.TrainVAE:
+        return cli.parse("train-vae", ["--logdir", str(logdir), *flags])[0]
+
+    assert asked().epochs == config.TrainVAE().epochs
+    assert asked("--preset", "smoke").epochs == config.SMOKE.vae.epochs
+    (logdir / "config.json").write_text(json.dumps({"train-vae": {"epochs": 77, "gone": 1}}))
+    assert asked("--preset", "smoke").epochs == 77
+    assert asked("--preset", "smoke").batch_size == config.SMOKE.vae.batch_size
+    assert asked("--epochs", "5").epochs == 5
+    assert asked("--noreload").epochs == config.TrainVAE().epochs
+
+
+def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
+    run, preset = cli.parse("run", ["--logdir", "nowhere", "--vae.epochs", "3"])
+    assert preset == "laptop" and run.vae.epochs == 3 and run.collect == config.LAPTOP.collect
+
+
+def test_underscores_and_hyphens_are_the_same() -> None:
+    assert cli.parse("train-mdrnn", ["--include_reward"])[0] == cli.parse("train-mdrnn", ["--include-reward"])[0]
+    assert cli.parse("train-mdrnn", ["--include_reward"])[0].include_reward
+
+
+def test_a_run_hands_its_settings_to_every_stage() -> None:
+    run = config.resolve(config.Run(logdir="x", seed=5, env="A-v0"))
+    assert {run.collect.rootdir, run.vae.rootdir, run.mdrnn.rootdir} == {"x/rollouts"}
+    assert {s.seed for s in (run.collect, run.vae, run.mdrnn, run.controller)} == {5}
+    assert run.controller.env == run.evaluate.env == "A-v0"
+    assert config.resolve(config.Run()).evaluate.env == "CarRacing-v3", "ours is evaluated on Gymnasium's own"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fly"], "There is no command 'fly'"),
+        (["run", "--preset", "huge"], "There is no preset 'huge'"),
+        (["train-vae", "--rootdir", "nowhere"], "worldmodels collect"),
+        (["train-mdrnn", "--logdir", "empty"], "worldmodels train-vae --logdir empty"),
+        (["train-controller", "--logdir", "empty"], "worldmodels train-vae --logdir empty"),
+        (["evaluate", "--logdir", "empty"], "worldmodels train-vae --logdir empty"),
+        (["train-vae", "--device", "cuda"], "No CUDA device"),
+        (["collect", "--env", "NoSuch-v0", "--rollouts", "1"], "NoSuch-v0"),
+        (["train-vae", "--no-such-flag"], "no-such-flag"),
+        (["train-vae", "--epochs", "many"], "many"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, arguments: list[str], sentence: str) -> None:
+    if "cuda" in arguments:
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from worldmodels.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "x.npz"), PermissionError(errno.EACCES, "denied", "x")]
+)
+def test_a_full_disk_or_an_unwritable_folder_is_one_sentence(monkeypatch, capsys, error: OSError) -> None:
+    from worldmodels.commands import report
+
+    def fail(cfg: config.Report) -> None:
+        raise error
+
+    monkeypatch.setattr(report, "main", fail)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report"])
+    assert stopped.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_an_unwritable_logdir_is_one_sentence(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    done = worldmodels("train-vae", "--logdir", str(tmp_path / "file" / "exp_dir"))
+    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_config_is_one_sentence(tmp_path) -> None:
+    (tmp_path / "config.json").write_text("{half")
+    with pytest.raises(UserError, match="config.json is damaged"):
+        cli.parse("train-vae", ["--logdir", str(tmp_path)])
