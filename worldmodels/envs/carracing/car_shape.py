@@ -117,7 +117,7 @@ def to_window(corners, transform_sc, position, camera, out) -> None:
 def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found: np.ndarray) -> None:
     """Widen runs[y] = (first, last) by a convex polygon's scanlines, as pygame's draw_fillpoly fills it.
 
-    corners: int64 (..,2) window coordinates, of which start..end - 1; runs: int64 (CAR_ROWS,2); found: int64 (CAR_ROWS,).
+    corners: int64 (..,2) in the window, of which start..end - 1; runs: int64 (CAR_ROWS,2); found: int64 (CAR_ROWS,).
     """
     lowest, highest = corners[start, 1], corners[start, 1]
     for index in range(start + 1, end):

@@ -25,19 +25,20 @@ CAR_Y = WINDOW_H / 4
 
 # Planes, as offsets in a row of `change`
 GRASS, ROAD_0, ROAD_1, ROAD_2, BORDERS, BORDER_RED, FIELD = range(0, 7 * STATE_W, STATE_W)
-"""Light squares; tiles by i % 3, a touched one as 0; borders, the red ones; the playfield, beyond which all is black."""
+"""Light squares; tiles by i % 3, a touched one as 0; borders, the red of them; the playfield, black outside."""
 PLANES = 7
 ROW = PLANES * STATE_W
+OPEN = BORDERS  # a row without borders needs the planes before them
 CHANGE_SIZE = (BAR_ROW + 2) * ROW  # the last rows take what falls below the picture
 NONE = -1  # no plane
 
 DILATION = 0.55
-"""Window pixels that gfxdraw's outline and inclusive fill add on every side; fitted, see benchmarks/conformance_frames.py."""
+"""Window pixels that gfxdraw's outline and inclusive fill add on every side (fitted to Gymnasium's frames)."""
 
 
 @njit(cache=True)
 def add_edge(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
-    """Add weight * the area below an edge to a plane, signed by its direction along x, and take it from plane `minus`."""
+    """Add weight * the area below an edge, negative if it runs to the left, to a plane and take it from `minus`."""
     if x0 > x1:
         x0, y0, x1, y1, weight = x1, y1, x0, y0, -weight
     if x1 <= 0.0 or x0 >= STATE_W or x0 == x1:
@@ -164,8 +165,10 @@ def draw_grass(change, slot, camera) -> bool:
     radius = math.hypot(side, height) + GRASS_DIM
     middle_x, middle_y = x + sin * ahead, y + cos * ahead
     pitch = 2 * GRASS_DIM
-    for index_x in range(max(-10, math.floor((middle_x - radius) / pitch)), min(9, math.floor((middle_x + radius) / pitch)) + 1):
-        for index_y in range(max(-10, math.floor((middle_y - radius) / pitch)), min(9, math.floor((middle_y + radius) / pitch)) + 1):
+    first_x, last_x = math.floor((middle_x - radius) / pitch), math.floor((middle_x + radius) / pitch)
+    first_y, last_y = math.floor((middle_y - radius) / pitch), math.floor((middle_y + radius) / pitch)
+    for index_x in range(max(-10, first_x), min(9, last_x) + 1):
+        for index_y in range(max(-10, first_y), min(9, last_y) + 1):
             left, lower = pitch * index_x - x, pitch * index_y - y
             u, v = left + 0.5 * GRASS_DIM, lower + 0.5 * GRASS_DIM
             if abs(cos * u - sin * v) < side + margin and abs(sin * u + cos * v - ahead) < height + margin:

@@ -1,7 +1,7 @@
 """What smoothscale makes of the bar below the picture: score, speed, four wheel speeds, steering, gyroscope.
 
 Rectangles and digits have integer corners in the 1000x800 window, so the frame's pixels follow exactly from
-`pygame.transform.smoothscale`'s integer arithmetic, which `shrink_tables` and `shrink` repeat.
+`pygame.transform.smoothscale`'s integer arithmetic, which `shrink_tables`, `span` and `shrink` repeat.
 
 Legend: R rows of a score picture, Q its columns; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
 """
@@ -32,8 +32,8 @@ GLYPH_W = 23  # width and advance of a digit
 MINUS_W = 13
 MINUS = 10
 
-# Coverage of "0123456789-", (11, 32, 23) uint8, as pygame's default font (freesansbold) renders them at size 42, and that
-# font's kerning in thousandths of the size. Embedded so that a frame needs no font; test_render compares with pygame.
+# Coverage of "0123456789-", (11, 32, 23) uint8, as pygame's default font (freesansbold) renders them at size 42, and
+# that font's kerning in thousandths of the size. Embedded so that a frame needs no font; tests compare with pygame.
 _GLYPHS = (
     "c-rlmd30698Nk2CBg=yj5>b{w5eiZXve+J#2%(BLU4WL-"
     "DhP_~9z-a%w5g&fQZ2S&)qwVhRSU%$5I8D`lB0wzkcA{ff*}M9iCM@-Aj``mxt;mGnR#>P-k#&Jc-mUOf8IC0+}zo}?E-"
@@ -82,46 +82,41 @@ _KERNING = (
 )
 
 
-class Shrink(NamedTuple):
-    """One axis of smoothscale: a frame's pixel i sums a part of `first`, all between, and a part of `last`."""
+# smoothscale's fixed point: window pixels a frame pixel in 1/16384, and the reciprocal in 1/65536
+COLUMN_SPACE, ROW_SPACE = 0x4000 * WINDOW_W // STATE_W, 0x4000 * WINDOW_H // STATE_H
+COLUMN_SCALE, ROW_SCALE = 0x40000000 // COLUMN_SPACE, 0x40000000 // ROW_SPACE
 
-    first: np.ndarray  # int64 (96,) window pixel shared with the frame pixel before
-    carry: np.ndarray  # int64 (96,) its part for this one, in 1/16384
-    last: np.ndarray  # int64 (96,)
-    part: np.ndarray  # int64 (96,)
-    scale: int  # 65536 / the number of window pixels a frame pixel, rounded down
+# Columns of an axis table, int64 (96, 4): pixel i of the frame sums parts of two window pixels and all between them
+FIRST, CARRY, LAST, PART = range(4)
 
 
 class Hud(NamedTuple):
     """Tables for `draw_hud`, the same for every lane."""
 
-    columns: Shrink
-    rows: Shrink
+    columns: np.ndarray  # int64 (96,4) axis tables
+    rows: np.ndarray
     glyphs: np.ndarray  # uint8 (11,32,23)
     kerning: np.ndarray  # int64 (11,10)
     scores: np.ndarray  # uint8 (2 * SCORE_LIMIT + 2, R, Q): index 0 is "-000", 1 + SCORE_LIMIT + n shows n
 
 
-def shrink_tables(source: int, target: int) -> Shrink:
-    """The weights of pygame's `filter_shrink_X/Y` (SSE2, 14 fractional bits) from `source` to `target` pixels."""
+def axis_table(space: int, source: int) -> np.ndarray:
+    """The weights, in 1/16384, of pygame's `filter_shrink_X/Y` (SSE2) for an axis of `source` window pixels."""
     one = 0x4000
-    space = one * source // target
-    first, carry = np.zeros(target, np.int64), np.zeros(target, np.int64)
-    last, part = np.zeros(target, np.int64), np.zeros(target, np.int64)
+    table = np.zeros((96, 4), np.int64)
+    table[0, FIRST] = -1  # nothing is carried into the first
     counter, index = space, 0
     for pixel in range(source):
         if counter > one:
             counter -= one
             continue
-        last[index], part[index] = pixel, counter
-        if index + 1 < target:
-            first[index + 1], carry[index + 1] = pixel, one - counter
-        counter += space - one
+        table[index, LAST], table[index, PART] = pixel, counter
         index += 1
-        if index == target:
+        if index == len(table):
             break
-    first[0] = -1  # nothing is carried into the first
-    return Shrink(first, carry, last, part, 0x40000000 // space)
+        table[index, FIRST], table[index, CARRY] = pixel, one - counter
+        counter += space - one
+    return table
 
 
 def make_hud() -> Hud:
@@ -129,7 +124,7 @@ def make_hud() -> Hud:
     raw = zlib.decompress(base64.b85decode("".join(_GLYPHS)))
     glyphs = np.frombuffer(raw, np.uint8).reshape(11, GLYPH_H, GLYPH_W).copy()
     kerning = np.array(_KERNING, np.int64)
-    columns, rows = shrink_tables(WINDOW_W, STATE_W), shrink_tables(WINDOW_H, STATE_H)
+    columns, rows = axis_table(COLUMN_SPACE, WINDOW_W), axis_table(ROW_SPACE, WINDOW_H)
     scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, TABLE_COLUMNS), np.uint8)
     hud = Hud(columns, rows, glyphs, kerning, scores)
     line = np.zeros((GLYPH_H, WINDOW_W), np.int64)
@@ -140,15 +135,18 @@ def make_hud() -> Hud:
 
 
 @njit(cache=True)
-def shrink_span(axis: Shrink, index: int, low: int, high: int, value: int) -> int:
-    """Pixel `index` of the frame where window pixels low..high (inclusive) hold `value` and all others 0."""
-    first, last = axis.first[index], axis.last[index]
-    total = value * max(0, min(last - 1, high) - max(first + 1, low) + 1)
-    if low <= first <= high:
-        total += (4 * value * axis.carry[index]) >> 16
-    if low <= last <= high:
-        total += (4 * value * axis.part[index]) >> 16
-    return (total * axis.scale) >> 16
+def span(axis: np.ndarray, index: int, low: int, high: int) -> tuple[int, int, int]:
+    """How window pixels low..high (inclusive) count in pixel `index` of the frame: fully, by its carry, by its part."""
+    first, last = axis[index, FIRST], axis[index, LAST]
+    full = max(0, min(last - 1, high) - max(first + 1, low) + 1)
+    carry = axis[index, CARRY] if low <= first <= high else 0
+    return full, carry, axis[index, PART] if low <= last <= high else 0
+
+
+@njit(cache=True)
+def shrink(value: int, full: int, carry: int, part: int, scale: int) -> int:
+    """smoothscale's sum over a span of one value."""
+    return ((value * full + (value * carry >> 14) + (value * part >> 14)) * scale) >> 16
 
 
 @njit(cache=True)
@@ -188,83 +186,85 @@ def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -
             if x >= 0:
                 for row in range(GLYPH_H):
                     line[row, x] = max(line[row, x], hud.glyphs[text[place], row, column])
-    for column in range(SCORE_COLUMNS):
+    for column in range(picture.shape[1]):
         shrink_columns(line, hud.columns, column)
     for row in range(SCORE_ROWS):
         shrink_rows(line, hud.rows, row, picture)
 
 
 @njit(cache=True)
-def shrink_columns(line: np.ndarray, axis: Shrink, index: int) -> None:
+def shrink_columns(line: np.ndarray, axis: np.ndarray, index: int) -> None:
     """Replace line[:, index] by smoothscale's column `index` (reads only columns at or right of it)."""
-    first, last = axis.first[index], axis.last[index]
+    first, last = axis[index, FIRST], axis[index, LAST]
     for row in range(GLYPH_H):
-        total = (4 * line[row, last] * axis.part[index]) >> 16
+        total = line[row, last] * axis[index, PART] >> 14
         for x in range(first + 1, last):
             total += line[row, x]
         if first >= 0:
-            total += (4 * line[row, first] * axis.carry[index]) >> 16
-        line[row, index] = (total * axis.scale) >> 16
+            total += line[row, first] * axis[index, CARRY] >> 14
+        line[row, index] = (total * COLUMN_SCALE) >> 16
 
 
 @njit(cache=True)
-def shrink_rows(line: np.ndarray, axis: Shrink, row: int, picture: np.ndarray) -> None:
+def shrink_rows(line: np.ndarray, axis: np.ndarray, row: int, picture: np.ndarray) -> None:
     """One row of the picture from the glyphs' rows, whose columns are shrunk already."""
-    index = SCORE_ROW + row
+    first, last = axis[SCORE_ROW + row, FIRST], axis[SCORE_ROW + row, LAST]
     for column in range(picture.shape[1]):
         total = 0
-        for y in range(max(axis.first[index], GLYPH_TOP), min(axis.last[index], GLYPH_TOP + GLYPH_H - 1) + 1):
+        for y in range(max(first, GLYPH_TOP), min(last, GLYPH_TOP + GLYPH_H - 1) + 1):
             value = line[y - GLYPH_TOP, column]
-            if y == axis.first[index]:
-                total += (4 * value * axis.carry[index]) >> 16
-            elif y == axis.last[index]:
-                total += (4 * value * axis.part[index]) >> 16
-            else:
-                total += value
-        picture[row, column] = (total * axis.scale) >> 16
+            if y == first:
+                value = value * axis[SCORE_ROW + row, CARRY] >> 14
+            elif y == last:
+                value = value * axis[SCORE_ROW + row, PART] >> 14
+            total += value
+        picture[row, column] = (total * ROW_SCALE) >> 16
 
 
 @njit(cache=True)
-def rectangle(
-    frame: np.ndarray, slot: np.ndarray, hud: Hud, x0: int, x1: int, y0: int, y1: int, red: int, green: int, blue: int
-) -> None:
-    """Window pixels x0..x1, y0..y1 (inclusive, in any order, clipped) in a colour, over what the frame holds."""
+def rectangle(frame, slot, columns, rows, across, x0, x1, y0, y1, red, green, blue) -> None:
+    """Window pixels x0..x1, y0..y1 (inclusive, in any order, clipped) in a colour, over what the frame holds.
+
+    frame: uint8 (3,96,96); columns, rows: axis tables; across: int64 (>= 96,) scratch.
+    """
     left, right = max(min(x0, x1), 0), min(max(x0, x1), WINDOW_W - 1)
     top, bottom = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
     if left > right or top > bottom:
         return
-    first_row, last_row = int(top * 0.12), min(int((bottom + 1) * 0.12), STATE_H - 1)
-    for column in range(int(left * 0.096), min(int((right + 1) * 0.096), STATE_W - 1) + 1):
-        place = slot[column]
-        full = shrink_span(hud.columns, column, left, right, 255)
-        for channel in range(3):
-            color = red if channel == 0 else (green if channel == 1 else blue)
-            if color == 0 and first_row >= BAR_ROW:
-                continue
-            across = full if color == 255 else shrink_span(hud.columns, column, left, right, color)
-            for row in range(first_row, last_row + 1):
-                value = shrink_span(hud.rows, row, top, bottom, across)
+    first_row, last_row = top * STATE_H // WINDOW_H, min((bottom + 1) * STATE_H // WINDOW_H, STATE_H - 1)
+    first, last = left * STATE_W // WINDOW_W, min((right + 1) * STATE_W // WINDOW_W, STATE_W - 1)
+    for channel in range(3):
+        color = red if channel == 0 else (green if channel == 1 else blue)
+        if color == 0 and first_row >= BAR_ROW:
+            continue
+        for column in range(first, last + 1):
+            full, carry, part = span(columns, column, left, right)
+            across[column] = shrink(color, full, carry, part, COLUMN_SCALE)
+        for row in range(first_row, last_row + 1):
+            full, carry, part = span(rows, row, top, bottom)
+            for column in range(first, last + 1):
+                value = shrink(across[column], full, carry, part, ROW_SCALE)
+                under = int(frame[channel, row, slot[column]])
                 if row < BAR_ROW:  # over the picture; the bar is black, and abutting rectangles simply add up there
-                    hidden = shrink_span(hud.rows, row, top, bottom, full)
-                    value += frame[channel, row, place] * (255 - hidden) // 255
-                else:
-                    value += frame[channel, row, place]
-                frame[channel, row, place] = min(253, value)
+                    wide = (min(right + 1, (column + 1) * 10.41667) - max(left, column * 10.41667)) / 10.41667
+                    high = (min(bottom + 1, (row + 1) * 8.33333) - max(top, row * 8.33333)) / 8.33333
+                    under = int(under * (1.0 - max(wide, 0.0) * max(high, 0.0)))
+                frame[channel, row, slot[column]] = min(253, under + value)
 
 
 @njit(cache=True)
-def draw_wheel_speed(frame: np.ndarray, slot: np.ndarray, hud: Hud, wheel: int, omega: float, after: float) -> None:
+def draw_wheel_speed(frame, slot, columns, rows, across, wheel, omega, after) -> None:
     """One of the four blue bars. It shares its last window column with the bar after it, which paints over it."""
     left = 175 + 25 * wheel
     red = 0 if wheel < 2 else 51
     end, end_after = int(WINDOW_H - (20.0 + 20.0 * (0.01 * omega))), int(WINDOW_H - (20.0 + 20.0 * (0.01 * after)))
-    rectangle(frame, slot, hud, left, left + 24, end, 780, red, 0, 255)
+    rectangle(frame, slot, columns, rows, across, left, left + 24, end, 780, red, 0, 255)
     if abs(after) <= 1e-4:
-        rectangle(frame, slot, hud, left + 25, left + 25, end, 780, red, 0, 255)
+        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, end, 780, red, 0, 255)
     elif end < min(end_after, 780):
-        rectangle(frame, slot, hud, left + 25, left + 25, end, min(end_after, 780) - 1, red, 0, 255)
+        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, end, min(end_after, 780) - 1, red, 0, 255)
     elif end > max(end_after, 780):
-        rectangle(frame, slot, hud, left + 25, left + 25, max(end_after, 780) + 1, end, red, 0, 255)
+        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, max(end_after, 780) + 1, end, red, 0, 255)
 
 
 @njit(cache=True)
@@ -287,16 +287,19 @@ def draw_hud(
     """
     for channel in range(3):
         frame[channel, BAR_ROW:] = 0
+    across, columns, rows = line[0], hud.columns, hud.rows
     speed = np.sqrt(float(velocity[0]) * float(velocity[0]) + float(velocity[1]) * float(velocity[1]))
     if speed > 1e-4:
-        rectangle(frame, slot, hud, 125, 150, int(WINDOW_H - (20.0 + 20.0 * (0.02 * speed))), 780, 255, 255, 255)
+        top = int(WINDOW_H - (20.0 + 20.0 * (0.02 * speed)))
+        rectangle(frame, slot, columns, rows, across, 125, 150, top, 780, 255, 255, 255)
     for wheel in range(4):
         if abs(omega[wheel]) > 1e-4:
-            draw_wheel_speed(frame, slot, hud, wheel, omega[wheel], omega[wheel + 1] if wheel < 3 else 0.0)
+            after = omega[wheel + 1] if wheel < 3 else 0.0
+            draw_wheel_speed(frame, slot, columns, rows, across, wheel, omega[wheel], after)
     if abs(joint_angle) > 1e-4:
-        rectangle(frame, slot, hud, 500, int((20 + -10.0 * joint_angle) * 25.0), 720, 760, 0, 255, 0)
+        rectangle(frame, slot, columns, rows, across, 500, int((20 + -10.0 * joint_angle) * 25.0), 720, 760, 0, 255, 0)
     if abs(spin) > 1e-4:
-        rectangle(frame, slot, hud, 750, int((30 + -0.8 * spin) * 25.0), 720, 760, 255, 0, 0)
+        rectangle(frame, slot, columns, rows, across, 750, int((30 + -0.8 * spin) * 25.0), 720, 760, 255, 0, 0)
 
     number = int(np.rint(reward))
     if abs(number) > SCORE_LIMIT:

@@ -23,7 +23,7 @@ from worldmodels.envs.carracing.ground import (
     CHANGE_SIZE,
     FIELD,
     GRASS,
-    PLANES,
+    OPEN,
     ROAD_0,
     ROAD_1,
     ROAD_2,
@@ -36,19 +36,23 @@ from worldmodels.envs.carracing.ground import (
 from worldmodels.envs.carracing.hud import BAR_ROW, GLYPH_H, SCORE_COLUMNS, SCORE_ROWS, Hud, draw_hud, make_hud
 from worldmodels.envs.carracing.state import MAX_TILES, SCALE, STATE_H, STATE_W, WINDOW_W, ZOOM, Cars, Tracks
 
+# What colours cover of one row, in turn: offsets in `parts`
+TAR, SHADE_1, SHADE_2, BARE, LIGHT, RED_OR_WHITE, WHITE = range(0, 7 * STATE_W, STATE_W)
+
 
 class Scratch(NamedTuple):
     """Working memory, W workers first. Between two frames `change` is zero and the rest means nothing."""
 
     change: np.ndarray  # float32 (W, 86 * P * 96) see ground.py
     sums: np.ndarray  # float32 (W, P * 96)
+    parts: np.ndarray  # float32 (W, 7 * 96)
     frame: np.ndarray  # uint8 (W, 3, 96, 96) planar
     near: np.ndarray  # bool (W, M) tiles that may be in view
     colors: np.ndarray  # float32 (W, 5, 3) road, its second and third shade less that, ground, grass less ground
     line: np.ndarray  # int64 (W, 32, 1000) for scores beyond the table
     picture: np.ndarray  # uint8 (W, 5, 24)
-    planes: np.ndarray  # int32 (W, 3, 96) and
-    small: np.ndarray  # uint8 (W, 3, 64) for the 64x64 average
+    pair: np.ndarray  # uint16 (W, 96) two rows of a frame added up
+    small: np.ndarray  # uint8 (W, 3, 64, 64) planar average
     car: CarScratch
 
 
@@ -57,13 +61,14 @@ def make_scratch(workers: int) -> Scratch:
     return Scratch(
         change=np.zeros((workers, CHANGE_SIZE), np.float32),
         sums=np.zeros((workers, ROW), np.float32),
+        parts=np.zeros((workers, 7 * STATE_W), np.float32),
         frame=np.zeros((workers, 3, STATE_H, STATE_W), np.uint8),
         near=np.zeros((workers, MAX_TILES), np.bool_),
         colors=np.zeros((workers, 5, 3), np.float32),
         line=np.zeros((workers, GLYPH_H, WINDOW_W), np.int64),
         picture=np.zeros((workers, SCORE_ROWS, SCORE_COLUMNS), np.uint8),
-        planes=np.zeros((workers, 3, STATE_W), np.int32),
-        small=np.zeros((workers, 3, 64), np.uint8),
+        pair=np.zeros((workers, STATE_W), np.uint16),
+        small=np.zeros((workers, 3, 64, 64), np.uint8),
         car=car_scratch(workers),
     )
 
@@ -75,12 +80,13 @@ def of_worker(scratch: Scratch, worker: int) -> Scratch:
     return Scratch(
         scratch.change[worker],
         scratch.sums[worker],
+        scratch.parts[worker],
         scratch.frame[worker],
         scratch.near[worker],
         scratch.colors[worker],
         scratch.line[worker],
         scratch.picture[worker],
-        scratch.planes[worker],
+        scratch.pair[worker],
         scratch.small[worker],
         CarScratch(car.corners[worker], car.mark[worker], car.runs[worker], car.found[worker], car.cover[worker]),
     )
@@ -107,56 +113,67 @@ def set_colors(road: np.ndarray, ground: np.ndarray, grass: np.ndarray, colors: 
 
 
 @njit(cache=True)
-def compose_row(change, sums, frame, row, colors) -> None:
-    """Advance the running sums by one row and write its pixels: grass and road alone.
-
-    change: float32 (P * 96,), left zero; sums: float32 (P * 96,); frame: uint8 (3,96,96); colors: float32 (5,3).
-    """
-    one, half = np.float32(1.0), np.float32(0.5)
-    for x in range(STATE_W):
-        grass = sums[GRASS + x] + change[GRASS + x]
-        road_0 = sums[ROAD_0 + x] + change[ROAD_0 + x]
-        road_1 = sums[ROAD_1 + x] + change[ROAD_1 + x]
-        road_2 = sums[ROAD_2 + x] + change[ROAD_2 + x]
-        sums[GRASS + x], sums[ROAD_0 + x], sums[ROAD_1 + x], sums[ROAD_2 + x] = grass, road_0, road_1, road_2
-        change[GRASS + x], change[ROAD_0 + x], change[ROAD_1 + x], change[ROAD_2 + x] = 0.0, 0.0, 0.0, 0.0
-        road = road_0 + road_1 + road_2
-        tar = min(road, one)
-        fade = one + half - half * max(road, one)  # 1 / road, nearly, where the road overlaps itself
-        open_ground = one - tar
-        for channel in range(3):
-            value = open_ground * colors[3, channel] + open_ground * grass * colors[4, channel]
-            value += tar * colors[0, channel] + fade * (road_1 * colors[1, channel] + road_2 * colors[2, channel])
-            frame[channel, row, x] = after_smoothscale(value)
-
-
-@njit(cache=True, inline="always")
-def after_smoothscale(value):
-    """smoothscale rounds down twice: a flat value v comes out as v - 2, and never below 0."""
-    return max(np.int32(value + np.float32(0.99)) - np.int32(2), np.int32(0))
+def advance(change: np.ndarray, sums: np.ndarray, size: int) -> None:
+    """Add the changes of one row to the first `size` running sums, float32 both, and leave those changes zero."""
+    for x in range(size):
+        sums[x] += change[x]
+        change[x] = 0.0
 
 
 @njit(cache=True)
-def compose_full_row(change, sums, frame, row, colors) -> None:
-    """`compose_row` where borders or the end of the playfield show."""
-    one, half, white = np.float32(1.0), np.float32(0.5), np.float32(255.0)
-    for x in range(STATE_W * PLANES):
-        sums[x] += change[x]
-        change[x] = 0.0
+def mix_open(sums: np.ndarray, parts: np.ndarray) -> None:
+    """What each colour covers of a row without borders or the end of the playfield; parts: float32 (7 * 96,)."""
+    one, half = np.float32(1.0), np.float32(0.5)
+    for x in range(STATE_W):
+        road = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
+        tar = min(road, one)
+        fade = one + half - half * max(road, one)  # nearly 1 / road, where the road overlaps itself
+        bare = one - tar
+        parts[TAR + x] = tar
+        parts[SHADE_1 + x] = fade * sums[ROAD_1 + x]
+        parts[SHADE_2 + x] = fade * sums[ROAD_2 + x]
+        parts[BARE + x] = bare
+        parts[LIGHT + x] = bare * sums[GRASS + x]
+
+
+@njit(cache=True)
+def mix_full(sums: np.ndarray, parts: np.ndarray) -> None:
+    """The same where borders or the end of the playfield may show: borders hide road, road hides grass."""
+    one, half = np.float32(1.0), np.float32(0.5)
     for x in range(STATE_W):
         border = min(sums[BORDERS + x], one)
-        red = min(sums[BORDER_RED + x], border)
         road = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
         tar = min(road, one - border)
         fade = (one - border) * (one + half - half * max(road, one))
-        open_ground = one - border - tar
-        for channel in range(3):
-            value = open_ground * (sums[FIELD + x] * colors[3, channel] + sums[GRASS + x] * colors[4, channel])
-            value += fade * (sums[ROAD_1 + x] * colors[1, channel] + sums[ROAD_2 + x] * colors[2, channel])
-            value += tar * colors[0, channel] + border * white
-            if channel:
-                value -= red * white
-            frame[channel, row, x] = after_smoothscale(value)
+        bare = one - border - tar
+        parts[TAR + x] = tar
+        parts[SHADE_1 + x] = fade * sums[ROAD_1 + x]
+        parts[SHADE_2 + x] = fade * sums[ROAD_2 + x]
+        parts[BARE + x] = bare * sums[FIELD + x]
+        parts[LIGHT + x] = bare * sums[GRASS + x]
+        parts[RED_OR_WHITE + x] = border
+        parts[WHITE + x] = border - min(sums[BORDER_RED + x], border)
+
+
+@njit(cache=True)
+def color_row(parts: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int, full: bool) -> None:
+    """Write a row of a planar frame. smoothscale rounds down twice: a flat value v comes out as v - 2, at least 0."""
+    up, two = np.float32(0.99), np.int32(2)
+    for channel in range(3):
+        road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
+        ground, more = colors[3, channel], colors[4, channel]
+        tar, shade_1, shade_2 = parts[TAR : TAR + STATE_W], parts[SHADE_1 : SHADE_1 + STATE_W], parts[SHADE_2:]
+        bare, light, line = parts[BARE : BARE + STATE_W], parts[LIGHT : LIGHT + STATE_W], frame[channel, row]
+        if full:
+            bright = parts[RED_OR_WHITE if channel == 0 else WHITE :]
+            for x in range(STATE_W):
+                value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
+                value += np.float32(255.0) * bright[x]
+                line[x] = max(np.int32(value + up) - two, 0)
+        else:
+            for x in range(STATE_W):
+                value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
+                line[x] = max(np.int32(value + up) - two, 0)
 
 
 @njit(cache=True)
@@ -182,10 +199,13 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Sc
         sums[FIELD : FIELD + STATE_W] = 1.0
     set_colors(tracks.road_color[lane], tracks.bg_color[lane], tracks.grass_color[lane], colors)
     for row in range(BAR_ROW):
-        if first <= row < last:
-            compose_full_row(change[row * ROW : (row + 1) * ROW], sums, frame, row, colors)
+        full = first <= row < last
+        advance(change[row * ROW : (row + 1) * ROW], sums, ROW if full else OPEN)
+        if full:
+            mix_full(sums, scratch.parts)
         else:
-            compose_row(change[row * ROW : (row + 1) * ROW], sums, frame, row, colors)
+            mix_open(sums, scratch.parts)
+        color_row(scratch.parts, colors, frame, row, full)
     change[BAR_ROW * ROW :] = 0.0
 
     draw_car(
@@ -206,32 +226,33 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Sc
 
 
 @njit(cache=True)
-def write_96(frame: np.ndarray, out: np.ndarray) -> None:
-    """Planar (3,96,96) to interleaved (96, 288)."""
-    for row in range(STATE_H):
-        for x in range(STATE_W):
-            out[row, 3 * x] = frame[0, row, x]
-            out[row, 3 * x + 1] = frame[1, row, x]
-            out[row, 3 * x + 2] = frame[2, row, x]
+def interleave(planes: np.ndarray, out: np.ndarray) -> None:
+    """Planar, uint8 (3,S,S), to (S, 3 * S)."""
+    for row in range(planes.shape[1]):
+        for x in range(planes.shape[2]):
+            out[row, 3 * x] = planes[0, row, x]
+            out[row, 3 * x + 1] = planes[1, row, x]
+            out[row, 3 * x + 2] = planes[2, row, x]
 
 
 @njit(cache=True)
-def write_64(frame: np.ndarray, out: np.ndarray, planes: np.ndarray, small: np.ndarray) -> None:
-    """Area-average to interleaved (64, 192), rounded half up; the columns come as all 3k, all 3k + 1, all 3k + 2."""
+def write_64(frame: np.ndarray, out: np.ndarray, sums: np.ndarray, small: np.ndarray) -> None:
+    """Area-average to interleaved (64, 192), rounded half up; the columns come as all 3k, all 3k + 1, all 3k + 2.
+
+    sums: uint16 (96,), small: uint8 (3,64,64) scratch. A pixel is 1.5 x 1.5 of the frame's: ninths of four of them.
+    """
+    ninth = np.int32(3641)  # (2 v + 9) * 3641 >> 16 is (2 v + 9) // 18 for every sum v of nine bytes
     for row in range(64):
-        above = row // 2 * 3 + row % 2  # 1.5 rows: two thirds of one and a third of the other
-        upper, lower = 2 - row % 2, 1 + row % 2
+        above = row // 2 * 3 + row % 2
+        upper, lower = np.int32(2 - row % 2), np.int32(1 + row % 2)
         for channel in range(3):
+            a, b, line = frame[channel, above], frame[channel, above + 1], small[channel, row]
             for x in range(STATE_W):
-                planes[channel, x] = upper * frame[channel, above, x] + lower * frame[channel, above + 1, x]
+                sums[x] = upper * np.int32(a[x]) + lower * np.int32(b[x])
             for k in range(32):
-                middle = planes[channel, 32 + k]
-                small[channel, 2 * k] = (2 * (2 * planes[channel, k] + middle) + 9) // 18
-                small[channel, 2 * k + 1] = (2 * (middle + 2 * planes[channel, 64 + k]) + 9) // 18
-        for x in range(64):
-            out[row, 3 * x] = small[0, x]
-            out[row, 3 * x + 1] = small[1, x]
-            out[row, 3 * x + 2] = small[2, x]
+                line[2 * k] = ((2 * (2 * sums[k] + sums[32 + k]) + 9) * ninth) >> 16
+                line[2 * k + 1] = ((2 * (sums[32 + k] + 2 * sums[64 + k]) + 9) * ninth) >> 16
+    interleave(small, out)
 
 
 @njit(cache=True)
@@ -242,9 +263,9 @@ def draw_lanes(tracks, cars, active, tables, scratch, out, worker, workers) -> N
         if active[lane]:
             draw_lane(tracks, cars, lane, tables, own)
             if out.shape[1] == STATE_H:
-                write_96(own.frame, out[lane])
+                interleave(own.frame, out[lane])
             else:
-                write_64(own.frame, out[lane], own.planes, own.small)
+                write_64(own.frame, out[lane], own.pair, own.small)
 
 
 @njit(cache=True, parallel=True)
