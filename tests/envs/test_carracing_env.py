@@ -18,7 +18,7 @@ from worldmodels.errors import UserError
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
 PLAYFIELD_SEED, PLAYFIELD_STEPS = 658, 161  # full gas from this start line leaves the playfield so soon
-FRAME_ERROR = 0.25  # mean absolute error of a frame, of 255; conformance_frames.py holds the mean over many to 0.10
+FRAME_ERROR = 0.5  # mean absolute error of one frame, of 255; conformance_frames.py holds the mean over many to 0.10
 
 
 def assert_frames_agree(ours: np.ndarray, theirs: np.ndarray) -> None:

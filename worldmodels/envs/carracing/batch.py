@@ -4,18 +4,23 @@ Legend: N lanes (cars side by side, each on its own track), S the frame's side i
 """
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from numba import njit
 
 from worldmodels.envs.carracing import physics, track
-from worldmodels.envs.carracing.render import Renderer
+from worldmodels.envs.carracing.render import Renderer, draw_lanes
 from worldmodels.envs.carracing.state import VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_W, Cars, Tracks, allocate
 from worldmodels.errors import UserError
 
@@ -91,7 +96,7 @@ class Batch:
         self.tracks: Tracks
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
-        self.renderer = Renderer(num_envs, obs_size, self.num_threads)
+        self.renderers = [Renderer(num_envs, obs_size) for _ in range(self.num_threads)]  # working memory a thread
         self.frames = np.zeros((num_envs, obs_size, obs_size, 3), np.uint8)
         self.everyone = np.ones(num_envs, np.bool_)
 
@@ -115,8 +120,7 @@ class Batch:
         """Gymnasium's `step(None)` in `lanes` bool (N,): the pedals stay, time passes, nothing is paid."""
         cars = self.cars
         held = np.stack([-cars.steer[:, 0], cars.gas[:, 2], cars.brake[:, 0]], axis=1)
-        physics.step(self.tracks, cars, held, lanes, self.lap_complete_percent, self.num_threads)
-        self.renderer.draw(self.tracks, cars, lanes, self.frames)
+        self._share(held, lanes, paid=False)
 
     def advance(self, controls: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One step of `lanes` bool (N,) with steer, gas, brake float64 (N,3).
@@ -124,9 +128,27 @@ class Batch:
         Returns rewards float64 (N,) and terminated bool (N,); lanes left out get 0 and False.
         """
         with _compile_notice("advance"):
-            physics.step(self.tracks, self.cars, controls, lanes, self.lap_complete_percent, self.num_threads)
-            self.renderer.draw(self.tracks, self.cars, lanes, self.frames)
-            return physics.settle(self.tracks, self.cars, lanes)
+            return self._share(controls, lanes, paid=True)
+
+    def _share(self, controls: np.ndarray, lanes: np.ndarray, paid: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Step and draw `lanes`, as many of them on each thread; this thread works too."""
+        rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
+        rows = self.frames.reshape(self.num_envs, self.frames.shape[1], -1)
+        chosen = np.flatnonzero(lanes)
+
+        def work(thread: int) -> None:
+            first, last = thread * len(chosen) // threads, (thread + 1) * len(chosen) // threads
+            _advance_lanes(
+                self.tracks, self.cars, controls, chosen[first:last], self.lap_complete_percent, paid,
+                self.renderers[thread].tables, self.renderers[thread].scratch, rows, rewards, terminated,
+            )  # fmt: skip
+
+        threads = max(1, min(self.num_threads, len(chosen)))
+        others = [_pool(os.getpid()).submit(work, thread) for thread in range(1, threads)]
+        work(0)
+        for other in others:
+            other.result()
+        return rewards, terminated
 
     def info(self, lane: int) -> dict[str, Any]:
         """Gymnasium's info of a lane whose episode has just terminated."""
@@ -140,12 +162,47 @@ class Batch:
                 only = np.zeros(self.num_envs, np.bool_)
                 only[lane] = True
                 frames = np.empty_like(self.frames)
-                self.renderer.draw(self.tracks, self.cars, only, frames)
+                self.renderers[0].draw(self.tracks, self.cars, only, frames)
                 return frames[lane].copy()
             from worldmodels.envs.carracing.render import draw_video
 
             size = (WINDOW_W, WINDOW_H) if mode == "human" else (VIDEO_W, VIDEO_H)
             return draw_video(self.tracks, self.cars, lane, size=size)
+
+
+@njit(cache=True, nogil=True)
+def _advance_lanes(
+    tracks, cars, controls, lanes, lap_complete_percent, paid, tables, scratch, rows, rewards, terminated
+):  # fmt: skip
+    """One thread's step: move the cars of `lanes` int64 (L,), draw them into rows, uint8 (N,S,3S), and pay."""
+    mine = np.zeros(len(rows), np.bool_)
+    mine[lanes] = True
+    physics._step_serially(tracks, cars, controls, lanes, lap_complete_percent)
+    draw_lanes(tracks, cars, mine, tables, scratch, rows, 0, 1)
+    if paid:
+        physics._settle(tracks, cars, mine, rewards, terminated)
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of this process (a forked child has none of its parent's, so it gets its own).
+
+    Threads rather than numba's `prange`: OpenMP would end a child that was forked after its first use.
+    """
+    return ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS, thread_name_prefix="carracing")
+
+
+def forget_stale_kernels() -> None:
+    """Drop compiled kernels that are older than any source file of this package.
+
+    numba's cache (`cache=True`) notices a change of a kernel's own file, but not of the files whose functions it calls:
+    after an update it would go on driving with the old ones.
+    """
+    newest = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
+    for index in Path(physics.off_playfield.stats.cache_path).glob("*.nbi"):
+        with suppress(FileNotFoundError):  # another process was quicker
+            if index.stat().st_mtime < newest:
+                index.unlink()
 
 
 _compiled: set[str] = set()
