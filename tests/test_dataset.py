@@ -137,6 +137,15 @@ def test_bad_files_are_named_skipped_and_counted(tmp_path, capsys):
             load_rollout(tmp_path / name)
 
 
+def test_nothing_is_unpickled(tmp_path):
+    """Where no header is looked at first, too: the seed of a track, and a file replaced after it was opened."""
+    dataset = some_episodes(tmp_path, [20, 20])
+    np.savez(dataset.files[0], observations=np.array([Bomb()] * 21, dtype=object), seed=np.array(Bomb(), dtype=object))
+    with pytest.raises(BadFile, match="allow_pickle"):
+        data.load_seed(dataset.files[0])
+    assert {episode for batch in batches(dataset) for episode, _ in tags(batch)} == {1}
+
+
 def test_bad_file_survives_the_way_from_a_worker(tmp_path):
     error = pickle.loads(pickle.dumps(BadFile(tmp_path, "empty")))
     assert isinstance(error, BadFile) and error.path == tmp_path and "empty" in str(error)
@@ -205,11 +214,13 @@ def test_one_rollout_cannot_be_split():
 def test_fingerprint_changes_with_the_episodes(tmp_path):
     (tmp_path / "a").mkdir()
     dataset = some_episodes(tmp_path / "a", [4, 5])
+    before = dataset.fingerprint
     (tmp_path / "a").rename(tmp_path / "b")
     moved = open_dataset(tmp_path / "b")
-    assert moved.fingerprint == some_episodes(tmp_path / "b", [4, 5]).fingerprint
-    assert moved.names == dataset.names
-    assert some_episodes(tmp_path / "b", [4, 5, 6]).fingerprint != moved.fingerprint
+    assert moved.fingerprint == before and moved.names == dataset.names
+    assert some_episodes(tmp_path / "b", [4, 5, 6]).fingerprint != before
+    save_rollout(moved.files[1], an_episode(5, 77))
+    assert moved.fingerprint != before
 
 
 # ------------------------------------------------------------------------------------------------ frames
@@ -256,6 +267,8 @@ def test_the_key_decides_the_order(tmp_path):
     assert [tags(batch) for batch in batches(dataset)] == first
     assert [tags(batch) for batch in batches(dataset, epoch=1)] != first
     assert [tags(batch) for batch in batches(dataset, seed=4)] != first
+    begun_with = {frozenset(episode for episode, _ in tags(batches(dataset, epoch=epoch)[0])) for epoch in range(5)}
+    assert len(begun_with) > 1  # the files are shuffled too
 
 
 def test_a_file_damaged_meanwhile_changes_no_other_batch(tmp_path, capsys):

@@ -132,7 +132,7 @@ def _append(
 def _spec_and_kind(env_id: str) -> tuple[Any, ActionKind]:
     """The action kind, and the spec that makes the environment again: None unless it shows the stored frames."""
     description = envs.describe(env_id)
-    env = gymnasium.make(env_id, **({"obs_size": FRAME_SIZE} if description.native else {}))
+    env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.native else gymnasium.make(env_id)
     kind = envs.action_kind(description, env.action_space)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()

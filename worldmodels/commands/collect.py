@@ -171,7 +171,7 @@ def try_out(cfg: Collect) -> None:
     try:
         kind = envs.action_kind(envs.describe(cfg.env), env.single_action_space)
         driver(cfg, kind)
-        env.reset(seed=[0], options=start_options(cfg))
+        env.reset(seed=0, options=start_options(cfg))
         env.step(kind.to_env(np.zeros((1, kind.size), dtype=np.float32)))
     finally:
         env.close()
