@@ -1,5 +1,6 @@
 """Evaluation: scores are Gymnasium's own whatever the workers, files survive interruptions, videos play."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -109,13 +110,15 @@ def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd:
 
 def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "LANES", 2)
-    cfg = Evaluate(
-        str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, video=True, output=str(tmp_path)
-    )
+    cfg = Evaluate(str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, output=str(tmp_path))
     evaluate.main(cfg)
-    result = evaluated(tmp_path)
-    assert result["lengths"] == [STEPS] * 3
-    assert result["scores"] == pytest.approx([play(car_run, CAR, seed, STEPS)[0] for seed in result["seeds"]], abs=1e-6)
+    scores = evaluated(tmp_path)["scores"]
+    assert evaluated(tmp_path)["lengths"] == [STEPS] * 3
+    assert scores == pytest.approx([play(car_run, CAR, 1_000_000 + i, STEPS)[0] for i in range(3)], abs=1e-6)
+
+    evaluate.main(dataclasses.replace(cfg, video=True))  # one more drive, for the video alone
+    assert evaluated(tmp_path)["scores"] == scores
+    assert evaluated(tmp_path)["video"]["seed"] == 1_000_000
     assert probe(tmp_path / "evaluation.mp4")[1] == STEPS // 2
 
 
