@@ -58,7 +58,7 @@ SKID_POINTS = 30  # a mark takes points until it has this many
 class Tracks(NamedTuple):
     """One track a lane; `track.generate` fills a lane, contacts change `plain` and `visited`."""
 
-    count: np.ndarray  # int32 (N,) tiles of the lane's track
+    count: np.ndarray  # type: ignore[assignment]  # int32 (N,) tiles of the lane's track (hides tuple.count)
     centre: np.ndarray  # float64 (N,M,4) Gymnasium's env.track rows: alpha, beta, x, y
     road: np.ndarray  # float64 (N,M,4,2) corners road1_l, road1_r, road2_r, road2_l
     borders: np.ndarray  # int32 (N,) border quads
