@@ -146,10 +146,11 @@ def test_results_do_not_depend_on_lanes_or_threads():
 
 def test_a_lane_forgets_its_last_episode():
     """A lane that has lived through other tracks, skids and all, goes on like a fresh one."""
-    used = _drive([3, 4], 300)
-    used = _drive([12, 23], 3, reused=used, start=0)  # these begin in the same place: no tile of theirs may stay
-    fresh, used = _drive([1, 2], 200, start=0), _drive([1, 2], 200, reused=used, start=0)
-    _assert_lanes_equal(fresh, [0, 1], used, [0, 1])
+    for steps in (1, 200):
+        used = _drive([3, 4], 300)
+        used = _drive([12, 23], 3, reused=used, start=0)  # these begin in the same place: no tile of theirs may stay
+        fresh, used = _drive([1, 2], steps, start=0), _drive([1, 2], steps, reused=used, start=0)
+        _assert_lanes_equal(fresh, [0, 1], used, [0, 1])
     for lane in range(2):
         marks = range(min(30, fresh[1].skid_total[lane]))
         assert len(marks) > 5
