@@ -37,6 +37,8 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_skip_leaves_out_the_f
     sequences = Sequences(EPISODES, length=4, batch_size=2)
     first, again, other = (list(sequences.batches(3, epoch)) for epoch in (5, 5, 6))
     assert all(torch.equal(a.mean, b.mean) for a, b in zip(first, again, strict=True))
-    assert any(a.mean.shape != b.mean.shape or not torch.equal(a.mean, b.mean) for a, b in zip(first, other, strict=False))
+    assert any(
+        a.mean.shape != b.mean.shape or not torch.equal(a.mean, b.mean) for a, b in zip(first, other, strict=False)
+    )
     rest = list(sequences.batches(3, 5, skip=2))
     assert len(rest) == len(first) - 2 and torch.equal(rest[0].mean, first[2].mean)

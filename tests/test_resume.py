@@ -30,12 +30,17 @@ SIZES = [
 def start(logdir: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "worldmodels", "run", "--preset", "smoke", "--env", TOY, "--logdir", str(logdir)]
     return subprocess.Popen(
-        [*command, *SIZES], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [*command, *SIZES],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
 def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
 
@@ -94,7 +99,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path) -> None:
         assert kill or not (broken / "evaluation.json").exists(), "the first kill came too late to test anything"
     finish(start(broken))
     results = files_that_count(whole)
-    assert {"vae/last.safetensors", "mdrnn/last.safetensors", "ctrl/last.safetensors", "evaluation.json"} <= set(results)
+    assert {"vae/last.safetensors", "mdrnn/last.safetensors", "ctrl/last.safetensors", "evaluation.json"} <= set(
+        results
+    )
     assert_same(results, files_that_count(broken))
 
 
@@ -102,8 +109,8 @@ def test_noreload_starts_one_stage_over_and_leaves_the_others(tmp_path) -> None:
     logdir = tmp_path / "run"
     finish(start(logdir))
     before = files_that_count(logdir)
-    command = [sys.executable, "-m", "worldmodels", "train-mdrnn", "--logdir", str(logdir), "--noreload", "--epochs", "1",
-               "--rootdir", str(logdir / "rollouts"), "--test-fraction", "0.34", "--batch-size", "2"]  # fmt: skip
+    command = [sys.executable, "-m", "worldmodels", "train-mdrnn", "--logdir", str(logdir), "--noreload"]
+    command += ["--epochs", "1", "--rootdir", str(logdir / "rollouts"), "--test-fraction", "0.34", "--batch-size", "2"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     after = files_that_count(logdir)
     changed = {name for name in before if name.startswith(("vae/", "ctrl/", "rollouts/"))}

@@ -15,7 +15,12 @@ def run(cwd: Path, script: str, *flags: str) -> str:
     """Run a root script as the seed's README does; returns what it printed."""
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")}
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *flags], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, str(ROOT / script), *flags],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, f"{script} {flags}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
@@ -45,7 +50,9 @@ def test_the_seed_s_commands_in_sequence(tmp_path) -> None:
         "--max-workers", "2", "--noreload", "--epochs", "2", *short)  # fmt: skip
     assert len(logs.read(tmp_path / "exp_dir/ctrl/metrics.jsonl")) == 2
 
-    said = run(tmp_path, "test_controller.py", "--logdir", "exp_dir", "--episodes", "1", "--max-steps", "30", "--render")
+    said = run(
+        tmp_path, "test_controller.py", "--logdir", "exp_dir", "--episodes", "1", "--max-steps", "30", "--render"
+    )
     assert "mp4" in said, "without a display --render says that it writes a video"
     assert list((tmp_path / "exp_dir").glob("*.mp4"))
     result = json.loads((tmp_path / "exp_dir/evaluation.json").read_text())
@@ -53,7 +60,11 @@ def test_the_seed_s_commands_in_sequence(tmp_path) -> None:
 
 
 def test_scripts_say_what_is_missing(tmp_path) -> None:
-    for script, needs in (("trainmdrnn.py", "train-vae"), ("traincontroller.py", "train-vae"), ("test_controller.py", "train-vae")):
+    for script, needs in (
+        ("trainmdrnn.py", "train-vae"),
+        ("traincontroller.py", "train-vae"),
+        ("test_controller.py", "train-vae"),
+    ):
         done = subprocess.run(
             [sys.executable, str(ROOT / script), "--logdir", "exp_dir"], cwd=tmp_path, capture_output=True, text=True
         )

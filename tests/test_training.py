@@ -96,7 +96,11 @@ def trained(episodes, tmp_path_factory) -> tuple[config.TrainVAE, config.TrainMD
 def test_pictures_and_events_are_written_every_epoch(trained) -> None:
     v, _ = trained
     run = Path(v.logdir)
-    for picture in ("vae/samples/reconstruction_0001.png", "vae/samples/samples_0001.png", "mdrnn/samples/dream_0001.png"):
+    for picture in (
+        "vae/samples/reconstruction_0001.png",
+        "vae/samples/samples_0001.png",
+        "mdrnn/samples/dream_0001.png",
+    ):
         assert (run / picture).stat().st_size > 100
     assert list(run.glob("vae/events.out.tfevents.*")) and list(run.glob("mdrnn/events.out.tfevents.*"))
 

@@ -60,7 +60,9 @@ def test_free_bits_leave_a_small_kl_alone() -> None:
 
 def test_a_checkpoint_rebuilds_v_by_itself(tmp_path) -> None:
     vae = VAE(16)
-    checkpoint.save(tmp_path / "vae" / "best.safetensors", checkpoint.pack("vae", vae.state_dict()), {"vae": {"z_size": 16}})
+    checkpoint.save(
+        tmp_path / "vae" / "best.safetensors", checkpoint.pack("vae", vae.state_dict()), {"vae": {"z_size": 16}}
+    )
     frames = np.random.default_rng(0).integers(256, size=(2, 64, 64, 3), dtype=np.uint8)
     torch.testing.assert_close(vision.load(tmp_path).encode(frames), vae.encode(frames), rtol=0, atol=0)
 

@@ -6,7 +6,7 @@ This file imports no torch, so that `--help` answers at once.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
@@ -257,8 +257,8 @@ STAGES = {  # command → the field of Run that holds its settings
 
 def resolve(run: Run) -> Run:
     """The same run with its logdir, env, seed and device handed to every stage, and the episodes inside the logdir."""
-    shared = {"logdir": run.logdir, "device": run.device}
-    data = {"rootdir": f"{run.logdir}/rollouts"}
+    shared: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
+    data: dict[str, Any] = {"rootdir": f"{run.logdir}/rollouts"}
     evaluated = run.evaluate.env if run.env == CARRACING else run.env
     return dataclasses.replace(
         run,

@@ -35,7 +35,8 @@ def make(name: str, size: int, population: int, sigma: float, seed: int) -> Stra
     """The strategy `name` (config.TrainController.strategy) on `size` parameters, started at zero."""
     if name in ("cma", "sep-cma"):
         return CMAES(size, population, sigma, seed, diagonal=name == "sep-cma")
-    return {"openai-es": OpenAIES, "pgpe": PGPE}[name](size, population, sigma, seed)
+    mirrored: dict[str, type[OpenAIES] | type[PGPE]] = {"openai-es": OpenAIES, "pgpe": PGPE}
+    return mirrored[name](size, population, sigma, seed)
 
 
 def replay(strategy: Strategy, history: Iterable[np.ndarray]) -> None:

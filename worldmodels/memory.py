@@ -59,8 +59,8 @@ class MDRNN(nn.Module):
         self.include_reward, self.include_terminal = include_reward, include_terminal
         self.lstm = nn.LSTM(z_size + action_size, hidden_size, batch_first=True)
         if mixture == "dimension":
-            nn.init.zeros_(self.lstm.bias_hh_l0)
-            self.lstm.bias_hh_l0.requires_grad_(False)
+            second_bias = self.lstm.get_parameter("bias_hh_l0")
+            nn.init.zeros_(second_bias).requires_grad_(False)
         mixture_size = (self.logit_rows + 2 * z_size) * gaussians
         self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal)
 
@@ -86,10 +86,8 @@ class MDRNN(nn.Module):
 
     def step(self, z: Tensor, action: Tensor, state: State) -> State:
         """One step of the LSTM alone: z (B, Z), action (B, A), state → the next state. C needs no more of M."""
-        lstm = self.lstm
-        inputs = torch.cat([z, action], dim=-1)
-        weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
-        return torch.lstm_cell(inputs, state, *weights)
+        weights = [getattr(self.lstm, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+        return torch.lstm_cell(torch.cat([z, action], dim=-1), state, *weights)
 
     def initial_state(self, batch: int) -> State:
         """Zeros (B, H), twice: the state at the start of an episode."""
@@ -158,9 +156,7 @@ def sample(prediction: Prediction, temperature: float, generator: torch.Generato
 
 
 @torch.no_grad()
-def dream(
-    memory: MDRNN, z: Tensor, actions: Tensor, warm_up: int, temperature: float = 1.0, seed: int = 0
-) -> Tensor:
+def dream(memory: MDRNN, z: Tensor, actions: Tensor, warm_up: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
     """What M imagines: it watches `warm_up` real steps, then goes on with its own z and the same actions.
 
     Args:

@@ -115,7 +115,8 @@ def drive(
                 recorders[lane] = _Recorder()
             mask = np.zeros(env.num_envs, dtype=bool)
             mask[free] = True
-            frames, _ = env.reset(seed=seeds, options={**(options or {}), "reset_mask": mask})
+            where = {**(options or {}), "reset_mask": mask}
+            frames, _ = env.reset(seed=seeds, options=where)  # type: ignore[arg-type]  # a list, as every vector env takes
             policy.begin(free, [episodes[driving[lane]] for lane in free])
 
         live = np.flatnonzero(driving >= 0)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +19,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldmodels import checkpoint
+from worldmodels.config import TrainMDRNN, TrainVAE
 from worldmodels.errors import UserError
 from worldmodels.logs import Metrics
 
-
-class Settings(Protocol):
-    """What the loop reads of a training command's config."""
-
-    epochs: int
-    learning_rate: float
-    patience: int
-    stop_after: int
-    checkpoint_seconds: float
-    noreload: bool
-    seed: int
+Settings = TrainVAE | TrainMDRNN  # a training command's config
 
 
 @dataclass

@@ -31,7 +31,7 @@ class VAE(nn.Module):
         self.deconv2 = nn.ConvTranspose2d(128, 64, 5, stride=2)  # 5 → 13
         self.deconv3 = nn.ConvTranspose2d(64, 32, 6, stride=2)  # 13 → 30
         self.deconv4 = nn.ConvTranspose2d(32, 3, 6, stride=2)  # 30 → 64
-        self.to(memory_format=torch.channels_last)  # the convolutions' fast layout; uint8 frames are in it already
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the convolutions' fast layout; uint8 frames are in it already
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 (B, 3, 64, 64) in [0, 1] → mean and log-variance of z, each (B, Z)."""

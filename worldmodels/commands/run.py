@@ -1,6 +1,6 @@
 """The whole pipeline in order, each stage where the last one stopped.
 
-    worldmodels run --preset laptop --logdir exp_dir
+worldmodels run --preset laptop --logdir exp_dir
 """
 
 import dataclasses

@@ -101,7 +101,9 @@ def main(cfg: TrainController) -> None:
             tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
             episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
 
-            with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}") as inner:
+            with tqdm(
+                unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}"
+            ) as inner:
                 candidates = strategy.ask()
                 scores, steps = crew.scores(
                     to_parameters(candidates), episodes, options=options, max_steps=cfg.max_steps, on_step=inner.update
@@ -160,9 +162,7 @@ def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
     return torch.cat(seen).double().numpy()
 
 
-def resume(
-    folder: Path, settings: dict, noreload: bool
-) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
+def resume(folder: Path, settings: dict, noreload: bool) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
     """(loop, scores told so far, basis of the search space) of last.safetensors; a fresh start where there is none.
 
     Raises:
@@ -185,9 +185,7 @@ def resume(
     return Loop(**meta["loop"]), list(tensors["history"].numpy()), basis
 
 
-def save_last(
-    folder: Path, settings: dict, loop: Loop, history: list[np.ndarray], basis: np.ndarray | None
-) -> None:
+def save_last(folder: Path, settings: dict, loop: Loop, history: list[np.ndarray], basis: np.ndarray | None) -> None:
     """The strategy is rebuilt by replaying `history` (G, P), so its scores are all there is to save."""
     tensors = {"history": torch.from_numpy(np.array(history))}
     if basis is not None:

@@ -9,6 +9,7 @@ TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reco
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def main(cfg: TrainMDRNN) -> None:
     )
 
     torch.manual_seed(cfg.seed)
-    settings = {
+    settings: dict[str, Any] = {
         "z_size": vae.z_size,
         "action_size": next(iter(episodes.values())).actions.shape[1],
         "hidden_size": cfg.hidden_size,

@@ -77,7 +77,7 @@ class ActionKind:
         """A = O: numbers in an action vector, which is also the number of C's outputs."""
         if isinstance(self.space, gymnasium.spaces.Discrete):
             return int(self.space.n)
-        return int(np.prod(self.space.shape))
+        return int(np.prod(self.space.shape or ()))
 
     def squash(self, outputs: np.ndarray) -> np.ndarray:
         """C's raw outputs (L, O) → action vectors (L, A) float32 as M sees them.
