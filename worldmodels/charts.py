@@ -148,7 +148,7 @@ def bar_chart(
 ) -> str:
     """One bar a value, in the order given, and horizontal lines at the `marks`."""
     values = [value for _, value in bars]
-    plot = _Plot([0, len(bars)], [0.0, *values, *(value for _, value in marks)], x_label)
+    plot = _Plot([0, max(len(bars), 6)], [0.0, *values, *(value for _, value in marks)], x_label)
     gap = 0.18 if len(bars) <= 60 else 0.0
     content = []
     for i, (name, value) in enumerate(bars):

@@ -49,6 +49,7 @@ def main(cfg: Evaluate) -> None:
     if not todo:
         print(f"{cfg.logdir} has driven these tracks already: delete {folder / RESULT} to drive them again.")
     else:
+        progress.commit = versions().get("commit")
         progress.save()  # an unwritable folder is said before the driving
         score(todo, settings, progress, workers(cfg, settings, todo, window), window)
 
@@ -171,6 +172,8 @@ class Progress:
     """Index of the track → score, length."""
     video: dict[str, Any] | None = None
     """The drive that evaluation.mp4 shows: file, seed, score, length."""
+    commit: str | None = None
+    """Of the code that drove last."""
 
     @staticmethod
     def load(folder: Path, key: dict[str, Any]) -> "Progress":
@@ -181,7 +184,7 @@ class Progress:
                 if all(found.get(part) == value for part, value in key.items()):
                     pairs = zip(found["scores"], found["lengths"], strict=True)
                     scores = {i: (s, n) for i, (s, n) in enumerate(pairs) if s is not None}
-                    return Progress(folder, key, scores, found["video"])
+                    return Progress(folder, key, scores, found["video"], found["commit"])
         return Progress(folder, key)
 
     def complete(self) -> bool:
@@ -205,8 +208,8 @@ class Progress:
     def save(self) -> None:
         """Write evaluation.partial.json, atomically."""
         scores = [self.scores.get(i, (None, None)) for i in range(self.key["episodes"])]
-        content = {"scores": [s for s, _ in scores], "lengths": [n for _, n in scores], "video": self.video}
-        write_json(self.folder / PARTIAL, {**self.key, **content})
+        content = {"scores": [score for score, _ in scores], "lengths": [length for _, length in scores]}
+        write_json(self.folder / PARTIAL, {**self.key, **content, "video": self.video, "commit": self.commit})
 
 
 def summarise(key: dict[str, Any], progress: Progress, command: str) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def summarise(key: dict[str, Any], progress: Progress, command: str) -> dict[str
         "max_steps": key["max_steps"],
         "device": key["device"],
         "versions": key["versions"],
-        "commit": versions().get("commit"),
+        "commit": progress.commit,
         "model": key["model"],
         "video": progress.video,
         "seeds": key["seeds"],

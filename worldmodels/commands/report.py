@@ -23,7 +23,8 @@ from worldmodels import __version__, agent, checkpoint, diagram, envs, logs, pic
 from worldmodels.charts import Band, Line, bar_chart, line_chart, number
 from worldmodels.checkpoint import read_json, write_atomically
 from worldmodels.commands import evaluate
-from worldmodels.config import Report
+from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
+from worldmodels.config import STAGES, Report
 from worldmodels.errors import UserError
 from worldmodels.rollout import HELD_OUT
 
@@ -91,7 +92,7 @@ def hero(logdir: Path, evaluation: Row | None) -> str:
         return f"<h1><b>World Models</b> · {escape(logdir.resolve().name)}</h1>{sentence}"
     spread = "" if evaluation["std"] is None else f" <small>± {evaluation['std']:.0f}</small>"
     parts = [
-        f"<h1><b>World Models</b> on {escape(evaluation['env'])}</h1>",
+        f"<h1><b>World Models</b> on {escape(evaluation['env'].rpartition(':')[2])}</h1>",
         f'<div class="score">{signed(evaluation["mean"])}{spread}</div>',
         f"<p>{meaning(evaluation)}</p>",
     ]
@@ -220,8 +221,6 @@ def memory(logdir: Path) -> str:
 
 def dream(path: Path) -> str:
     """M's dream beside the real sequence, the moment marked when it is left alone."""
-    from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
-
     with Image.open(path) as image:
         columns = image.width // 64
     watched = math.ceil(DREAM_WARM_UP / DREAM_STRIDE)
@@ -248,7 +247,7 @@ def controller(logdir: Path) -> str:
     facts = [("generations", number(last["generation"])), ("environment steps", f"{last['env_steps']:,}"),
              *pace(last, "steps_per_second", "steps/s")]  # fmt: skip
     if selected:
-        facts.insert(1, ("best on the selection tracks", f"{max(score for _, score in selected):.0f}"))
+        facts.insert(1, ("best on the selection tracks", signed(max(score for _, score in selected))))
     band = Band([(r["generation"], r["mean"] - r["std"], r["mean"] + r["std"]) for r in rows], "c")
     lines = [
         Line("best", column(rows, "generation", "best"), "c faint"),
@@ -271,28 +270,32 @@ def tracks(logdir: Path, evaluation: Row | None) -> str:
     if evaluation is None:
         return ""
     pairs = list(zip(evaluation["seeds"], evaluation["scores"], evaluation["lengths"], strict=True))
+    count = f"{len(pairs)} track{'s' if len(pairs) > 1 else ''}"
     ranked = [(f"track {seed}", score) for seed, score, _ in sorted(pairs, key=lambda pair: pair[1])]
     marks = [(f"mean {evaluation['mean']:.0f}", evaluation["mean"])] if len(pairs) > 1 else []
-    chart = bar_chart("Score of every track, lowest first", f"{len(pairs)} tracks", ranked, marks, "c")
+    chart = bar_chart("Score of every track, lowest first", count, ranked, marks, "c")
     rows = "".join(
         f"<tr><td>{seed}</td><td>{signed(score, 1)}</td><td>{length}</td></tr>" for seed, score, length in pairs
     )
     listing = f"<table><tr><th>track</th><th>score</th><th>steps</th></tr>{rows}</table>"
     opened = " open" if len(pairs) <= 12 else ""
     return (
-        f'<h2>The evaluation</h2><p class="soft">Every track was driven once, from its start line to its end.</p>'
+        f'<h2>The evaluation</h2><p class="soft">Every track was driven once; none was left out.</p>'
         f'<div class="grid"><div class="card">{chart}</div><div class="card">'
-        f'<details{opened}><summary>All {len(pairs)} tracks</summary><div class="columns">{listing}</div></details>'
+        f'<details{opened}><summary>{count}, in order</summary><div class="columns">{listing}</div></details>'
         f"<p>Repeat it:</p><pre>{escape(evaluation['command'])}</pre></div></div>"
     )
 
 
 def settings(logdir: Path, evaluation: Row | None) -> str:
     """What was asked for, and with which versions."""
-    config = _json(logdir / "config.json") or {}
-    groups = dict(grouped(config))
+    asked = _json(logdir / "config.json") or {}
+    for stage, name in STAGES.items():
+        if stage in asked:
+            asked.get("run", {}).pop(name, None)  # the command's own entry is the later one
+    groups = dict(grouped(asked))
     if evaluation:
-        groups["versions of the evaluation"] = evaluation["versions"]
+        groups["versions of the evaluation"] = {**evaluation["versions"], "commit": evaluation["commit"]}
     if not groups:
         return ""
     tables = "".join(
