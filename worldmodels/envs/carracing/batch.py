@@ -22,6 +22,7 @@ from numba import njit
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.render import Renderer, draw_lanes
 from worldmodels.envs.carracing.state import VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_W, Cars, Tracks, allocate
+from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
 
@@ -96,7 +97,8 @@ class Batch:
         self.tracks: Tracks
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
-        self.renderers = [Renderer(num_envs, obs_size) for _ in range(self.num_threads)]  # working memory a thread
+        with _compile_notice("renderer"):
+            self.renderers = [Renderer(1, obs_size) for _ in range(self.num_threads)]  # one thread's working memory each
         self.frames = np.zeros((num_envs, obs_size, obs_size, 3), np.uint8)
         self.everyone = np.ones(num_envs, np.bool_)
 
@@ -164,8 +166,6 @@ class Batch:
                 frames = np.empty_like(self.frames)
                 self.renderers[0].draw(self.tracks, self.cars, only, frames)
                 return frames[lane].copy()
-            from worldmodels.envs.carracing.render import draw_video
-
             size = (WINDOW_W, WINDOW_H) if mode == "human" else (VIDEO_W, VIDEO_H)
             return draw_video(self.tracks, self.cars, lane, size=size)
 
