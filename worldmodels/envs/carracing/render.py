@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
+from worldmodels.envs.carracing.video import draw_video as draw_video
 
 from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, car_scratch, draw_car, make_sprite
 from worldmodels.envs.carracing.ground import (
