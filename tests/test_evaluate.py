@@ -20,7 +20,7 @@ from worldmodels.rollout import Episode
 from worldmodels.video import mp4_writer
 
 CAR = "CarRacing-v3"
-STEPS = 30  # of a CarRacing episode here
+STEPS = 20  # of a CarRacing episode here
 
 
 def save_agent(logdir: Path, actions: int, seed: int = 1) -> Path:
