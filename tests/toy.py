@@ -12,7 +12,7 @@ class Toy(gymnasium.Env):
     The episode ends after 12 steps at the edge or, by its registration, after 20 steps.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
     observation_space = gymnasium.spaces.Box(0, 255, (40, 48, 3), np.uint8)
     action_space = gymnasium.spaces.Discrete(3)
 

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
         cfg, preset = parse(command, arguments[1:])
         if command in REMEMBERED:
-            save_config(command, cfg, preset)
+            save_config(command, config.resolve(cfg) if command == "run" else cfg, preset)
         importlib.import_module(COMMANDS[command][1]).main(cfg)
     except UserError as error:
         fail(str(error))
