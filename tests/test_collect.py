@@ -1,5 +1,6 @@
 """Collecting: every rollout a pure function of (seed, number), whatever is killed; random policies; Minari."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -145,7 +146,7 @@ def start(cfg: Collect, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps(dataclasses.asdict(cfg))],
         env={**os.environ, "PYTHONPATH": path, **environment},
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -174,8 +175,12 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(reference, tmp_path):
         wait_until(lambda count=before: len(list(tmp_path.glob("*.npz"))) > count, "a rollout")
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
-        process.communicate()
-        wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent")
+        process.wait()
+        try:
+            wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent", 5)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert 3 <= len(list(tmp_path.glob("*.npz"))) < 10
     collect.main(cfg)
     assert contents(tmp_path) == contents(reference)

@@ -51,6 +51,7 @@ def main(cfg: Collect) -> None:
     missing = [rollout for rollout in range(cfg.rollouts) if not whole(rollout_path(root, rollout))]
     if missing:
         collect(cfg, missing)
+    remove_temporary_files(root)
     dataset = collected(root, cfg.rollouts)
     size = sum(path.stat().st_size for path in dataset.files) / 1e6
     print(f"{root} holds {cfg.rollouts:,} rollouts: {dataset.steps:,} steps, {size:,.0f} MB.")
@@ -66,13 +67,10 @@ def collect(cfg: Collect, missing: list[int]) -> None:
     with tqdm(
         total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout", dynamic_ncols=True
     ) as bar:
-        try:
-            for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs)), end_with_parent):
-                steps += driven
-                bar.update(len(jobs[index].rollouts))
-                bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s")
-        finally:
-            remove_temporary_files(Path(cfg.rootdir))
+        for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs)), end_with_parent):
+            steps += driven
+            bar.update(len(jobs[index].rollouts))
+            bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s")
 
 
 # --------------------------------------------------------------------------------------------- in a worker
@@ -234,7 +232,6 @@ def claim(root: Path, cfg: Collect) -> None:
         root.mkdir(parents=True, exist_ok=True)
         if cfg.noreload and (root / "collect.json").exists():
             start_over(root)
-        remove_temporary_files(root)
         wanted, found = settings(cfg), recorded(root)
         if found is None and own_files(root):
             raise UserError(
