@@ -35,7 +35,7 @@ def driven(num_envs: int, episodes: list[Episode], record: bool = False):
 
 def alone(episode: Episode) -> tuple[float, int]:
     """The same episode on the plain Gymnasium environment."""
-    env = gymnasium.make(TOY)
+    env = gymnasium.make(TOY, max_episode_steps=18)
     env.reset(seed=episode.seed)
     score, steps, over = 0.0, 0, False
     while not over:
@@ -84,6 +84,16 @@ def test_crop_and_grey_images() -> None:
     images[:, 64:] = 255
     assert as_frames(images[..., None], crop=(0, 64, 0, 64)).max() == 0
     assert as_frames(images).shape == (1, 64, 64, 3)
+
+
+def test_a_description_crops_and_cuts() -> None:
+    """The toy's table entry: 4 rows above and below are cropped, episodes end after 18 steps."""
+    env, plain = envs.make(TOY, 1), gymnasium.make(TOY)
+    frames, _ = env.reset(seed=5)
+    image, _ = plain.reset(seed=5)
+    np.testing.assert_array_equal(frames[0], as_frames(image[None, 4:36])[0])
+    scores, lengths, _ = driven(1, [Episode(5, candidate=0)])
+    assert lengths.tolist() == [18] and scores.tolist() == [0]
 
 
 def test_training_never_draws_a_selection_or_held_out_track() -> None:

@@ -3,13 +3,15 @@
 import gymnasium
 import numpy as np
 
+from worldmodels.envs import DESCRIPTIONS, Description
+
 TOY = "tests.toy:worldmodels-tests/Toy-v0"
 
 
 class Toy(gymnasium.Env):
     """A white square on a coloured 40×48 field; actions move it left or right, or leave it; the right edge pays 1.
 
-    The episode ends after 12 steps at the edge or, by its registration, after 20 steps.
+    The episode ends after 12 steps at the edge, after 20 steps by its registration, after 18 by its description.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -40,5 +42,6 @@ class Toy(gymnasium.Env):
         return image
 
 
+DESCRIPTIONS[TOY] = Description(TOY, crop=(4, 36, 0, 48), action="discrete", time_limit=18)
 if "worldmodels-tests/Toy-v0" not in gymnasium.registry:
     gymnasium.register("worldmodels-tests/Toy-v0", Toy, max_episode_steps=20)

@@ -7,6 +7,8 @@ Any Gymnasium environment with image observations and Box or Discrete actions pl
 not in the table below is described from its spaces alone.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,7 +60,13 @@ def register_environments() -> None:
 
 
 def describe(env_id: str) -> Description:
-    """The description of `env_id`: from the table, or the plain one any registered environment gets."""
+    """The description of `env_id`: from the table, or the plain one any registered environment gets.
+
+    `module:id` imports the module first (as Gymnasium does): it may put a description of its own into the table.
+    """
+    module, _, _ = env_id.rpartition(":")
+    if module and importlib.util.find_spec(module.partition(".")[0]):
+        importlib.import_module(module)
     return DESCRIPTIONS.get(env_id, Description(env_id))
 
 
