@@ -8,7 +8,7 @@ from tests.toy import TOY
 from worldmodels import envs
 from worldmodels.envs import area_weights, as_frames
 from worldmodels.errors import UserError
-from worldmodels.rollout import HELD_OUT, SELECTION, Episode, drive, track_seeds
+from worldmodels.rollout import HELD_OUT, SELECTION, Episode, GiveUp, drive, track_seeds
 
 
 class Steady:
@@ -107,3 +107,26 @@ def test_environments_that_cannot_be_learned_are_one_sentence() -> None:
         envs.make("CartPole-v1", 1)
     with pytest.raises(UserError, match="NoSuchEnvironment-v0 cannot be made"):
         envs.make("NoSuchEnvironment-v0", 1)
+
+
+def test_a_hopeless_episode_is_given_up_and_scored_to_its_horizon() -> None:
+    """Candidate 0 never reaches the edge; candidate 2 does and is left alone: idle steps count anew after a reward."""
+    env = envs.make(TOY, 3)
+    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    scores, lengths = drive(env, kind, Steady(), EPISODES, give_up=GiveUp(after=11, horizon=18))
+    expected = [alone(episode) for episode in EPISODES]
+    assert scores.tolist() == [score for score, _ in expected], "the toy pays 0 for idle steps"
+    gave_up = [length == 11 for length in lengths]
+    assert gave_up == [score == 0 for score, _ in expected] and any(gave_up) and not all(gave_up)
+
+
+def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -> None:
+    """−0.5 a step from the start, given up after 4 of 18 steps: −9 in all."""
+    from tests.toy import Toy
+
+    step = Toy.step
+    monkeypatch.setattr(Toy, "step", lambda self, action: (*(out := step(self, action))[:1], -0.5, *out[2:]))
+    env = envs.make(TOY, 1)
+    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    scores, lengths = drive(env, kind, Steady(), EPISODES[:1], give_up=GiveUp(after=4, horizon=18))
+    assert scores.tolist() == [-9.0] and lengths.tolist() == [4]

@@ -155,6 +155,9 @@ class TrainController:
     """anywhere: candidates begin on a random tile at a random speed (our simulator only)."""
     max_steps: int | None = None
     """Cut training episodes after so many steps (selection drives whole episodes)."""
+    give_up: int = 0
+    """End a training episode after so many steps without a reward above zero, and score the rest as if it went on like
+    that (0: drive every episode to its end, as the paper)."""
     select_every: int = 10
     """Generations between evaluations of the distribution's mean on the selection tracks: what `best` means."""
     select_tracks: int = 16

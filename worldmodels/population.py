@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, vision
 from worldmodels.agent import Agent
-from worldmodels.rollout import Episode, drive
+from worldmodels.rollout import Episode, GiveUp, drive
 from worldmodels.workers import Workers, cores
 
 TRAINING_START = {"start": "random", "speed": (0.0, 70.0), "zoomed": True}
@@ -43,8 +43,9 @@ class Job:
     population: np.ndarray
     """float32 (P, n)"""
     episodes: tuple[Episode, ...]
-    options: dict[str, Any] | None
-    max_steps: int | None
+    options: dict[str, Any] | None = None
+    max_steps: int | None = None
+    give_up: GiveUp | None = None
 
 
 class Driver:
@@ -69,7 +70,9 @@ class Driver:
             self.vae, self.mdrnn, job.population, kind,
             inputs=self.setting.inputs, sample_z=self.setting.sample_z, seed=self.setting.seed,
         )  # fmt: skip
-        scores, lengths = drive(env, kind, agent, job.episodes, options=job.options, on_step=on_step)
+        scores, lengths = drive(
+            env, kind, agent, job.episodes, options=job.options, give_up=job.give_up, on_step=on_step
+        )
         return scores, int(lengths.sum())
 
 
@@ -113,6 +116,7 @@ class Crew:
         *,
         options: dict[str, Any] | None = None,
         max_steps: int | None = None,
+        give_up: GiveUp | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> tuple[np.ndarray, int]:
         """Drive E episodes with the candidates (P, n); returns scores float64 (E,) and the steps driven.
@@ -120,12 +124,13 @@ class Crew:
         `on_step` is called with numbers of steps as they are driven (in worker processes: as jobs end).
         """
         if self.here is not None:
-            return self.here.scores(Job(population, tuple(episodes), options, max_steps), on_step)
+            return self.here.scores(Job(population, tuple(episodes), options, max_steps, give_up), on_step)
         assert self.workers is not None
         share = min(self.setting.lanes, -(-len(episodes) // len(self.setting.devices)))
         parts = [tuple(episodes[i : i + share]) for i in range(0, len(episodes), share)]
         scores, steps = np.zeros(len(episodes)), 0
-        for index, (part, driven) in self.workers.run(work, [Job(population, p, options, max_steps) for p in parts]):
+        jobs = [Job(population, part, options, max_steps, give_up) for part in parts]
+        for index, (part, driven) in self.workers.run(work, jobs):
             scores[index * share : index * share + len(part)] = part
             steps += driven
             if on_step is not None:

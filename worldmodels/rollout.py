@@ -30,6 +30,16 @@ class Episode:
     """Row of the population that drives it."""
 
 
+@dataclass(frozen=True)
+class GiveUp:
+    """Ends hopeless episodes early while C evolves: most of a first generation's steps are spent lost in the grass."""
+
+    after: int
+    """Steps without a reward above zero after which an episode is given up."""
+    horizon: int
+    """Steps of a whole episode: the score goes on to there at the rate of the steps without reward."""
+
+
 @dataclass
 class Rollout:
     """One recorded episode of T steps: `frames[t]` is what the policy saw when it chose `actions[t]`."""
@@ -82,6 +92,7 @@ def drive(
     episodes: Sequence[Episode],
     *,
     options: dict[str, Any] | None = None,
+    give_up: GiveUp | None = None,
     on_rollout: Callable[[int, Rollout], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +104,7 @@ def drive(
         policy: who drives.
         episodes: E episodes, started in order as lanes become free.
         options: passed to every reset (the simulator's training starts).
+        give_up: when to end an episode early; None never does.
         on_rollout: called with (index into `episodes`, recorded rollout) as each episode ends; None records nothing.
         on_step: called with L after every step (progress bars).
     """
@@ -101,6 +113,7 @@ def drive(
     driving = np.full(env.num_envs, -1)  # index of the episode that a lane drives; -1 rests
     recorders = [_Recorder() for _ in range(env.num_envs)]
     actions = np.zeros((env.num_envs, kind.size), dtype=np.float32)
+    idle_steps, idle_reward = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)  # since a reward above 0
     started = 0
     frames = np.empty(0)
 
@@ -113,6 +126,7 @@ def drive(
             for lane in free:
                 seeds[lane] = episodes[driving[lane]].seed
                 recorders[lane] = _Recorder()
+            idle_steps[free], idle_reward[free] = 0, 0.0
             mask = np.zeros(env.num_envs, dtype=bool)
             mask[free] = True
             where = {**(options or {}), "reset_mask": mask}
@@ -132,13 +146,21 @@ def drive(
         current = driving[live]
         scores[current] += rewards[live]
         lengths[current] += 1
+        over = terminated | truncated
+        if give_up is not None:
+            idle_steps = np.where(rewards > 0, 0, idle_steps + 1)
+            idle_reward = np.where(rewards > 0, 0.0, idle_reward + rewards)
+            for lane in live[(idle_steps[live] >= give_up.after) & ~over[live]]:
+                left = give_up.horizon - lengths[driving[lane]]
+                scores[driving[lane]] += left * idle_reward[lane] / idle_steps[lane]
+                over[lane] = True
         if on_rollout is not None:
             for lane in live:
                 recorders[lane].rewards.append(float(rewards[lane]))
         if on_step is not None:
             on_step(len(live))
 
-        for lane in live[(terminated | truncated)[live]]:
+        for lane in live[over[live]]:
             if on_rollout is not None:
                 on_rollout(int(driving[lane]), recorders[lane].rollout(frames[lane].copy(), bool(terminated[lane])))
             driving[lane] = -1

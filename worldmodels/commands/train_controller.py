@@ -23,7 +23,7 @@ from worldmodels.errors import UserError
 from worldmodels.latents import Latents
 from worldmodels.logs import Metrics
 from worldmodels.population import TRAINING_START, Crew, Setting, choose_devices
-from worldmodels.rollout import SELECTION, Episode, track_seeds
+from worldmodels.rollout import SELECTION, Episode, GiveUp, track_seeds
 
 WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
 
@@ -65,7 +65,19 @@ def main(cfg: TrainController) -> None:
     size = controller.parameter_count(width, kind.size, bias=cfg.inputs != "zch")
     settings = {
         name: getattr(cfg, name)
-        for name in ("strategy", "pop_size", "sigma", "seed", "directions", "inputs", "n_samples", "sample_z")
+        for name in (
+            "strategy",
+            "pop_size",
+            "sigma",
+            "seed",
+            "directions",
+            "inputs",
+            "n_samples",
+            "sample_z",
+            "start",
+            "max_steps",
+            "give_up",
+        )
     }
     loop, history, basis = resume(folder, settings, cfg.noreload)
     if cfg.directions and basis is None:
@@ -91,6 +103,10 @@ def main(cfg: TrainController) -> None:
     metrics = Metrics(folder, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
     options = TRAINING_START if cfg.start == "anywhere" else None
+    horizon = cfg.max_steps or description.time_limit
+    if cfg.give_up and horizon is None:
+        raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
+    give_up = GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None
     selection = [Episode(SELECTION + i) for i in range(cfg.select_tracks)]
 
     with Crew(setting) as crew, tqdm(
@@ -106,7 +122,12 @@ def main(cfg: TrainController) -> None:
             ) as inner:
                 candidates = strategy.ask()
                 scores, steps = crew.scores(
-                    to_parameters(candidates), episodes, options=options, max_steps=cfg.max_steps, on_step=inner.update
+                    to_parameters(candidates),
+                    episodes,
+                    options=options,
+                    max_steps=cfg.max_steps,
+                    give_up=give_up,
+                    on_step=inner.update,
                 )
             fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
             strategy.tell(fitness)
