@@ -110,7 +110,9 @@ def speed_table(seconds: float) -> list[Speed]:
     rows: list[Speed] = []
 
     def best(name: str, threads: int) -> float:
-        return max((row.steps_per_second for row in rows if row.name == name and row.threads == threads), default=np.nan)
+        return max(
+            (row.steps_per_second for row in rows if row.name == name and row.threads == threads), default=np.nan
+        )
 
     def show(row: Speed) -> None:
         rows.append(row)

@@ -19,10 +19,10 @@ import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
 Policy = Callable[[np.ndarray], np.ndarray]  # frame uint8 (96,96,3) -> action float32 (3,)
 
 
-def drive(frame: np.ndarray) -> np.ndarray:
+def drive(frame: np.ndarray, pace: float = 1.0) -> np.ndarray:
     """Steer, gas, brake float32 (3,) from a frame uint8 (96,96,3): follow the grey, slow down where it bends.
 
-    Scores 870 to 890 on average, laps in about 900 steps.
+    At pace 1 it scores about 880 and hardly ever slides; faster, it slides, spins and loses the road.
     """
     darkest, brightest = frame.min(axis=2).astype(np.int64), frame.max(axis=2).astype(np.int64)
     road = (brightest - darkest < 10) & (brightest > 90) & (brightest < 120)
@@ -39,7 +39,7 @@ def drive(frame: np.ndarray) -> np.ndarray:
     speed = frame[84:94, 12:15].sum() / 255 * 2.63  # the white bar's area, in units/s
     look = min(len(path) - 1, 4 + int(speed / 13.5))
     bend = min(np.abs(np.array(path) - 47.5).max(), 40)
-    target = 70 - 1.1 * bend if len(path) >= 22 else min(70 - 1.1 * bend, 43)
+    target = pace * (70 - 1.1 * bend if len(path) >= 22 else min(70 - 1.1 * bend, 43))
     steer = 2.2 * (path[look] - 47.5) / (2 * look + 8)
     gas, brake = 0.053 * (target - speed), 0.026 * (speed - target - 4)
     return np.clip(np.array([steer, gas, brake]), [-1, 0, 0], [1, 0.6, 0.5]).astype(np.float32)
@@ -128,31 +128,34 @@ def compare(seed: int, policy: Policy = drive) -> Row:
     )  # fmt: skip
 
 
-def run(tracks: int = 20, first_seed: int = 500, policy: Policy = drive) -> list[Row]:
+def run(tracks: int = 20, first_seed: int = 500, policy: Policy = drive, name: str = "steady") -> list[Row]:
     """Print the table for `tracks` tracks, return its rows."""
-    print("closed loop: scores of one pixel-steered driver, and the first step at which something differs")
+    print(f"closed loop, {name} driver: scores, and the first step at which ours differs from Gymnasium")
     print("  seed  gymnasium  last-bit noise      ours | frame  action  reward  (noise: reward)  replay exact")
     rows = []
     for seed in range(first_seed, first_seed + tracks):
         row = compare(seed, policy)
         rows.append(row)
-        steps = [str(step) if step is not None else "-" for step in (row.frame, row.action, row.reward)]
+        steps = ["-" if step is None else str(step) for step in (row.frame, row.action, row.reward, row.noisy_reward)]
         print(
             f"{row.seed:6d} {row.gymnasium:10.1f} {row.noisy:15.1f} {row.ours:9.1f} | {steps[0]:>5} {steps[1]:>7} "
-            f"{steps[2]:>7} {str(row.noisy_reward):>16}  {'yes' if row.replayed else 'NO'}",
+            f"{steps[2]:>7} {steps[3]:>16}  {'yes' if row.replayed else 'NO'}",
             flush=True,
         )
     scores = np.array([[row.gymnasium, row.noisy, row.ours] for row in rows])
-    means, errors = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(rows))
-    print("  mean " + "   ".join(f"{mean:.1f} ± {error:.1f}" for mean, error in zip(means, errors)))
-    for name, column in (("last-bit noise", 1), ("ours", 2)):
+    for title, column in (("gymnasium", 0), ("last-bit noise", 1), ("ours", 2)):
         change = scores[:, column] - scores[:, 0]
-        standard_error = change.std(ddof=1) / np.sqrt(len(rows))
         print(
-            f"  {name} - gymnasium: mean {change.mean():+.1f} ± {standard_error:.1f} (standard error), "
+            f"  {title:15} mean {scores[:, column].mean():6.1f} ± {scores[:, column].std():5.1f}; from Gymnasium's: "
+            f"mean {change.mean():+6.1f} ± {change.std() / max(1, len(rows) - 1) ** 0.5:.1f} (standard error), "
             f"median |change| {np.median(np.abs(change)):.1f}, largest {np.abs(change).max():.1f}"
         )
     return rows
+
+
+def marginal(frame: np.ndarray) -> np.ndarray:
+    """The driver at a pace at which it slides, and loses the road on every second track: small causes, large effects."""
+    return drive(frame, pace=1.3)
 
 
 if __name__ == "__main__":
@@ -161,3 +164,4 @@ if __name__ == "__main__":
     parser.add_argument("--first-seed", type=int, default=500)
     arguments = parser.parse_args()
     run(arguments.tracks, arguments.first_seed)
+    run(arguments.tracks, arguments.first_seed, marginal, "marginal")

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import gymnasium
 import numpy as np
 import pytest
-from benchmarks.closed_loop import drive
-from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import worldmodels  # noqa: F401  (registers the environment)
+from benchmarks.closed_loop import drive
 from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
 from worldmodels.errors import UserError
 
@@ -68,10 +68,10 @@ def test_a_driven_lap_equals_gymnasiums():
 
 def test_leaving_the_playfield_equals_gymnasiums():
     straight = np.array([0, 1, 0], np.float32)
-    endings = episodes_agree(gymnasium.make(THEIRS), gymnasium.make(OURS), lambda frame, step: straight, [PLAYFIELD_SEED])
+    endings = episodes_agree(
+        gymnasium.make(THEIRS), gymnasium.make(OURS), lambda frame, step: straight, [PLAYFIELD_SEED]
+    )
     assert endings == [{"lap_finished": False}]
-
-
 
 
 def test_discrete_actions_in_random_colours_equal_gymnasiums():
@@ -257,7 +257,14 @@ def test_wrong_arguments_are_one_sentence():
         with pytest.raises(UserError):
             CarRacingVectorEnv(**keywords)
     env = CarRacing()
-    for options in ({"start": 1.5}, {"start": "here"}, {"speed": -1}, {"speed": (9, 3)}, {"speed": "fast"}, {"speed": INF}):
+    for options in (
+        {"start": 1.5},
+        {"start": "here"},
+        {"speed": -1},
+        {"speed": (9, 3)},
+        {"speed": "fast"},
+        {"speed": INF},
+    ):
         with pytest.raises(UserError):
             env.reset(options=options)
     with pytest.raises(ValueError):
@@ -291,7 +298,9 @@ def test_make_and_make_vec_build_what_gymnasiums_do():
         assert vector.unwrapped.max_episode_steps == 1000
     # Gymnasium's own way of making a batch works on our scalar environment too
     ours_in_sync = gymnasium.make_vec(OURS, num_envs=2, vectorization_mode="sync", obs_size=64)
-    assert np.array_equal(ours_in_sync.reset(seed=5)[0], gymnasium.make_vec(OURS, num_envs=2, obs_size=64).reset(seed=5)[0])
+    assert np.array_equal(
+        ours_in_sync.reset(seed=5)[0], gymnasium.make_vec(OURS, num_envs=2, obs_size=64).reset(seed=5)[0]
+    )
 
 
 def test_a_pickled_environment_is_built_anew():
@@ -361,7 +370,9 @@ def batches_agree(
     counts = {"terminated": 0, "truncated": 0}
 
     def reset(**arguments) -> None:
-        answers = [env.reset(**{k: v.copy() if k == "options" else v for k, v in arguments.items()}) for env in (ours, theirs)]
+        answers = [
+            env.reset(**{k: v.copy() if k == "options" else v for k, v in arguments.items()}) for env in (ours, theirs)
+        ]
         assert all(equal(a, b) for a, b in zip(*answers))
 
     reset(seed=seeds)
@@ -386,7 +397,9 @@ def test_autoreset_equals_sync_vector_env(mode):
     """Time limits of 7 steps; then laps that count as finished at once, cut at the same step or not."""
     counts = batches_agree(mode, [40, 41, 42], noise_actions(5, 24, lanes=3), 11, max_episode_steps=7)
     assert counts["truncated"] >= 6 and not counts["terminated"]
-    counts = batches_agree(mode, [1, 2], noise_actions(5, 10, lanes=2), 4, max_episode_steps=1, lap_complete_percent=0.0)
+    counts = batches_agree(
+        mode, [1, 2], noise_actions(5, 10, lanes=2), 4, max_episode_steps=1, lap_complete_percent=0.0
+    )
     assert counts["truncated"] == counts["terminated"] >= 10
 
 

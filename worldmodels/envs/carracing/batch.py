@@ -98,7 +98,9 @@ class Batch:
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
         with _compile_notice("renderer"):
-            self.renderers = [Renderer(1, obs_size) for _ in range(self.num_threads)]  # one thread's working memory each
+            self.renderers = [
+                Renderer(1, obs_size) for _ in range(self.num_threads)
+            ]  # one thread's working memory each
         self.frames = np.zeros((num_envs, obs_size, obs_size, 3), np.uint8)
         self.everyone = np.ones(num_envs, np.bool_)
 

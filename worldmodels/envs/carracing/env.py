@@ -215,7 +215,9 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
         if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}')
+            raise ValueError(
+                f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}'
+            )
         if not (self._started or mask.all()):
             raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
         return mask
