@@ -20,10 +20,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from benchmarks.closed_loop import drive
 from gymnasium.vector import SyncVectorEnv
 
 import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
+from benchmarks.closed_loop import drive
 from worldmodels.envs.carracing import CarRacingVectorEnv
 
 WARM_UP = 60  # steps before the clock runs: past the camera's zoom, at speed

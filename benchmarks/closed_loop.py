@@ -154,7 +154,7 @@ def run(tracks: int = 20, first_seed: int = 500, policy: Policy = drive, name: s
 
 
 def marginal(frame: np.ndarray) -> np.ndarray:
-    """The driver at a pace at which it slides, and loses the road on every second track: small causes, large effects."""
+    """The driver at a pace at which it slides and often loses the road: small causes, large effects."""
     return drive(frame, pace=1.3)
 
 

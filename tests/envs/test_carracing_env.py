@@ -1,4 +1,4 @@
-"""The CarRacing environments against Gymnasium's own, and against each other: one lane, many lanes, any thread count."""
+"""The CarRacing environments against Gymnasium's own, and against each other: any number of lanes and threads."""
 
 import pickle
 import warnings
@@ -347,7 +347,7 @@ def equal(ours: object, theirs: object) -> bool:
         if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
             return False
         if theirs.dtype == object:
-            return all(equal(a, b) for a, b in zip(ours, theirs))
+            return all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
         if theirs.ndim >= 3:
             assert_frames_agree(ours, theirs)
             return True
@@ -373,7 +373,7 @@ def batches_agree(
         answers = [
             env.reset(**{k: v.copy() if k == "options" else v for k, v in arguments.items()}) for env in (ours, theirs)
         ]
-        assert all(equal(a, b) for a, b in zip(*answers))
+        assert all(equal(a, b) for a, b in zip(*answers, strict=True))
 
     reset(seed=seeds)
     ended = np.zeros(lanes, bool)
@@ -383,8 +383,8 @@ def batches_agree(
         if step == restart:
             reset(seed=[None] + [77] * (lanes - 1), options={"reset_mask": np.arange(lanes) < 2})
         our_answer, their_answer = ours.step(lane_actions), theirs.step(lane_actions)
-        for name, a, b in zip(("frames", "rewards", "terminated", "truncated", "infos"), our_answer, their_answer):
-            assert equal(a, b), (name, step, a, b)
+        for part, a, b in zip(range(5), our_answer, their_answer, strict=True):
+            assert equal(a, b), (part, step, a, b)
         ended = our_answer[2] | our_answer[3]
         counts["terminated"] += int(our_answer[2].sum())
         counts["truncated"] += int(our_answer[3].sum())
@@ -452,7 +452,7 @@ class Record:
     def __init__(self, env: CarRacingVectorEnv, seeds: np.ndarray, actions: np.ndarray):
         """`seeds` int (rounds,N) one episode a round and lane; `actions` float32 (rounds,steps,N,3)."""
         frames, rewards, flags = [], [], []
-        for round_seeds, round_actions in zip(seeds, actions):
+        for round_seeds, round_actions in zip(seeds, actions, strict=True):
             frames.append(env.reset(seed=round_seeds.tolist(), options={"start": "random", "speed": (0, 70)})[0])
             for step_actions in round_actions:
                 frame, reward, terminated, truncated, _ = env.step(step_actions)

@@ -25,6 +25,8 @@ from worldmodels.envs.carracing.state import VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
+CORES: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class Start:
@@ -89,9 +91,8 @@ class Batch:
             raise UserError(f"obs_size is {obs_size}: frames are 96 (Gymnasium's) or 64 pixels wide.")
         if num_threads is not None and num_threads < 1:
             raise UserError(f"num_threads is {num_threads}: give at least 1, or None for all cores.")
-        cores = numba.config.NUMBA_NUM_THREADS
         self.num_envs = num_envs
-        self.num_threads = min(num_threads or cores, cores, num_envs)
+        self.num_threads = min(num_threads or CORES, CORES, num_envs)
         self.lap_complete_percent = float(lap_complete_percent)
         self.domain_randomize = domain_randomize
         self.tracks: Tracks
@@ -107,7 +108,7 @@ class Batch:
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator], start: Start) -> None:
         """Begin an episode in `lanes` bool (N,): new track, car at the start, Gymnasium's step without action."""
         with _compile_notice("begin"):
-            for lane in np.flatnonzero(lanes):
+            for lane in np.flatnonzero(lanes).tolist():
                 generator = generators[lane]
                 if self.domain_randomize and start.randomize:
                     draw_colors(generator, self.tracks, lane)
@@ -191,7 +192,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
     Threads rather than numba's `prange`: OpenMP would end a child that was forked after its first use.
     """
-    return ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS, thread_name_prefix="carracing")
+    return ThreadPoolExecutor(CORES, thread_name_prefix="carracing")
 
 
 def forget_stale_kernels() -> None:
@@ -201,7 +202,7 @@ def forget_stale_kernels() -> None:
     after an update it would go on driving with the old ones.
     """
     newest = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
-    for index in Path(physics.off_playfield.stats.cache_path).glob("*.nbi"):
+    for index in Path(str(physics.off_playfield.stats.cache_path)).glob("*.nbi"):
         with suppress(FileNotFoundError):  # another process was quicker
             if index.stat().st_mtime < newest:
                 index.unlink()

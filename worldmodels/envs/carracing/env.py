@@ -2,9 +2,9 @@
 
 Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64).
 
-`batch.Batch` drives N lanes; `CarRacingVectorEnv` gives it the interface of `gymnasium.vector` (autoreset, seeding, infos as
-`SyncVectorEnv`), `CarRacing` that of `gymnasium.Env`: one rule, one copy. docs/carracing.md says how closely all
-this follows Gymnasium 1.4.0 and where it does not.
+`batch.Batch` drives N lanes; `CarRacingVectorEnv` gives it the interface of `gymnasium.vector` (autoreset, seeding and
+infos as `SyncVectorEnv`), `CarRacing` that of `gymnasium.Env`: one rule, one copy. docs/carracing.md says how closely
+all this follows Gymnasium 1.4.0 and where it does not.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ## Seeding
     Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
-    seed a lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, its place or threads.
+    seed a lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, place or threads.
 
     ## Reset options
     "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
@@ -108,7 +108,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     Args:
         num_envs: N.
-        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (shows lane 0); `render()` gives one picture a lane.
+        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (lane 0); `render()` gives one picture a lane.
         verbose: print the length of each track.
         lap_complete_percent: as Gymnasium's.
         domain_randomize: new colours at each reset, as Gymnasium's.
@@ -164,7 +164,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._started = False
         self._window: Window | None = None
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """Each lane's generator, as `SyncVectorEnv` gives them."""
         return tuple(self._generators)
@@ -198,7 +198,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
         lanes = self._reset_mask(options)
         start = Start.from_options(options)
-        for lane in np.flatnonzero(lanes):
+        for lane in np.flatnonzero(lanes).tolist():
             if seeds[lane] is not None:
                 self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
         self._begin(lanes, start)
@@ -253,7 +253,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.max_episode_steps is not None:
             truncated |= active & (self._elapsed >= self.max_episode_steps)
         ended = terminated | truncated
-        for lane in np.flatnonzero(ended & active):
+        for lane in np.flatnonzero(ended & active).tolist():
             infos = self._add_ending(infos, lane, bool(terminated[lane]))
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             if ended.any():
@@ -294,7 +294,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.batch.begin(lanes, self._generators, start)
         self._elapsed[lanes] = 0
         if self.verbose:
-            for lane in np.flatnonzero(lanes):
+            for lane in np.flatnonzero(lanes).tolist():
                 print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
 
     def _observations(self) -> np.ndarray:
