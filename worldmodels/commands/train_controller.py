@@ -63,22 +63,8 @@ def main(cfg: TrainController) -> None:
     # The search space: all of C's weights, or those of the principal directions of what C sees.
     width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
     size = controller.parameter_count(width, kind.size, bias=cfg.inputs != "zch")
-    settings = {
-        name: getattr(cfg, name)
-        for name in (
-            "strategy",
-            "pop_size",
-            "sigma",
-            "seed",
-            "directions",
-            "inputs",
-            "n_samples",
-            "sample_z",
-            "start",
-            "max_steps",
-            "give_up",
-        )
-    }
+    fixed = ("strategy", "pop_size", "sigma", "seed", "directions", "inputs", "sample_z")
+    settings = {name: getattr(cfg, name) for name in fixed}
     loop, history, basis = resume(folder, settings, cfg.noreload)
     if cfg.directions and basis is None:
         sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
