@@ -1,6 +1,7 @@
 """The CarRacing environments against Gymnasium's own, and against each other: any number of lanes and threads."""
 
 import pickle
+import resource
 import warnings
 from collections.abc import Iterator
 
@@ -541,3 +542,32 @@ def test_random_starts_are_spread_over_the_track():
     assert np.histogram(angles, bins=6, range=(-np.pi, np.pi))[0].min() >= 10
     speeds = np.hypot(*env.batch.cars.velocity[:, 0].T)
     assert speeds.min() < 10 and speeds.max() > 60
+
+
+# ---------------------------------------------------------------------------------------------------- soak
+
+
+def resident_megabytes() -> float:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.slow
+def test_two_million_steps_with_resets_do_not_grow_in_memory():
+    """31,250 steps of 64 lanes in all three autoreset modes, more than 20,000 resets; the first tenth warms up."""
+    envs = [CarRacingVectorEnv(64, max_episode_steps=97, autoreset_mode=mode) for mode in AutoresetMode]
+    for env in envs:
+        env.reset(seed=0)
+    actions = noise_actions(0, 500, lanes=64)
+    sizes, resets = [], 0
+    for step in range(31_250):
+        env = envs[step % 3]
+        *_, terminated, truncated, _ = env.step(actions[step % 500])
+        ended = terminated | truncated
+        resets += int(ended.sum())
+        if env.autoreset_mode is AutoresetMode.DISABLED and ended.any():
+            env.reset(options={"reset_mask": ended})
+        if step % 3_125 == 0:
+            sizes.append(resident_megabytes())
+    assert resets > 20_000
+    assert sizes[-1] - sizes[1] < 4, sizes
