@@ -231,6 +231,8 @@ def test_shares(threads, count, native):
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= (collect.LANES if native else 1)
     assert max(sizes) * min(threads, len(shares)) <= max(collect.ALL_LANES, threads)
+    most = min(collect.LANES, max(1, collect.ALL_LANES // threads))
+    assert not native or count < threads * most or min(sizes) >= most // 2  # lanes are used
     assert len(shares) % threads == 0 or not native or max(sizes) == 1  # no worker is left without work
 
 
