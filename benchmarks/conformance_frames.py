@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.envs.box2d import car_racing
 
-from worldmodels.envs.carracing.render import Renderer, draw_video
+from worldmodels.envs.carracing.render import Renderer
 from worldmodels.envs.carracing.state import PLAYFIELD, SIZE, WHEELPOS, Cars, Tracks, allocate
+from worldmodels.envs.carracing.video import draw_video
 
 CAR_CROP = (slice(65, 79), slice(42, 54))
 """Rows and columns of the 96x96 frame around the car once the camera has zoomed in."""

@@ -34,6 +34,7 @@ CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at fu
 LOWEST = WINDOW_H // 4 - CAR_ROWS // 2  # window y of the first of them
 PATCH_ROW, PATCH_ROWS = 65, 14  # the part of the frame that those scanlines reach
 PATCH_COLUMN, PATCH_COLUMNS = 42, 12
+PATCH_LEFT, PATCH_RIGHT = 438, 561  # window pixels in those columns
 RED = 204.0  # int(0.8 * 255), the hull's red; its green and blue are 0
 WHITE = 77.0  # the mark that shows a wheel rolling
 
@@ -96,7 +97,7 @@ def make_sprite() -> Sprite:
     return Sprite(scratch.corners, scratch.runs[HULL].copy(), scratch.cover)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def to_window(corners, transform_sc, position, camera, out) -> None:
     """Corners of a body, float32 (K,2), by its float32 transform into the window, truncated as pygame does.
 
@@ -113,7 +114,14 @@ def to_window(corners, transform_sc, position, camera, out) -> None:
         out[index, 1] = int((sin * world_x + cos * world_y) * zoom + shift_y)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def empty(runs: np.ndarray) -> None:
+    """No pixel on any scanline; runs: int64 (CAR_ROWS,2)."""
+    for row in range(CAR_ROWS):
+        runs[row, 0], runs[row, 1] = WINDOW_W, -1
+
+
+@njit(cache=True, error_model="numpy")
 def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found: np.ndarray) -> None:
     """Widen runs[y] = (first, last) by a convex polygon's scanlines, as pygame's draw_fillpoly fills it.
 
@@ -145,9 +153,10 @@ def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found
             runs[row, 0], runs[row, 1] = min(runs[row, 0], x), max(runs[row, 1], x)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def add_run(cover: np.ndarray, kind: int, row: int, first: int, last: int) -> None:
     """Add window pixels first..last of scanline `row` to cover, float32 (3, PATCH_ROWS, PATCH_COLUMNS)."""
+    first, last = max(first, PATCH_LEFT), min(last, PATCH_RIGHT)
     if first > last:
         return
     a, b = first * (STATE_W / WINDOW_W) - PATCH_COLUMN, (last + 1) * (STATE_W / WINDOW_W) - PATCH_COLUMN
@@ -162,12 +171,11 @@ def add_run(cover: np.ndarray, kind: int, row: int, first: int, last: int) -> No
         column += 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def draw_hull(scratch: CarScratch) -> None:
     """The hull's four polygons, from scratch.corners, into its runs and coverage."""
     runs, cover = scratch.runs[HULL], scratch.cover
-    runs[:, 0] = WINDOW_W
-    runs[:, 1] = -1
+    empty(runs)
     cover[:] = 0.0
     for polygon in range(4):
         fill_runs(scratch.corners, HULL_STARTS[polygon], HULL_STARTS[polygon + 1], runs, scratch.found)
@@ -176,7 +184,7 @@ def draw_hull(scratch: CarScratch) -> None:
     cover[HULL_RED] = cover[ALL]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def add_visible(cover: np.ndarray, kind: int, runs: np.ndarray, hull: np.ndarray) -> None:
     """Add a wheel's runs, int64 (CAR_ROWS,2), less what the hull's hide of them."""
     for row in range(CAR_ROWS):
@@ -190,7 +198,7 @@ def add_visible(cover: np.ndarray, kind: int, runs: np.ndarray, hull: np.ndarray
             add_run(cover, kind, row, max(first, hull[row, 1] + 1), last)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def mark_heights(phase: float) -> tuple[bool, float, float]:
     """Whether a wheel's white mark shows, and its two ends along the wheel in units of the radius."""
     s1, s2 = math.sin(phase), math.sin(phase + 1.2)
@@ -200,7 +208,7 @@ def mark_heights(phase: float) -> tuple[bool, float, float]:
     return True, np.sign(c1) if s1 > 0 else c1, np.sign(c2) if s2 > 0 else c2
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite, scratch: CarScratch) -> None:
     """Blend one car into a planar frame that shows the ground.
 
@@ -208,13 +216,16 @@ def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite,
     """
     corners, runs, cover = scratch.corners, scratch.runs, scratch.cover
     to_window(HULL_CORNERS, transform_sc[0], position[0], camera, corners)
-    if np.all(corners == sprite.corners):
+    known = True
+    for index in range(corners.shape[0]):
+        known &= corners[index, 0] == sprite.corners[index, 0] and corners[index, 1] == sprite.corners[index, 1]
+    if known:
         runs[HULL] = sprite.runs
         cover[:] = sprite.cover
     else:
         draw_hull(scratch)
-    runs[LEFT:, :, 0] = WINDOW_W
-    runs[LEFT:, :, 1] = -1
+    for kind in range(LEFT, MARK_RIGHT + 1):
+        empty(runs[kind])
     for wheel in range(4):  # front and rear wheels share runs: they never meet on a scanline
         body, side = 1 + wheel, wheel % 2
         to_window(WHEEL_CORNERS, transform_sc[body], position[body], camera, corners)
@@ -232,7 +243,7 @@ def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite,
     blend(frame, slot, cover)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def blend(frame: np.ndarray, slot: np.ndarray, cover: np.ndarray) -> None:
     """Lay the car over the ground; smoothscale has taken 2 from the ground already."""
     for row in range(PATCH_ROWS):

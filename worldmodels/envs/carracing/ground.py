@@ -7,16 +7,16 @@ Abutting polygons simply add up, so no seam shows, and an edge shared by two of 
 
 Legend: `change` float32 (86 * P * 96,): rows, planes, columns in the order of `slot`; x to the right, y down, in pixels
 of the 96x96 frame; the window is Gymnasium's, 1000x800, its y upwards; camera: hull's x, y, cos and sin of its turn,
-zoom; near: bool (M,) tiles that may be in view.
+zoom; near: bool (M,) tiles that may be in view; edges: float64 (MAX_EDGES, 7): x, y of the left end, x, y of the right
+end, weight, plane, plane to take it from.
 """
 
 import math
 
-import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.hud import BAR_ROW
-from worldmodels.envs.carracing.state import GRASS_DIM, PLAYFIELD, STATE_H, STATE_W, WINDOW_H, WINDOW_W
+from worldmodels.envs.carracing.state import GRASS_DIM, MAX_TILES, PLAYFIELD, STATE_H, STATE_W, WINDOW_H, WINDOW_W
 
 SCALE_X = STATE_W / WINDOW_W  # frame pixels a window pixel
 SCALE_Y = STATE_H / WINDOW_H
@@ -32,52 +32,72 @@ OPEN = BORDERS  # a row without borders needs the planes before them
 CHANGE_SIZE = (BAR_ROW + 2) * ROW  # the last rows take what falls below the picture
 NONE = -1  # no plane
 
+MAX_EDGES = 8 * MAX_TILES + 2048
+"""Room for four sides of every tile, border and red border, and of 400 squares of grass."""
+
 DILATION = 0.55
 """Window pixels that gfxdraw's outline and inclusive fill add on every side (fitted to Gymnasium's frames)."""
 
 
-@njit(cache=True)
-def add_edge(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
-    """Add weight * the area below an edge, negative if it runs to the left, to a plane and take it from `minus`."""
+@njit(cache=True, error_model="numpy")
+def keep_edge(edges, count, plane, minus, x0, y0, x1, y1, weight) -> int:
+    """Note an edge, from left to right, unless it cannot matter; returns how many are noted now."""
     if x0 > x1:
         x0, y0, x1, y1, weight = x1, y1, x0, y0, -weight
-    if x1 <= 0.0 or x0 >= STATE_W or x0 == x1:
-        return
-    slope = (y1 - y0) / (x1 - x0)
-    if x0 < 0.0:
-        y0 -= slope * x0
-        x0 = 0.0
-    if x1 > STATE_W:
-        y1 -= slope * (x1 - STATE_W)
-        x1 = float(STATE_W)
-    if y0 >= BAR_ROW and y1 >= BAR_ROW:
-        return
-    if y0 < 0.0 or y1 < 0.0:  # what lies above the frame covers its columns from the first row on
-        if y0 <= 0.0 and y1 <= 0.0:
-            add_pieces(change, slot, plane, minus, x0, 0.0, x1, 0.0, weight)
-            return
-        x = x0 - y0 / slope
-        if y0 < 0.0:
-            add_pieces(change, slot, plane, minus, x0, 0.0, x, 0.0, weight)
-            x0, y0 = x, 0.0
-        else:
-            add_pieces(change, slot, plane, minus, x, 0.0, x1, 0.0, weight)
-            x1, y1 = x, 0.0
-    if y0 > BAR_ROW:
-        x0 += (BAR_ROW - y0) / slope
-        y0 = float(BAR_ROW)
-    elif y1 > BAR_ROW:
-        x1 += (BAR_ROW - y1) / slope
-        y1 = float(BAR_ROW)
-    add_pieces(change, slot, plane, minus, x0, y0, x1, y1, weight)
+    if x1 > 0.0 and x0 < STATE_W and x0 < x1 and (y0 < BAR_ROW or y1 < BAR_ROW):
+        edge = edges[count]
+        edge[0], edge[1], edge[2], edge[3], edge[4], edge[5], edge[6] = x0, y0, x1, y1, weight, plane, minus
+        return count + 1
+    return count
 
 
-@njit(cache=True)
-def add_pieces(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
-    """An edge that lies inside the frame, column by column, from left to right."""
-    if x0 >= x1:
-        return
-    slope = (y1 - y0) / (x1 - x0)
+@njit(cache=True, error_model="numpy")
+def add_edges(change, slot, edges, count) -> None:
+    """Add weight * the area below every noted edge to its plane and take it from its plane `minus`, if any."""
+    for index in range(count):
+        edge = edges[index]
+        x0, y0, x1, y1, weight, plane, minus = edge[0], edge[1], edge[2], edge[3], edge[4], int(edge[5]), int(edge[6])
+        slope = (y1 - y0) / (x1 - x0)
+        if x0 < 0.0:
+            x0, y0 = 0.0, y0 - slope * x0
+        if x1 > STATE_W:
+            x1, y1 = float(STATE_W), y1 - slope * (x1 - STATE_W)
+        if y0 >= BAR_ROW and y1 >= BAR_ROW:
+            continue
+        if y0 < 0.0 or y1 < 0.0:
+            flat_from, flat_to = x0, x1
+            if y1 > 0.0:
+                x0, y0 = x0 - y0 / slope, 0.0
+                flat_to = x0
+            elif y0 > 0.0:
+                x1, y1 = x0 - y0 / slope, 0.0
+                flat_from = x1
+            add_flat(change, slot, plane, minus, flat_from, flat_to, weight)
+            if flat_from < flat_to and y0 <= 0.0 and y1 <= 0.0:
+                continue
+        if y0 > BAR_ROW:
+            x0, y0 = x0 + (BAR_ROW - y0) / slope, float(BAR_ROW)
+        elif y1 > BAR_ROW:
+            x1, y1 = x1 + (BAR_ROW - y1) / slope, float(BAR_ROW)
+        add_pieces(change, slot, plane, minus, x0, y0, x1, y1, slope, weight)
+
+
+@njit(cache=True, error_model="numpy")
+def add_flat(change, slot, plane, minus, x0, x1, weight) -> None:
+    """An edge above the frame, which covers its columns from the first row on."""
+    column = int(x0)
+    while column < x1:
+        width = weight * (min(x1, column + 1.0) - max(x0, float(column)))
+        place = plane + slot[column]
+        change[place] += width
+        if minus >= 0:
+            change[place + minus - plane] -= width
+        column += 1
+
+
+@njit(cache=True, error_model="numpy")
+def add_pieces(change, slot, plane, minus, x0, y0, x1, y1, slope, weight) -> None:
+    """An edge inside the frame, column by column from left to right."""
     column = int(x0)
     here, y = x0, y0
     while here < x1:
@@ -94,7 +114,7 @@ def add_pieces(change, slot, plane, minus, x0, y0, x1, y1, weight) -> None:
         column += 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def add_piece(change, place, weight, ya, yb) -> None:
     """A piece of an edge inside one column, from the height ya to yb; weight: its signed width."""
     low, high = min(ya, yb), max(ya, yb)
@@ -122,7 +142,7 @@ def add_piece(change, place, weight, ya, yb) -> None:
     change[place + ROW] += below
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def to_frame(u, v, camera) -> tuple[float, float]:
     """A vertex, relative to the hull, in the frame: the centre of the window pixel that pygame truncates it to."""
     _, _, cos, sin, zoom = camera
@@ -130,8 +150,8 @@ def to_frame(u, v, camera) -> tuple[float, float]:
     return (x + 0.5) * SCALE_X, (WINDOW_H - 0.5 - y) * SCALE_Y
 
 
-@njit(cache=True)
-def draw_square(change, slot, plane, left, lower, side, camera) -> None:
+@njit(cache=True, error_model="numpy")
+def draw_square(edges, count, plane, left, lower, side, camera) -> int:
     """A square along the world's axes, its lower left corner given relative to the hull."""
     cos, sin = camera[2], camera[3]
     # dilation along the world's axes, in the frame
@@ -145,20 +165,20 @@ def draw_square(change, slot, plane, left, lower, side, camera) -> None:
     bx, by = bx - wide_x + high_x, by - wide_y + high_y
     cx, cy = cx + wide_x + high_x, cy + wide_y + high_y
     dx, dy = dx + wide_x - high_x, dy + wide_y - high_y
-    add_edge(change, slot, plane, NONE, ax, ay, bx, by, 1.0)
-    add_edge(change, slot, plane, NONE, bx, by, cx, cy, 1.0)
-    add_edge(change, slot, plane, NONE, cx, cy, dx, dy, 1.0)
-    add_edge(change, slot, plane, NONE, dx, dy, ax, ay, 1.0)
+    count = keep_edge(edges, count, plane, NONE, ax, ay, bx, by, 1.0)
+    count = keep_edge(edges, count, plane, NONE, bx, by, cx, cy, 1.0)
+    count = keep_edge(edges, count, plane, NONE, cx, cy, dx, dy, 1.0)
+    return keep_edge(edges, count, plane, NONE, dx, dy, ax, ay, 1.0)
 
 
-@njit(cache=True)
-def draw_grass(change, slot, camera) -> bool:
-    """The light squares in view, and the playfield if its end may be in view: whether it was drawn."""
+@njit(cache=True, error_model="numpy")
+def draw_grass(edges, count, camera) -> tuple[int, bool]:
+    """The light squares in view, and the playfield if its end may be in view: returns the edges, and whether it was."""
     x, y, cos, sin, zoom = camera
     reach = 1.0 + math.hypot(0.5 * WINDOW_W, 0.75 * WINDOW_H) / zoom  # from the hull to the farthest visible corner
     field = max(abs(x), abs(y)) + reach > PLAYFIELD
     if field:
-        draw_square(change, slot, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, camera)
+        count = draw_square(edges, count, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, camera)
     # The visible part: 1000 window pixels wide and 700 high, its middle 250 ahead of the hull.
     side, height, ahead = 500.0 / zoom, 350.0 / zoom, 250.0 / zoom
     margin = 0.75 * GRASS_DIM + 0.1
@@ -172,11 +192,11 @@ def draw_grass(change, slot, camera) -> bool:
             left, lower = pitch * index_x - x, pitch * index_y - y
             u, v = left + 0.5 * GRASS_DIM, lower + 0.5 * GRASS_DIM
             if abs(cos * u - sin * v) < side + margin and abs(sin * u + cos * v - ahead) < height + margin:
-                draw_square(change, slot, GRASS, left, lower, GRASS_DIM, camera)
-    return field
+                count = draw_square(edges, count, GRASS, left, lower, GRASS_DIM, camera)
+    return count, field
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def find_near(centre, count, camera, near) -> None:
     """near[i]: tile i, or a border beside it, may touch the visible part of the window."""
     x, y, cos, sin, zoom = camera
@@ -187,7 +207,7 @@ def find_near(centre, count, camera, near) -> None:
         near[tile] = (abs(cos * u - sin * v) < side) & (abs(sin * u + cos * v - ahead) < height)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def cross_section(road, tile, camera) -> tuple[float, float, float, float]:
     """Both edges of the road at the end of a tile, pushed outwards: left x, y, right x, y in the frame."""
     x, y, cos, sin, _ = camera
@@ -200,40 +220,39 @@ def cross_section(road, tile, camera) -> tuple[float, float, float, float]:
     return left_x - out_x, left_y - out_y, right_x + out_x, right_y + out_y
 
 
-@njit(cache=True)
-def draw_road(change, slot, road, plain, count, camera, near) -> None:
+@njit(cache=True, error_model="numpy")
+def draw_road(edges, count, road, plain, tiles, camera, near) -> int:
     """The road as one ribbon: its two sides, its ends, and the lines where the shade of the tiles changes."""
     here = (0.0, 0.0, 0.0, 0.0)
     previous, plane = -2, NONE
-    for tile in range(count):
+    for tile in range(tiles):
         if not near[tile]:
             continue
         plane_before = plane
         plane = ROAD_0 if plain[tile] else ROAD_0 + tile % 3 * STATE_W
         if previous != tile - 1:
             if previous >= 0:
-                add_edge(change, slot, plane_before, NONE, here[0], here[1], here[2], here[3], 1.0)
-            here = cross_section(road, tile - 1 if tile else count - 1, camera)
-            add_edge(change, slot, plane, NONE, here[0], here[1], here[2], here[3], -1.0)
+                count = keep_edge(edges, count, plane_before, NONE, here[0], here[1], here[2], here[3], 1.0)
+            here = cross_section(road, tile - 1 if tile else tiles - 1, camera)
+            count = keep_edge(edges, count, plane, NONE, here[0], here[1], here[2], here[3], -1.0)
         elif plane != plane_before:
-            add_edge(change, slot, plane_before, plane, here[0], here[1], here[2], here[3], 1.0)
+            count = keep_edge(edges, count, plane_before, plane, here[0], here[1], here[2], here[3], 1.0)
         before = here
         here = cross_section(road, tile, camera)
-        add_edge(change, slot, plane, NONE, before[0], before[1], here[0], here[1], 1.0)
-        add_edge(change, slot, plane, NONE, here[2], here[3], before[2], before[3], 1.0)
+        count = keep_edge(edges, count, plane, NONE, before[0], before[1], here[0], here[1], 1.0)
+        count = keep_edge(edges, count, plane, NONE, here[2], here[3], before[2], before[3], 1.0)
         previous = tile
     if previous >= 0:
-        add_edge(change, slot, plane, NONE, here[0], here[1], here[2], here[3], 1.0)
+        count = keep_edge(edges, count, plane, NONE, here[0], here[1], here[2], here[3], 1.0)
+    return count
 
 
-@njit(cache=True)
-def draw_borders(change, slot, border, border_tile, borders, camera, near) -> tuple[int, int]:
-    """Red and white quads beside the road; returns the rows [first, last) of the frame that they may reach.
+@njit(cache=True, error_model="numpy")
+def draw_borders(edges, count, border, border_tile, borders, camera, near, wide) -> tuple[int, int, int]:
+    """Red and white quads beside the road; returns the edges and the rows [first, last) of the frame they may reach.
 
-    Neighbours in a row share an edge, which then needs no drawing.
+    Neighbours in a row share an edge, which then needs no drawing. wide: float64 (4,2) scratch.
     """
-    x, y, _, _, _ = camera
-    quad, wide = np.empty((4, 2)), np.empty((4, 2))
     joined_before = False
     top, bottom = float(BAR_ROW), 0.0
     for index in range(borders):
@@ -247,48 +266,54 @@ def draw_borders(change, slot, border, border_tile, borders, camera, near) -> tu
             and border[index, 0, 0] == border[index + 1, 3, 0]
             and border[index, 0, 1] == border[index + 1, 3, 1]
         )
+        turn = widen_border(border[index], camera, wide, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
         for corner in range(4):
-            quad[corner] = to_frame(border[index, corner, 0] - x, border[index, corner, 1] - y, camera)
-            top, bottom = min(top, quad[corner, 1]), max(bottom, quad[corner, 1])
-        turn = widen_border(quad, wide, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
-        add_side(change, slot, BORDERS, wide, 3, 0, turn)
-        add_side(change, slot, BORDERS, wide, 1, 2, turn)
-        if not joined:
-            add_side(change, slot, BORDERS, wide, 0, 1, turn)
-        if not joined_before:
-            add_side(change, slot, BORDERS, wide, 2, 3, turn)
+            after = (corner + 1) % 4
+            if not (corner == 0 and joined or corner == 2 and joined_before):
+                count = keep_side(edges, count, BORDERS, wide, corner, after, turn)
+            top, bottom = min(top, wide[corner, 1]), max(bottom, wide[corner, 1])
         if tile % 2:
             # the one before is painted over, the one after paints over this one
-            widen_border(quad, wide, -1.0 if joined else 1.0, -1.0)
+            widen_border(border[index], camera, wide, -1.0 if joined else 1.0, -1.0)
             for corner in range(4):
-                add_side(change, slot, BORDER_RED, wide, corner, (corner + 1) % 4, turn)
+                count = keep_side(edges, count, BORDER_RED, wide, corner, (corner + 1) % 4, turn)
         joined_before = joined
-    return max(int(top) - 1, 0), min(int(bottom) + 2, BAR_ROW)
+    return count, max(int(top) - 1, 0), min(max(int(bottom) + 2, 1), BAR_ROW)
 
 
-@njit(cache=True)
-def add_side(change, slot, plane, corners, start, end, weight) -> None:
-    """add_edge from one of some corners, float64 (..,2), to another."""
-    add_edge(change, slot, plane, NONE, corners[start, 0], corners[start, 1], corners[end, 0], corners[end, 1], weight)
+@njit(cache=True, error_model="numpy")
+def keep_side(edges, count, plane, corners, start, end, weight) -> int:
+    """keep_edge from one of some corners, float64 (..,2), to another."""
+    return keep_edge(
+        edges, count, plane, NONE, corners[start, 0], corners[start, 1], corners[end, 0], corners[end, 1], weight
+    )
 
 
-@njit(cache=True)
-def widen_border(quad, wide, front, back) -> float:
-    """Dilate a border across the road, and along it by `front` and `back` dilations; returns its orientation.
+@njit(cache=True, error_model="numpy")
+def widen_border(border, camera, wide, front, back) -> float:
+    """A border in the frame, dilated across the road, and along it by `front` and `back` dilations.
 
-    quad, wide: float64 (4,2), in the order inner front, outer front, outer back, inner back.
+    border: float64 (4,2) in the world, inner front, outer front, outer back, inner back; wide: the same in the frame.
+    Returns 1 if they run clockwise in the frame, else -1.
     """
-    along_x, along_y = (quad[1, 0] - quad[2, 0]) / SCALE_X, (quad[1, 1] - quad[2, 1]) / SCALE_Y
-    along = DILATION / max(math.hypot(along_x, along_y), 1e-3)
-    turn = 1.0
-    for end in range(2):
-        inner, outer, shift = (0, 1, front * along) if end == 0 else (3, 2, back * along)
-        across_x = (quad[outer, 0] - quad[inner, 0]) / SCALE_X
-        across_y = (quad[outer, 1] - quad[inner, 1]) / SCALE_Y
-        across = DILATION / max(math.hypot(across_x, across_y), 1e-3)
-        wide[inner, 0] = quad[inner, 0] + SCALE_X * (shift * along_x - across * across_x)
-        wide[inner, 1] = quad[inner, 1] + SCALE_Y * (shift * along_y - across * across_y)
-        wide[outer, 0] = quad[outer, 0] + SCALE_X * (shift * along_x + across * across_x)
-        wide[outer, 1] = quad[outer, 1] + SCALE_Y * (shift * along_y + across * across_y)
-        turn = 1.0 if across_x * along_y < across_y * along_x else -1.0
-    return turn
+    x, y = camera[0], camera[1]
+    ax, ay = to_frame(border[0, 0] - x, border[0, 1] - y, camera)
+    bx, by = to_frame(border[1, 0] - x, border[1, 1] - y, camera)
+    cx, cy = to_frame(border[2, 0] - x, border[2, 1] - y, camera)
+    dx, dy = to_frame(border[3, 0] - x, border[3, 1] - y, camera)
+    front_x, front_y = dilation(bx - ax, by - ay)
+    back_x, back_y = dilation(cx - dx, cy - dy)
+    along_x, along_y = dilation(bx - cx, by - cy)
+    wide[0, 0], wide[0, 1] = ax - front_x + front * along_x, ay - front_y + front * along_y
+    wide[1, 0], wide[1, 1] = bx + front_x + front * along_x, by + front_y + front * along_y
+    wide[2, 0], wide[2, 1] = cx + back_x + back * along_x, cy + back_y + back * along_y
+    wide[3, 0], wide[3, 1] = dx - back_x + back * along_x, dy - back_y + back * along_y
+    return 1.0 if front_x * along_y < front_y * along_x else -1.0
+
+
+@njit(cache=True, error_model="numpy")
+def dilation(x, y) -> tuple[float, float]:
+    """DILATION window pixels in a direction of the frame."""
+    u, v = x / SCALE_X, y / SCALE_Y
+    length = DILATION / max(math.sqrt(u * u + v * v), 1e-3)
+    return SCALE_X * u * length, SCALE_Y * v * length

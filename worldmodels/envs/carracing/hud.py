@@ -7,6 +7,7 @@ Legend: R rows of a score picture, Q its columns; a frame is planar, uint8 (3, 9
 """
 
 import base64
+import math
 import zlib
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ BAR_ROW = 84
 
 SCORE_LIMIT = 1100
 """Scores from -SCORE_LIMIT to SCORE_LIMIT are drawn once, in advance; any other when it shows."""
+
+BARS = 11
+"""Room for the bars: speed, four wheels in two parts each, steering, gyroscope."""
+
+SCORE_END = 1e8  # no score is drawn from here on (nor one that is not a number)
 
 SCORE_ROW = 87  # first row that the digits reach
 SCORE_ROWS = 5
@@ -134,7 +140,7 @@ def make_hud() -> Hud:
     return hud
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def span(axis: np.ndarray, index: int, low: int, high: int) -> tuple[int, int, int]:
     """How window pixels low..high (inclusive) count in pixel `index` of the frame: fully, by its carry, by its part."""
     first, last = axis[index, FIRST], axis[index, LAST]
@@ -143,13 +149,13 @@ def span(axis: np.ndarray, index: int, low: int, high: int) -> tuple[int, int, i
     return full, carry, axis[index, PART] if low <= last <= high else 0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shrink(value: int, full: int, carry: int, part: int, scale: int) -> int:
     """smoothscale's sum over a span of one value."""
     return ((value * full + (value * carry >> 14) + (value * part >> 14)) * scale) >> 16
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def score_text(reward: float, text: np.ndarray) -> int:
     """The glyphs of f"{reward:04.0f}" into `text`, int64 (>= 20,); returns how many."""
     negative = np.copysign(1.0, reward) < 0.0
@@ -166,7 +172,7 @@ def score_text(reward: float, text: np.ndarray) -> int:
     return length
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -> None:
     """Draw the score as smoothscale leaves it. line: int64 (32, 1000) scratch; picture: uint8 (R, Q)."""
     text = np.zeros(20, np.int64)
@@ -192,7 +198,7 @@ def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -
         shrink_rows(line, hud.rows, row, picture)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shrink_columns(line: np.ndarray, axis: np.ndarray, index: int) -> None:
     """Replace line[:, index] by smoothscale's column `index` (reads only columns at or right of it)."""
     first, last = axis[index, FIRST], axis[index, LAST]
@@ -205,7 +211,7 @@ def shrink_columns(line: np.ndarray, axis: np.ndarray, index: int) -> None:
         line[row, index] = (total * COLUMN_SCALE) >> 16
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shrink_rows(line: np.ndarray, axis: np.ndarray, row: int, picture: np.ndarray) -> None:
     """One row of the picture from the glyphs' rows, whose columns are shrunk already."""
     first, last = axis[SCORE_ROW + row, FIRST], axis[SCORE_ROW + row, LAST]
@@ -221,20 +227,52 @@ def shrink_rows(line: np.ndarray, axis: np.ndarray, row: int, picture: np.ndarra
         picture[row, column] = (total * ROW_SCALE) >> 16
 
 
-@njit(cache=True)
-def rectangle(frame, slot, columns, rows, across, x0, x1, y0, y1, red, green, blue) -> None:
-    """Window pixels x0..x1, y0..y1 (inclusive, in any order, clipped) in a colour, over what the frame holds.
+@njit(cache=True, error_model="numpy")
+def add_bar(bars: np.ndarray, count: int, x0: int, x1: int, y0: int, y1: int, red: int, green: int, blue: int) -> int:
+    """Note window pixels x0..x1, y0..y1 (inclusive, in any order) in a colour; returns how many are noted now."""
+    bar = bars[count]
+    bar[0], bar[1] = max(min(x0, x1), 0), min(max(x0, x1), WINDOW_W - 1)
+    bar[2], bar[3] = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
+    bar[4], bar[5], bar[6] = red, green, blue
+    return count + 1 if bar[0] <= bar[1] and bar[2] <= bar[3] else count
 
-    frame: uint8 (3,96,96); columns, rows: axis tables; across: int64 (>= 96,) scratch.
-    """
-    left, right = max(min(x0, x1), 0), min(max(x0, x1), WINDOW_W - 1)
-    top, bottom = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
-    if left > right or top > bottom:
-        return
+
+@njit(cache=True, error_model="numpy")
+def list_bars(bars: np.ndarray, velocity: np.ndarray, omega: np.ndarray, joint_angle: float, spin: float) -> int:
+    """Gymnasium's indicators, as pygame truncates them, int64 (BARS,7); those below 1e-4 are left out."""
+    count = 0
+    speed = math.sqrt(float(velocity[0]) * float(velocity[0]) + float(velocity[1]) * float(velocity[1]))
+    if speed > 1e-4:
+        count = add_bar(bars, count, 125, 150, int(WINDOW_H - (20.0 + 20.0 * (0.02 * speed))), 780, 255, 255, 255)
+    for wheel in range(4):
+        if abs(omega[wheel]) > 1e-4:
+            left, red = 175 + 25 * wheel, 0 if wheel < 2 else 51
+            end = int(WINDOW_H - (20.0 + 20.0 * (0.01 * omega[wheel])))
+            count = add_bar(bars, count, left, left + 24, end, 780, red, 0, 255)
+            # its last column of window pixels belongs to the next wheel's bar as far as that reaches
+            after = omega[wheel + 1] if wheel < 3 else 0.0
+            end_after = int(WINDOW_H - (20.0 + 20.0 * (0.01 * after)))
+            if abs(after) <= 1e-4:
+                count = add_bar(bars, count, left + 25, left + 25, end, 780, red, 0, 255)
+            elif end < min(end_after, 780):
+                count = add_bar(bars, count, left + 25, left + 25, end, min(end_after, 780) - 1, red, 0, 255)
+            elif end > max(end_after, 780):
+                count = add_bar(bars, count, left + 25, left + 25, max(end_after, 780) + 1, end, red, 0, 255)
+    if abs(joint_angle) > 1e-4:
+        count = add_bar(bars, count, 500, int((20 + -10.0 * joint_angle) * 25.0), 720, 760, 0, 255, 0)
+    if abs(spin) > 1e-4:
+        count = add_bar(bars, count, 750, int((30 + -0.8 * spin) * 25.0), 720, 760, 255, 0, 0)
+    return count
+
+
+@njit(cache=True, error_model="numpy")
+def draw_bar(frame, slot, columns, rows, across, bar) -> None:
+    """One bar over what the frame holds. frame: uint8 (3,96,96); columns, rows: axis tables; across: int64 (>= 96,)."""
+    left, right, top, bottom = bar[0], bar[1], bar[2], bar[3]
     first_row, last_row = top * STATE_H // WINDOW_H, min((bottom + 1) * STATE_H // WINDOW_H, STATE_H - 1)
     first, last = left * STATE_W // WINDOW_W, min((right + 1) * STATE_W // WINDOW_W, STATE_W - 1)
     for channel in range(3):
-        color = red if channel == 0 else (green if channel == 1 else blue)
+        color = bar[4 + channel]
         if color == 0 and first_row >= BAR_ROW:
             continue
         for column in range(first, last + 1):
@@ -252,22 +290,7 @@ def rectangle(frame, slot, columns, rows, across, x0, x1, y0, y1, red, green, bl
                 frame[channel, row, slot[column]] = min(253, under + value)
 
 
-@njit(cache=True)
-def draw_wheel_speed(frame, slot, columns, rows, across, wheel, omega, after) -> None:
-    """One of the four blue bars. It shares its last window column with the bar after it, which paints over it."""
-    left = 175 + 25 * wheel
-    red = 0 if wheel < 2 else 51
-    end, end_after = int(WINDOW_H - (20.0 + 20.0 * (0.01 * omega))), int(WINDOW_H - (20.0 + 20.0 * (0.01 * after)))
-    rectangle(frame, slot, columns, rows, across, left, left + 24, end, 780, red, 0, 255)
-    if abs(after) <= 1e-4:
-        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, end, 780, red, 0, 255)
-    elif end < min(end_after, 780):
-        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, end, min(end_after, 780) - 1, red, 0, 255)
-    elif end > max(end_after, 780):
-        rectangle(frame, slot, columns, rows, across, left + 25, left + 25, max(end_after, 780) + 1, end, red, 0, 255)
-
-
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def draw_hud(
     frame: np.ndarray,
     slot: np.ndarray,
@@ -277,36 +300,27 @@ def draw_hud(
     joint_angle: float,
     spin: float,
     reward: float,
+    bars: np.ndarray,
     line: np.ndarray,
     picture: np.ndarray,
 ) -> None:
     """Draw Gymnasium's `_render_indicators` and the score into a planar frame.
 
     frame: uint8 (3,96,96); slot: int64 (96,) where a column lies in it; velocity: float32 (2,), the hull's; omega:
-    float64 (4,); line, picture: scratch for scores beyond the table. Every indicator below 1e-4 is left out.
+    float64 (4,); bars: int64 (BARS,7), line: int64 (32,1000), picture: uint8 (R,Q) scratch.
     """
     for channel in range(3):
         frame[channel, BAR_ROW:] = 0
-    across, columns, rows = line[0], hud.columns, hud.rows
-    speed = np.sqrt(float(velocity[0]) * float(velocity[0]) + float(velocity[1]) * float(velocity[1]))
-    if speed > 1e-4:
-        top = int(WINDOW_H - (20.0 + 20.0 * (0.02 * speed)))
-        rectangle(frame, slot, columns, rows, across, 125, 150, top, 780, 255, 255, 255)
-    for wheel in range(4):
-        if abs(omega[wheel]) > 1e-4:
-            after = omega[wheel + 1] if wheel < 3 else 0.0
-            draw_wheel_speed(frame, slot, columns, rows, across, wheel, omega[wheel], after)
-    if abs(joint_angle) > 1e-4:
-        rectangle(frame, slot, columns, rows, across, 500, int((20 + -10.0 * joint_angle) * 25.0), 720, 760, 0, 255, 0)
-    if abs(spin) > 1e-4:
-        rectangle(frame, slot, columns, rows, across, 750, int((30 + -0.8 * spin) * 25.0), 720, 760, 255, 0, 0)
-
-    number = int(np.rint(reward))
-    if abs(number) > SCORE_LIMIT:
-        draw_score(reward, hud, line, picture)
-    else:
+    for index in range(list_bars(bars, velocity, omega, joint_angle, spin)):
+        draw_bar(frame, slot, hud.columns, hud.rows, line[0], bars[index])
+    if abs(reward) < SCORE_LIMIT:
+        number = int(np.rint(reward))
         minus_zero = number == 0 and np.copysign(1.0, reward) < 0.0
         picture = hud.scores[0 if minus_zero else 1 + SCORE_LIMIT + number]
+    elif abs(reward) < SCORE_END:
+        draw_score(reward, hud, line, picture)
+    else:
+        return
     for row in range(SCORE_ROWS):
         for column in range(picture.shape[1]):
             if picture[row, column]:

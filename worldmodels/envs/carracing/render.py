@@ -11,11 +11,12 @@ by `slot`.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
-from worldmodels.envs.carracing.video import draw_video as draw_video
+from numba import njit
 
 from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, car_scratch, draw_car, make_sprite
 from worldmodels.envs.carracing.ground import (
@@ -24,33 +25,38 @@ from worldmodels.envs.carracing.ground import (
     CHANGE_SIZE,
     FIELD,
     GRASS,
+    MAX_EDGES,
     OPEN,
     ROAD_0,
     ROAD_1,
     ROAD_2,
     ROW,
+    add_edges,
     draw_borders,
     draw_grass,
     draw_road,
     find_near,
 )
-from worldmodels.envs.carracing.hud import BAR_ROW, GLYPH_H, SCORE_COLUMNS, SCORE_ROWS, Hud, draw_hud, make_hud
+from worldmodels.envs.carracing.hud import BAR_ROW, BARS, GLYPH_H, SCORE_COLUMNS, SCORE_ROWS, Hud, draw_hud, make_hud
 from worldmodels.envs.carracing.state import MAX_TILES, SCALE, STATE_H, STATE_W, WINDOW_W, ZOOM, Cars, Tracks
 
-# What colours cover of one row, in turn: offsets in `parts`
-TAR, SHADE_1, SHADE_2, BARE, LIGHT, RED_OR_WHITE, WHITE = range(0, 7 * STATE_W, STATE_W)
+# What colours cover of a row: offsets in `parts`. (Constant offsets into one array let LLVM write vector code.)
+TAR, SHADE_1, SHADE_2, BARE, LIGHT, BOTH, WHITE = range(0, 7 * STATE_W, STATE_W)
 
 
 class Scratch(NamedTuple):
     """Working memory, W workers first. Between two frames `change` is zero and the rest means nothing."""
 
     change: np.ndarray  # float32 (W, 86 * P * 96) see ground.py
+    edges: np.ndarray  # float64 (W, MAX_EDGES, 7)
+    wide: np.ndarray  # float64 (W, 4, 2)
     sums: np.ndarray  # float32 (W, P * 96)
     parts: np.ndarray  # float32 (W, 7 * 96)
     frame: np.ndarray  # uint8 (W, 3, 96, 96) planar
     near: np.ndarray  # bool (W, M) tiles that may be in view
     colors: np.ndarray  # float32 (W, 5, 3) road, its second and third shade less that, ground, grass less ground
-    line: np.ndarray  # int64 (W, 32, 1000) for scores beyond the table
+    bars: np.ndarray  # int64 (W, BARS, 7)
+    line: np.ndarray  # int64 (W, 32, 1000) for scores beyond the table, and a row of a bar
     picture: np.ndarray  # uint8 (W, 5, 24)
     pair: np.ndarray  # uint16 (W, 96) two rows of a frame added up
     small: np.ndarray  # uint8 (W, 3, 64, 64) planar average
@@ -61,11 +67,14 @@ def make_scratch(workers: int) -> Scratch:
     """About 0.6 MB a worker."""
     return Scratch(
         change=np.zeros((workers, CHANGE_SIZE), np.float32),
+        edges=np.zeros((workers, MAX_EDGES, 7)),
+        wide=np.zeros((workers, 4, 2)),
         sums=np.zeros((workers, ROW), np.float32),
         parts=np.zeros((workers, 7 * STATE_W), np.float32),
         frame=np.zeros((workers, 3, STATE_H, STATE_W), np.uint8),
         near=np.zeros((workers, MAX_TILES), np.bool_),
         colors=np.zeros((workers, 5, 3), np.float32),
+        bars=np.zeros((workers, BARS, 7), np.int64),
         line=np.zeros((workers, GLYPH_H, WINDOW_W), np.int64),
         picture=np.zeros((workers, SCORE_ROWS, SCORE_COLUMNS), np.uint8),
         pair=np.zeros((workers, STATE_W), np.uint16),
@@ -74,17 +83,20 @@ def make_scratch(workers: int) -> Scratch:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def of_worker(scratch: Scratch, worker: int) -> Scratch:
     """One worker's share, without the leading axis."""
     car = scratch.car
     return Scratch(
         scratch.change[worker],
+        scratch.edges[worker],
+        scratch.wide[worker],
         scratch.sums[worker],
         scratch.parts[worker],
         scratch.frame[worker],
         scratch.near[worker],
         scratch.colors[worker],
+        scratch.bars[worker],
         scratch.line[worker],
         scratch.picture[worker],
         scratch.pair[worker],
@@ -101,7 +113,14 @@ class Tables(NamedTuple):
     sprite: Sprite
 
 
-@njit(cache=True)
+@lru_cache
+def make_tables(obs_size: int) -> Tables:
+    """Tables for frames of 96 or 64 pixels."""
+    column = np.arange(STATE_W)
+    return Tables(column if obs_size == STATE_W else column % 3 * 32 + column // 3, make_hud(), make_sprite())
+
+
+@njit(cache=True, error_model="numpy")
 def set_colors(road: np.ndarray, ground: np.ndarray, grass: np.ndarray, colors: np.ndarray) -> None:
     """Gymnasium's colours, float64 (3,) each, as pygame truncates them, into float32 (5, 3)."""
     for channel in range(3):
@@ -113,7 +132,7 @@ def set_colors(road: np.ndarray, ground: np.ndarray, grass: np.ndarray, colors: 
         colors[4, channel] = math.floor(grass[channel]) - bg
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def advance(change: np.ndarray, sums: np.ndarray, size: int) -> None:
     """Add the changes of one row to the first `size` running sums, float32 both, and leave those changes zero."""
     for x in range(size):
@@ -121,7 +140,7 @@ def advance(change: np.ndarray, sums: np.ndarray, size: int) -> None:
         change[x] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def mix_open(sums: np.ndarray, parts: np.ndarray) -> None:
     """What each colour covers of a row without borders or the end of the playfield; parts: float32 (7 * 96,)."""
     one, half = np.float32(1.0), np.float32(0.5)
@@ -137,7 +156,7 @@ def mix_open(sums: np.ndarray, parts: np.ndarray) -> None:
         parts[LIGHT + x] = bare * sums[GRASS + x]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def mix_full(sums: np.ndarray, parts: np.ndarray) -> None:
     """The same where borders or the end of the playfield may show: borders hide road, road hides grass."""
     one, half = np.float32(1.0), np.float32(0.5)
@@ -152,48 +171,52 @@ def mix_full(sums: np.ndarray, parts: np.ndarray) -> None:
         parts[SHADE_2 + x] = fade * sums[ROAD_2 + x]
         parts[BARE + x] = bare * sums[FIELD + x]
         parts[LIGHT + x] = bare * sums[GRASS + x]
-        parts[RED_OR_WHITE + x] = border
+        parts[BOTH + x] = border
         parts[WHITE + x] = border - min(sums[BORDER_RED + x], border)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def color_row(parts: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int, full: bool) -> None:
     """Write a row of a planar frame. smoothscale rounds down twice: a flat value v comes out as v - 2, at least 0."""
-    up, two = np.float32(0.99), np.int32(2)
+    up, two, most = np.float32(0.99), np.int32(2), np.float32(255.0)
+    tar, shade_1, shade_2 = parts[TAR : TAR + STATE_W], parts[SHADE_1 : SHADE_1 + STATE_W], parts[SHADE_2:]
+    bare, light = parts[BARE : BARE + STATE_W], parts[LIGHT : LIGHT + STATE_W]
     for channel in range(3):
         road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
-        ground, more = colors[3, channel], colors[4, channel]
-        tar, shade_1, shade_2 = parts[TAR : TAR + STATE_W], parts[SHADE_1 : SHADE_1 + STATE_W], parts[SHADE_2:]
-        bare, light, line = parts[BARE : BARE + STATE_W], parts[LIGHT : LIGHT + STATE_W], frame[channel, row]
+        ground, more, line = colors[3, channel], colors[4, channel], frame[channel, row]
         if full:
-            bright = parts[RED_OR_WHITE if channel == 0 else WHITE :]
+            bright = parts[BOTH if channel == 0 else WHITE :]
             for x in range(STATE_W):
                 value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
-                value += np.float32(255.0) * bright[x]
-                line[x] = max(np.int32(value + up) - two, 0)
+                line[x] = max(np.int32(value + most * bright[x] + up) - two, 0)
         else:
             for x in range(STATE_W):
                 value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
                 line[x] = max(np.int32(value + up) - two, 0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Scratch) -> None:
     """Draw one lane into scratch.frame."""
     change, sums, frame, near = scratch.change, scratch.sums, scratch.frame, scratch.near
-    slot, colors = tables.slot, scratch.colors
+    slot, colors, edges = tables.slot, scratch.colors, scratch.edges
     time = cars.time[lane]
     zoom = 0.1 * SCALE * max(1.0 - time, 0.0) + ZOOM * SCALE * min(time, 1.0)
     turn = -float(cars.angle[lane, 0])
     camera = (float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1]), math.cos(turn), math.sin(turn), zoom)
 
+    if not math.isfinite(camera[0] + camera[1] + turn + time):  # nothing to be seen from nowhere
+        frame[:] = 0
+        return
     sums[:] = 0.0
-    field = draw_grass(change, slot, camera)
-    find_near(tracks.centre[lane], tracks.count[lane], camera, near)
-    draw_road(change, slot, tracks.road[lane], tracks.plain[lane], tracks.count[lane], camera, near)
-    first, last = draw_borders(
-        change, slot, tracks.border[lane], tracks.border_tile[lane], tracks.borders[lane], camera, near
+    tiles, borders = tracks.count[lane], tracks.borders[lane]
+    count, field = draw_grass(edges, 0, camera)
+    find_near(tracks.centre[lane], tiles, camera, near)
+    count = draw_road(edges, count, tracks.road[lane], tracks.plain[lane], tiles, camera, near)
+    count, first, last = draw_borders(
+        edges, count, tracks.border[lane], tracks.border_tile[lane], borders, camera, near, scratch.wide
     )
+    add_edges(change, slot, edges, count)
     if field:
         first, last = 0, BAR_ROW
     else:
@@ -221,12 +244,13 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Sc
         float(cars.joint_angle[lane, 0]),
         float(cars.spin[lane, 0]),
         cars.reward[lane],
+        scratch.bars,
         scratch.line,
         scratch.picture,
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def interleave(planes: np.ndarray, out: np.ndarray) -> None:
     """Planar, uint8 (3,S,S), to (S, 3 * S)."""
     for row in range(planes.shape[1]):
@@ -236,7 +260,7 @@ def interleave(planes: np.ndarray, out: np.ndarray) -> None:
             out[row, 3 * x + 2] = planes[2, row, x]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def write_64(frame: np.ndarray, out: np.ndarray, sums: np.ndarray, small: np.ndarray) -> None:
     """Area-average to interleaved (64, 192), rounded half up; the columns come as all 3k, all 3k + 1, all 3k + 2.
 
@@ -256,7 +280,7 @@ def write_64(frame: np.ndarray, out: np.ndarray, sums: np.ndarray, small: np.nda
     interleave(small, out)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def draw_lanes(tracks, cars, active, tables, scratch, out, worker, workers) -> None:
     """Every `workers`-th lane from `worker` on; out: uint8 (N, 64 or 96, 3 * as many)."""
     own = of_worker(scratch, worker)
@@ -269,13 +293,6 @@ def draw_lanes(tracks, cars, active, tables, scratch, out, worker, workers) -> N
                 write_64(own.frame, out[lane], own.pair, own.small)
 
 
-@njit(cache=True, parallel=True)
-def draw_parallel(tracks, cars, active, tables, scratch, out, workers) -> None:
-    """All lanes, on `workers` threads."""
-    for worker in prange(workers):
-        draw_lanes(tracks, cars, active, tables, scratch, out, worker, workers)
-
-
 class Renderer:
     """Draws frames of `obs_size` pixels for N lanes; a frame depends on its lane's state alone."""
 
@@ -283,9 +300,7 @@ class Renderer:
         """obs_size: 96, or 64 for the area average of the 96x96 frame."""
         assert obs_size in (96, 64), obs_size
         self.obs_size = obs_size
-        column = np.arange(STATE_W)
-        slot = column if obs_size == STATE_W else column % 3 * 32 + column // 3
-        self.tables = Tables(slot, make_hud(), make_sprite())
+        self.tables = make_tables(obs_size)
         self.workers = max(1, min(num_threads, num_envs))
         self.scratch = make_scratch(self.workers)
 
@@ -295,4 +310,10 @@ class Renderer:
         if self.workers == 1:
             draw_lanes(tracks, cars, active, self.tables, self.scratch, rows, 0, 1)
         else:
-            draw_parallel(tracks, cars, active, self.tables, self.scratch, rows, self.workers)
+            with ThreadPoolExecutor(self.workers) as pool:
+                done = [
+                    pool.submit(draw_lanes, tracks, cars, active, self.tables, self.scratch, rows, worker, self.workers)
+                    for worker in range(self.workers)
+                ]
+            for part in done:
+                part.result()

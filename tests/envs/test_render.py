@@ -1,0 +1,172 @@
+"""Frames against Gymnasium's at identical states, and what a frame may depend on.
+
+Legend: N lanes, S = 96 or 64 pixels.
+"""
+
+import types
+
+import numpy as np
+import pygame
+import pytest
+from gymnasium.envs.box2d import car_racing
+
+from benchmarks.conformance_frames import (
+    CAR_LIMIT,
+    EPISODES,
+    MEAN_LIMIT,
+    OFF_LIMIT,
+    average_64,
+    copy_state,
+    pose,
+    run,
+)
+from worldmodels.envs.carracing.render import Renderer
+from worldmodels.envs.carracing.state import Cars, Tracks, allocate
+from worldmodels.envs.carracing.video import draw_video
+
+States = tuple[Tracks, Cars]
+
+
+@pytest.fixture(scope="module")
+def states() -> tuple[States, np.ndarray]:
+    """Some different instants as one batch, and Gymnasium's frames of them, uint8 (N,96,96,3)."""
+    lanes, frames = [], []
+    for episode in (EPISODES[0], EPISODES[6], EPISODES[8], EPISODES[9]):
+        for _, frame, tracks, cars, _ in pose(episode._replace(steps=120), 4):
+            lanes.append((tracks, cars))
+            frames.append(frame)
+    tracks, cars = (
+        type(parts[0])(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        for parts in zip(*lanes, strict=True)
+    )
+    return (tracks, cars), np.stack(frames)
+
+
+def permuted(states: States, order: np.ndarray) -> States:
+    """The same lanes in another order (or some of them, or some twice)."""
+    tracks, cars = states
+    return Tracks(*(array[order].copy() for array in tracks)), Cars(*(array[order].copy() for array in cars))
+
+
+def drawn(states: States, size: int, threads: int = 1) -> np.ndarray:
+    """All lanes by a fresh renderer: uint8 (N,S,S,3)."""
+    count = len(states[1].time)
+    out = np.zeros((count, size, size, 3), np.uint8)
+    Renderer(count, size, threads).draw(*states, np.ones(count, np.bool_), out)
+    return out
+
+
+def test_frames_agree_with_gymnasium() -> None:
+    """A sample of `make conformance`: every kind of episode within the limits that hold for all frames."""
+    for row in run(150):
+        assert row.mean_96 <= MEAN_LIMIT and row.mean_64 <= MEAN_LIMIT, row
+        assert row.off_96 <= OFF_LIMIT and row.off_64 <= OFF_LIMIT, row
+        assert row.car <= CAR_LIMIT, row
+        assert row.bar <= 0.02, row
+        assert not row.video > 0, row  # nan where no picture was compared
+
+
+def test_64_is_the_area_average_of_96(states: tuple[States, np.ndarray]) -> None:
+    """The 64x64 frame is exactly the average of our own 96x96 frame."""
+    np.testing.assert_array_equal(drawn(states[0], 64), average_64(drawn(states[0], 96)))
+
+
+def test_average_reference() -> None:
+    """The reference itself, on a frame small enough to do by hand: columns 0, 90, 180 make 30 and 150."""
+    frame = np.zeros((1, 96, 96, 3), np.uint8)
+    frame[:, :, 1::3], frame[:, :, 2::3] = 90, 180
+    assert average_64(frame)[0, 7, :4, 0].tolist() == [30, 150, 30, 150]
+
+
+@pytest.mark.parametrize("size", [96, 64])
+def test_a_frame_depends_on_its_state_alone(states: tuple[States, np.ndarray], size: int) -> None:
+    """Not on N, the order of the lanes, the threads, or what was drawn before."""
+    states = states[0]
+    count = len(states[1].time)
+    expected = drawn(states, size)
+    np.testing.assert_array_equal(drawn(states, size, threads=3), expected)
+    order = np.random.default_rng(0).permutation(count)
+    np.testing.assert_array_equal(drawn(permuted(states, order), size, threads=2), expected[order])
+
+    renderer = Renderer(count, size, 1)
+    out = np.zeros((count, size, size, 3), np.uint8)
+    for lane in np.random.default_rng(1).integers(count, size=60):  # one lane at a time, after any other
+        out[:] = 0
+        active = np.arange(count) == lane
+        renderer.draw(*states, active, out)
+        np.testing.assert_array_equal(out[lane], expected[lane])
+        assert not out[~active].any()  # lanes that rest are left as they were
+    assert not renderer.scratch.change.any()  # nothing is left for the next frame
+    for lane in range(count):
+        np.testing.assert_array_equal(drawn(permuted(states, np.array([lane])), size)[0], expected[lane])
+
+
+def test_drawing_changes_no_state(states: tuple[States, np.ndarray]) -> None:
+    """Tracks and cars are read only."""
+    before = permuted(states[0], np.arange(len(states[1])))
+    drawn(states[0], 96)
+    for part, copy in zip(states[0], before, strict=True):
+        for name, array in part._asdict().items():
+            np.testing.assert_array_equal(array, getattr(copy, name), err_msg=name)
+
+
+def bar(surface: pygame.Surface) -> np.ndarray:
+    """The bar of a window, shrunk as Gymnasium shrinks it: (12,96,3)."""
+    return pygame.surfarray.array3d(pygame.transform.smoothscale(surface, (96, 96))).transpose(1, 0, 2)[84:]
+
+
+@pytest.mark.parametrize(
+    "score", [0, 7, -0.3, -7, 0.5, 1.5, 117, 471, 990.4, 999.6, 1071, -99, -100, -999.6, 1111, 12345.6]
+)
+def test_score_is_exactly_the_fonts(states: tuple[States, np.ndarray], score: float) -> None:
+    """Digits, signs, kerning and the range beyond the table, against pygame's font."""
+    tracks, cars = permuted(states[0], np.array([0]))
+    cars.reward[:] = score
+    for quiet in (cars.velocity, cars.omega, cars.joint_angle, cars.spin):
+        quiet[:] = 0
+    surface = pygame.Surface((1000, 800))
+    pygame.font.init()
+    font = pygame.font.Font(pygame.font.get_default_font(), 42)
+    text = font.render(f"{score:04.0f}", True, (255, 255, 255), (0, 0, 0))
+    place = text.get_rect()
+    place.center = (60, 800 - 800 * 2.5 / 40.0)
+    surface.blit(text, place)
+    np.testing.assert_array_equal(drawn((tracks, cars), 96)[0, 84:], bar(surface))
+
+
+def test_indicators_are_gymnasiums(states: tuple[States, np.ndarray]) -> None:
+    """Speed, wheels, steering and gyroscope of either sign, also where a bar leaves the black part or the window."""
+    tracks, cars = permuted(states[0], np.array([0]))
+    rng = np.random.default_rng(2)
+    for scale in (0.00003, 0.3, 1.0, 1.0, 1.0, 1.0, 6.0):
+        cars.velocity[0, 0] = scale * rng.normal(0, 40, 2)
+        cars.omega[0] = scale * rng.normal(0, 100, 4)
+        cars.joint_angle[0] = scale * rng.normal(0, 0.2, 4)
+        cars.spin[0, 0] = scale * rng.normal(0, 3)
+        cars.reward[:] = 0.0
+        official = types.SimpleNamespace(surf=pygame.Surface((1000, 800)))
+        wheels = [types.SimpleNamespace(omega=omega, joint=None) for omega in cars.omega[0].tolist()]
+        wheels[0].joint = types.SimpleNamespace(angle=float(cars.joint_angle[0, 0]))
+        hull = types.SimpleNamespace(
+            linearVelocity=cars.velocity[0, 0].tolist(), angularVelocity=float(cars.spin[0, 0])
+        )
+        official.car = types.SimpleNamespace(wheels=wheels, hull=hull)
+        car_racing.CarRacing._render_indicators(official, 1000, 800)
+        ours, theirs = drawn((tracks, cars), 96)[0, 84:, 12:].astype(int), bar(official.surf)[:, 12:]
+        assert np.abs(ours - theirs).max() <= 2
+
+
+def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
+    """rgb_array with skid marks, pixel for pixel; the window's size for "human"; skids can be left out."""
+    env = car_racing.CarRacing(render_mode="rgb_array")
+    env.reset(seed=3)
+    env._render = lambda mode: None  # drawing is slow: only the last state is wanted
+    for _ in range(80):
+        env.step(np.array([0.9, 1.0, 0.0], np.float32))
+    del env._render
+    assert len(env.car.particles) > 2
+    tracks, cars = allocate(1)
+    copy_state(env, tracks, cars, 0)
+    np.testing.assert_array_equal(draw_video(tracks, cars, 0), env.render())
+    assert draw_video(tracks, cars, 0, size=(1000, 800)).shape == (800, 1000, 3)
+    assert (draw_video(tracks, cars, 0, skids=False) != draw_video(tracks, cars, 0)).any()
