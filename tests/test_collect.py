@@ -124,7 +124,7 @@ def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
 
 def test_lanes_of_the_simulator_change_nothing(tmp_path):
     """Three and two lanes at once in two workers, starting anywhere, against one car alone."""
-    from worldmodels.population import TRAINING_START
+    from worldmodels.envs import TRAINING_START
 
     cfg = Collect(rollouts=5, rootdir=str(tmp_path), threads=2, policy="gas", start="anywhere", max_steps=30, seed=7)
     collect.main(cfg)

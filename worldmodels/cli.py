@@ -136,7 +136,7 @@ def updated(default: Any, saved: dict[str, Any]) -> Any:
 
 def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
     """Record what was asked, with versions and the commit, in <logdir>/config.json."""
-    from worldmodels.checkpoint import read_json, write_json
+    from worldmodels.files import read_json, write_json
     from worldmodels.versions import versions
 
     path = Path(cfg.logdir) / "config.json"

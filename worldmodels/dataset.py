@@ -19,7 +19,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from worldmodels.envs import FRAME_SIZE, as_frames
 from worldmodels.errors import UserError
+from worldmodels.files import replacing
 from worldmodels.rollout import Rollout
 from worldmodels.workers import cores
 
@@ -87,17 +87,6 @@ class Dataset:
 
 
 # ---------------------------------------------------------------------------------------------- one file
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed to `path` when all went well, removed otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_rollout(path: Path, rollout: Rollout, seed: int | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodels.checkpoint import write_atomically
+from worldmodels.files import write_atomically
 
 
 class Metrics:

@@ -17,9 +17,6 @@ from worldmodels.agent import Agent
 from worldmodels.rollout import Episode, GiveUp, drive
 from worldmodels.workers import Workers, cores
 
-TRAINING_START = {"start": "random", "speed": (0.0, 70.0), "zoomed": True}
-"""Reset options of our simulator behind `--start anywhere`: any tile, 0–70 units/s, past the first second's zoom."""
-
 
 @dataclass(frozen=True)
 class Setting:

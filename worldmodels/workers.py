@@ -8,6 +8,7 @@ changes nothing.
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -26,6 +27,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def begin(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    """A worker ends when its parent is killed, instead of waiting for jobs for ever; then its own initializer."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
 class Workers:
     """`count` worker processes that live as long as the `with` block; a pool that broke is replaced."""
 
@@ -33,7 +48,7 @@ class Workers:
         self, count: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
     ) -> None:
         self.make = lambda: ProcessPoolExecutor(
-            count, multiprocessing.get_context("spawn"), initializer=initializer, initargs=initargs
+            count, multiprocessing.get_context("spawn"), initializer=begin, initargs=(initializer, initargs)
         )
         self.pool = self.make()
 

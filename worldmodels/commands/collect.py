@@ -15,10 +15,8 @@ made there, and nothing else. Further .npz files and subfolders are left alone (
 import functools
 import hashlib
 import json
-import os
 import re
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -31,9 +29,10 @@ from tqdm import tqdm
 
 from worldmodels import envs, minari_export
 from worldmodels.config import Collect
-from worldmodels.dataset import BadFile, Dataset, episode_length, replacing, save_rollout
+from worldmodels.dataset import BadFile, Dataset, episode_length, save_rollout
 from worldmodels.envs import ActionKind
 from worldmodels.errors import UserError
+from worldmodels.files import replacing
 from worldmodels.policies import RandomPolicy
 from worldmodels.rollout import Episode, Policy, Rollout, drive, track_seeds
 from worldmodels.workers import cores, run_jobs
@@ -67,7 +66,7 @@ def collect(cfg: Collect, missing: list[int]) -> None:
     with tqdm(
         total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout", dynamic_ncols=True
     ) as bar:
-        for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs)), end_with_parent):
+        for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs))):
             steps += driven
             bar.update(len(jobs[index].rollouts))
             bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s")
@@ -132,18 +131,6 @@ def load_agent(cfg: Collect, kind: ActionKind) -> Policy:
     return agent.load(cfg.logdir, kind, agent.choose_device(cfg.device))
 
 
-def end_with_parent() -> None:
-    """Initializer of a worker: it ends when its parent is killed, instead of waiting for jobs for ever."""
-
-    def wait() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 # ------------------------------------------------------------------------------------------ before driving
 
 
@@ -177,11 +164,7 @@ def try_out(cfg: Collect) -> None:
 
 def start_options(cfg: Collect) -> dict[str, Any] | None:
     """Reset options for `cfg.start`."""
-    if cfg.start == "line":
-        return None
-    from worldmodels.population import TRAINING_START  # imports torch
-
-    return TRAINING_START
+    return envs.TRAINING_START if cfg.start == "anywhere" else None
 
 
 def shares(missing: Sequence[int], threads: int, native: bool) -> list[tuple[int, ...]]:

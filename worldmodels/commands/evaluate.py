@@ -23,9 +23,9 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import agent, envs, spectator
-from worldmodels.checkpoint import read_json, write_json
 from worldmodels.config import Evaluate
 from worldmodels.errors import UserError
+from worldmodels.files import read_json, write_json
 from worldmodels.rollout import Episode, drive
 from worldmodels.versions import versions
 from worldmodels.workers import cores, run_jobs

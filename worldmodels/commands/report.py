@@ -21,11 +21,11 @@ from PIL import Image
 
 from worldmodels import __version__, agent, checkpoint, diagram, envs, logs, pictures, spectator
 from worldmodels.charts import Band, Line, bar_chart, line_chart, number
-from worldmodels.checkpoint import read_json, write_atomically
 from worldmodels.commands import evaluate
 from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.config import STAGES, Report
 from worldmodels.errors import UserError
+from worldmodels.files import read_json, write_atomically
 from worldmodels.rollout import HELD_OUT
 
 TEMPLATE = Path(__file__).with_name("report_template.html")

@@ -22,7 +22,7 @@ from worldmodels.config import TrainController
 from worldmodels.errors import UserError
 from worldmodels.latents import Latents
 from worldmodels.logs import Metrics
-from worldmodels.population import TRAINING_START, Crew, Setting, choose_devices
+from worldmodels.population import Crew, Setting, choose_devices
 from worldmodels.rollout import SELECTION, Episode, GiveUp, track_seeds
 
 WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
@@ -88,7 +88,7 @@ def main(cfg: TrainController) -> None:
         print(f"Continuing C in {folder} at generation {loop.generation + 1}.")
     metrics = Metrics(folder, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
-    options = TRAINING_START if cfg.start == "anywhere" else None
+    options = envs.TRAINING_START if cfg.start == "anywhere" else None
     horizon = cfg.max_steps or description.time_limit
     if cfg.give_up and horizon is None:
         raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")

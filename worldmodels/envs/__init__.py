@@ -21,6 +21,9 @@ from worldmodels.errors import UserError
 
 FRAME_SIZE = 64  # pixels; V's input (paper, appendix A.1)
 
+TRAINING_START = {"start": "random", "speed": (0.0, 70.0), "zoomed": True}
+"""Reset options of our simulator behind `--start anywhere`: any tile, 0–70 units/s, past the first second's zoom."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -207,8 +210,9 @@ def make_one(env_id: str, *, max_steps: int | None = None, render_mode: str | No
         UserError: unknown id, or observations that are no uint8 images.
     """
     limit = max_steps or describe(env_id).time_limit
+    mode = {"render_mode": render_mode} if render_mode else {}  # some environments know none
     try:
-        env = gymnasium.make(env_id, max_episode_steps=limit, render_mode=render_mode)
+        env = gymnasium.make(env_id, max_episode_steps=limit, **mode)  # type: ignore[arg-type]
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         raise UserError(f"The environment {env_id} cannot be made: {error}") from error
     space = env.observation_space
