@@ -54,15 +54,16 @@ def car_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def play(logdir: Path, env_id: str, seed: int, max_steps: int | None = None) -> tuple[float, int, list[np.ndarray]]:
     """The reference: plain Gymnasium, one frame at a time; (score, length, frames)."""
-    env = gymnasium.make(env_id, max_episode_steps=max_steps)
-    driver = agent.load(logdir, envs.action_kind(envs.describe(env_id), env.action_space))
+    description = envs.describe(env_id)
+    env = gymnasium.make(env_id, max_episode_steps=max_steps or description.time_limit)
+    driver = agent.load(logdir, envs.action_kind(description, env.action_space))
     lane = np.array([0])
     driver.begin(lane, [Episode(seed)])
     observation, _ = env.reset(seed=seed)
     score, frames, over = 0.0, [], False
     with spectator.one_thread():
         while not over:
-            frames.append(envs.as_frames(observation[None])[0])
+            frames.append(envs.as_frames(observation[None], description.crop)[0])
             action = driver.kind.to_env(driver.act(lane, frames[-1][None]))[0]
             observation, reward, terminated, truncated, _ = env.step(action)
             score, over = score + float(reward), terminated or truncated

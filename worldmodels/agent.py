@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldmodels import checkpoint, controller, memory, vision
-from worldmodels.envs import ActionKind
+from worldmodels.envs import ActionKind, as_frames
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
 
@@ -51,6 +51,7 @@ class Agent:
             )
         self.vae, self.mdrnn, self.kind = vae, mdrnn, kind
         self.inputs, self.sample_z, self.seed = inputs, sample_z, seed
+        self.crop: tuple[int, int, int, int] | None = None  # of observations that the agent is called with
         self.population = torch.as_tensor(population, dtype=torch.float32, device=vae.device)
         self.candidate = torch.zeros(0, dtype=torch.long, device=vae.device)  # (N,)
         self.h, self.c = mdrnn.initial_state(0)  # (N, H) each
@@ -82,6 +83,14 @@ class Agent:
         actions = self.kind.squash(outputs.cpu().numpy())
         self.h[index], self.c[index] = self.mdrnn.step(z, torch.from_numpy(actions).to(z.device), state)
         return actions
+
+    def reset(self, seed: int = 0) -> None:
+        """Begin an episode outside the batched loop; `seed` matters to agents that sample z."""
+        self.begin(np.array([0]), [Episode(seed)])
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """One observation uint8 (height, width, 3) of a single environment → what its `step` takes."""
+        return self.kind.to_env(self.act(np.array([0]), as_frames(observation[None], self.crop)))[0]
 
     def draw(self, lanes: np.ndarray, like: Tensor) -> Tensor:
         """Standard normal noise (L, Z), each lane from its own generator."""

@@ -172,6 +172,8 @@ class Evaluate:
 
     logdir: str = "exp_dir"
     """The run to evaluate."""
+    pretrained: str | None = None
+    """Evaluate weights that come with the package, by their name, instead of a run."""
     env: str = "CarRacing-v3"
     """Gymnasium's own environment unless told otherwise."""
     episodes: int = 100

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import agent, envs, spectator
+from worldmodels import agent, envs, pretrained, spectator
 from worldmodels.config import Evaluate
 from worldmodels.errors import UserError
 from worldmodels.files import read_json, write_json
@@ -36,6 +36,9 @@ RESULT, PARTIAL, VIDEO = "evaluation.json", "evaluation.partial.json", "evaluati
 
 def main(cfg: Evaluate) -> None:
     """Score every track that has no score yet, then write evaluation.json and print the table."""
+    if cfg.pretrained is not None:
+        output = cfg.output or f"evaluation-{cfg.pretrained}"
+        cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)
     folder = Path(cfg.output or cfg.logdir)
     settings = Settings.of(cfg)
     settings.load_agent()  # a missing V, M or C is said before anything starts
@@ -96,10 +99,7 @@ class Settings:
 
     def load_agent(self) -> agent.Agent:
         """The logdir's best driver; UserError names what is missing and the command that makes it."""
-        env = envs.make(self.env, 1)
-        kind = envs.action_kind(envs.describe(self.env), env.single_action_space)
-        env.close()
-        return agent.load(self.logdir, kind, self.device)
+        return agent.load(self.logdir, envs.kind_of(self.env), self.device)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def identity(cfg: Evaluate, settings: Settings) -> dict[str, Any]:
 
 def command(cfg: Evaluate) -> str:
     """The command line that repeats the evaluation."""
-    parts = f"worldmodels evaluate --logdir {cfg.logdir} --env {cfg.env} --episodes {cfg.episodes} --seed {cfg.seed}"
+    driver = f"--pretrained {cfg.pretrained}" if cfg.pretrained else f"--logdir {cfg.logdir}"
+    parts = f"worldmodels evaluate {driver} --env {cfg.env} --episodes {cfg.episodes} --seed {cfg.seed}"
     parts += f" --max-steps {cfg.max_steps}" if cfg.max_steps else ""
     return parts + (f" --device {cfg.device}" if cfg.device != "auto" else "")
 

@@ -408,7 +408,7 @@ def readme_picture(
     Raises:
         UserError: V, M or C is missing, or the drive ended before `first`.
     """
-    kind = envs.action_kind(envs.describe(env), envs.make(env, 1).single_action_space)
+    kind = envs.kind_of(env)
     seen: list[spectator.Glimpse] = []
     spectator.watch(agent.load(logdir, kind), env, seed, seen.append, max_steps=first + steps, view=False)
     if len(seen) <= first:

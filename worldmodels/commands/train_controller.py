@@ -52,9 +52,7 @@ def main(cfg: TrainController) -> None:
         raise UserError(f"{cfg.strategy} draws mirrored pairs: --pop-size must be even, not {cfg.pop_size}.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
-    probe = envs.make(cfg.env, 1)
-    kind = envs.action_kind(description, probe.single_action_space)
-    probe.close()
+    kind = envs.kind_of(cfg.env)
     if kind.size != mdrnn.lstm.input_size - mdrnn.z_size:
         raise UserError(
             f"M was trained on actions of {mdrnn.lstm.input_size - mdrnn.z_size} numbers, {cfg.env} takes {kind.size}."

@@ -120,6 +120,15 @@ def action_kind(description: Description, space: gymnasium.Space) -> ActionKind:
     raise UserError(f"{description.env_id} has actions {space}: only Discrete and bounded Box actions can be learned.")
 
 
+def kind_of(env_id: str) -> ActionKind:
+    """The action kind of a registered environment."""
+    env = make(env_id, 1)
+    try:
+        return action_kind(describe(env_id), env.single_action_space)
+    finally:
+        env.close()
+
+
 # ----------------------------------------------------------------------------------------------- frames
 
 

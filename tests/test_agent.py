@@ -1,0 +1,105 @@
+"""V, M and C acting together: the loop of the paper, whatever the lanes; and the errors of models that do not fit."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from worldmodels import agent as acting
+from worldmodels import envs, pretrained
+from worldmodels.agent import Agent
+from worldmodels.errors import UserError
+from worldmodels.memory import MDRNN
+from worldmodels.rollout import Episode
+from worldmodels.vision import VAE
+
+KIND = envs.action_kind(envs.describe("CarRacing-v3"), gymnasium.make("CarRacing-v3").action_space)
+EPISODES = [Episode(seed, candidate) for candidate in (0, 1, 2) for seed in (7, 8)]
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[VAE, MDRNN]:
+    torch.manual_seed(0)
+    return VAE().requires_grad_(False), MDRNN().requires_grad_(False)
+
+
+def population(parameters: int = 867) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, parameters)).astype(np.float32)
+
+
+def frames(step: int) -> np.ndarray:
+    return np.random.default_rng(step).integers(256, size=(6, 64, 64, 3), dtype=np.uint8)
+
+
+def driven(models, lanes: list[list[int]], **settings) -> np.ndarray:
+    """Actions (steps, 6, 3) of six lanes whose episodes are driven in the given groups, one agent a group."""
+    actions = np.zeros((4, 6, 3))
+    for group in lanes:
+        agent = Agent(*models, population(), KIND, **settings)
+        index = np.arange(len(group))
+        agent.begin(index, [EPISODES[i] for i in group])
+        for step in range(4):
+            actions[step, group] = agent.act(index, frames(step)[group])
+    return actions
+
+
+@pytest.mark.parametrize("settings", [{}, {"sample_z": True, "seed": 3}])
+def test_a_lane_does_not_feel_the_others(models, settings) -> None:
+    together = driven(models, [[0, 1, 2, 3, 4, 5]], **settings)
+    apart = driven(models, [[5, 0, 3], [1], [4, 2]], **settings)
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+def test_one_step_is_the_paper_s(models) -> None:
+    """z = V(frame), a = C([z, h]), h = M(z, a, h), written out for one lane."""
+    vae, mdrnn = models
+    parameters = torch.from_numpy(population()[1])
+    weights, bias = parameters[:864].reshape(3, 288), parameters[864:]
+    h, c = mdrnn.initial_state(1)
+    expected = []
+    for step in range(4):
+        z, _ = vae.encode(frames(step)[2:3])
+        action = KIND.squash((torch.cat([z, h], 1) @ weights.T + bias).numpy())
+        _, hidden = mdrnn(z[:, None], torch.from_numpy(action)[:, None], (h, c))
+        h, c = mdrnn.step(z, torch.from_numpy(action), (h, c))
+        torch.testing.assert_close(hidden[:, 0], h, rtol=1e-4, atol=1e-5)
+        expected.append(action[0])
+    np.testing.assert_allclose(driven(models, [[0, 1, 2, 3, 4, 5]])[:, 2], expected, atol=1e-5)
+
+
+def test_a_new_episode_forgets_the_last(models) -> None:
+    agent = Agent(*models, population(), KIND)
+    lanes = np.arange(6)
+    agent.begin(lanes, EPISODES)
+    first = agent.act(lanes, frames(0))
+    agent.act(lanes, frames(1))
+    agent.begin(lanes[2:4], EPISODES[2:4])
+    again = agent.act(lanes, frames(0))
+    np.testing.assert_array_equal(again[2:4], first[2:4])
+    assert (again[[0, 1, 4, 5]] != first[[0, 1, 4, 5]]).any()
+
+
+def test_samples_of_z_depend_on_the_track_and_candidate(models) -> None:
+    actions = driven(models, [[0, 1, 2, 3, 4, 5]], sample_z=True)
+    assert (actions[0] != driven(models, [[0, 1, 2, 3, 4, 5]])[0]).any()
+    assert (actions != driven(models, [[0, 1, 2, 3, 4, 5]], sample_z=True, seed=1)).any()
+
+
+def test_models_that_do_not_fit_are_one_sentence(models) -> None:
+    vae, mdrnn = models
+    with pytest.raises(UserError, match="C has 100 parameters where .* need 867"):
+        Agent(vae, mdrnn, population(100), KIND)
+    with pytest.raises(UserError, match="V makes z of 16 numbers and M expects 32"):
+        Agent(VAE(16), mdrnn, population(), KIND)
+
+
+def test_a_missing_gpu_is_one_sentence(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert acting.choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="--device cpu"):
+        acting.choose_device("cuda")
+
+
+def test_an_unknown_driver_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="no pretrained driver 'nobody'"):
+        pretrained.load_pretrained("nobody")

@@ -1,0 +1,47 @@
+"""Weights that come with the package: one folder a driver, laid out as a run directory, in 16-bit floats.
+
+python -m worldmodels.pretrained LOGDIR NAME        pack the best V, M and C of a run
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldmodels.errors import UserError
+
+if TYPE_CHECKING:
+    from worldmodels.agent import Agent
+
+HERE = Path(__file__).parent
+STAGES = ("vae", "mdrnn", "ctrl")
+
+
+def folder(name: str) -> Path:
+    """The run directory of a driver in the package; UserError lists the drivers where there is none of that name."""
+    names = sorted(path.parent.parent.name for path in HERE.glob("*/ctrl/best.safetensors"))
+    if name not in names:
+        raise UserError(f"There is no pretrained driver {name!r}: the package has {', '.join(names) or 'none'}.")
+    return HERE / name
+
+
+def load_pretrained(name: str, device: str = "cpu") -> "Agent":
+    """A driver that acts: `agent.reset()`, then `action = agent(observation)` at every step.
+
+    Raises:
+        UserError: the package has no driver of that name.
+    """
+    from worldmodels import agent, checkpoint, envs
+
+    run = folder(name)
+    _, meta = checkpoint.load(run / "ctrl" / "best.safetensors")
+    driver = agent.load(run, envs.kind_of(meta["env"]), device)
+    driver.crop = envs.describe(meta["env"]).crop
+    return driver
+
+
+def pack(logdir: Path, name: str) -> None:
+    """Copy the best V, M and C of `logdir` into the package, in 16-bit floats."""
+    from worldmodels import checkpoint
+
+    for stage in STAGES:
+        tensors, meta = checkpoint.load(logdir / stage / "best.safetensors")
+        checkpoint.save(HERE / name / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
