@@ -21,7 +21,7 @@ from numba import njit
 
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.render import Renderer, draw_lanes
-from worldmodels.envs.carracing.state import VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_W, Cars, Tracks, allocate
+from worldmodels.envs.carracing.state import PLAYFIELD, VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_W, Cars, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -157,8 +157,8 @@ class Batch:
 
     def info(self, lane: int) -> dict[str, Any]:
         """Gymnasium's info of a lane whose episode has just terminated."""
-        x, y = self.cars.position[lane, 0]
-        return {"lap_finished": not physics.off_playfield(x, y)}
+        x, y = self.cars.position[lane, 0].tolist()
+        return {"lap_finished": max(abs(x), abs(y)) <= PLAYFIELD}
 
     def picture(self, lane: int, mode: str) -> np.ndarray:
         """What `render()` answers: uint8 (400,600,3), or (S,S,3) for "state_pixels", or (800,1000,3) for "human"."""
@@ -195,13 +195,17 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CORES, thread_name_prefix="carracing")
 
 
+NO_KERNELS = ("__init__", "env", "video")  # files that neither hold kernels nor constants of them
+
+
 def forget_stale_kernels() -> None:
     """Drop compiled kernels that are older than any source file of this package.
 
     numba's cache (`cache=True`) notices a change of a kernel's own file, but not of the files whose functions it calls:
     after an update it would go on driving with the old ones.
     """
-    newest = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
+    sources = [source for source in Path(__file__).parent.glob("*.py") if source.stem not in NO_KERNELS]
+    newest = max(source.stat().st_mtime for source in sources)
     for index in Path(str(physics.off_playfield.stats.cache_path)).glob("*.nbi"):
         with suppress(FileNotFoundError):  # another process was quicker
             if index.stat().st_mtime < newest:
