@@ -59,3 +59,12 @@ def test_cma_is_the_package_s_own() -> None:
 
 def test_ranks_ignore_the_scale_of_the_scores() -> None:
     np.testing.assert_allclose(evolution.centered_ranks(np.array([5.0, -1e9, 7.0])), [0.0, -0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", ["openai-es", "pgpe"])
+def test_decay_shrinks_the_steps(name: str) -> None:
+    steady, shrinking = (evolution.make(name, 12, 8, 0.1, 3, decay) for decay in (1.0, 0.9))
+    for strategy in (steady, shrinking):
+        for _ in range(20):
+            strategy.tell(-(strategy.ask() ** 2).sum(axis=1))
+    assert shrinking.sigma == pytest.approx(steady.sigma * 0.9**20, rel=0.3)

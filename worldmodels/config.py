@@ -145,6 +145,8 @@ class TrainController:
     """cma: CMA-ES, the paper's; sep-cma: with a diagonal covariance; openai-es; pgpe: with ClipUp."""
     sigma: float = 0.1
     """First step size."""
+    sigma_decay: float = 1.0
+    """Multiplies the step sizes of openai-es and pgpe in every generation (CMA-ES adapts its own)."""
     directions: int = 0
     """Search this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
     inputs: Literal["z", "zh", "zch"] = "zh"
@@ -158,6 +160,9 @@ class TrainController:
     give_up: int = 0
     """End a training episode after so many steps without a reward above zero, and score the rest as if it went on like
     that (0: drive every episode to its end, as the paper)."""
+    whole_after: int = 0
+    """With --start anywhere or --max-steps: generations after which training episodes are whole, from the line to their
+    end (0: never). Fragments teach driving quickly, but make light of crashes and missed tiles."""
     select_every: int = 10
     """Generations between evaluations of the distribution's mean on the selection tracks: what `best` means."""
     select_tracks: int = 16
@@ -229,12 +234,12 @@ SMOKE = Run(
 """Seconds: every stage at a size that only shows it works."""
 
 LAPTOP = Run(
-    collect=Collect(rollouts=80, max_steps=400, policy="gas", start="anywhere"),
-    vae=TrainVAE(epochs=3, batch_size=64, learning_rate=5e-4, free_bits=0.5),
-    mdrnn=TrainMDRNN(epochs=20, batch_size=32, sequence_length=100),
+    collect=Collect(rollouts=400, max_steps=150, policy="gas", start="anywhere"),
+    vae=TrainVAE(epochs=2, batch_size=64, learning_rate=7e-4),
+    mdrnn=TrainMDRNN(epochs=8, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=TrainController(
-        epochs=30, pop_size=32, n_samples=2, max_steps=400, start="anywhere",
-        strategy="pgpe", directions=64, select_every=10, select_tracks=8,
+        strategy="pgpe", directions=64, pop_size=64, n_samples=2, start="anywhere", max_steps=640, give_up=100,
+        epochs=25, select_every=5, select_tracks=8,
     ),
     evaluate=Evaluate(episodes=4, video=True),
 )  # fmt: skip

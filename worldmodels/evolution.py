@@ -31,12 +31,15 @@ class Strategy(Protocol):
         """The step size (the mean one, where every parameter has its own)."""
 
 
-def make(name: str, size: int, population: int, sigma: float, seed: int) -> Strategy:
-    """The strategy `name` (config.TrainController.strategy) on `size` parameters, started at zero."""
+def make(name: str, size: int, population: int, sigma: float, seed: int, decay: float = 1.0) -> Strategy:
+    """The strategy `name` (config.TrainController.strategy) on `size` parameters, started at zero.
+
+    `decay` multiplies the step sizes of `openai-es` and `pgpe` in every generation; CMA-ES adapts its own.
+    """
     if name in ("cma", "sep-cma"):
         return CMAES(size, population, sigma, seed, diagonal=name == "sep-cma")
     mirrored: dict[str, type[OpenAIES] | type[PGPE]] = {"openai-es": OpenAIES, "pgpe": PGPE}
-    return mirrored[name](size, population, sigma, seed)
+    return mirrored[name](size, population, sigma, seed, decay)
 
 
 def replay(strategy: Strategy, history: Iterable[np.ndarray]) -> None:
@@ -89,11 +92,12 @@ def centered_ranks(scores: np.ndarray) -> np.ndarray:
 
 
 class OpenAIES:
-    """Salimans et al. 2017: mirrored Gaussian noise, centred ranks, Adam; the step size stays."""
+    """Salimans et al. 2017: mirrored Gaussian noise, centred ranks, Adam."""
 
-    def __init__(self, size: int, population: int, sigma: float, seed: int):
+    def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
         assert population % 2 == 0, "mirrored sampling needs an even population"
-        self.generator, self.half, self._sigma = np.random.default_rng(seed), population // 2, sigma
+        self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
+        self._sigma = sigma
         self._mean, self.moment1, self.moment2 = np.zeros(size), np.zeros(size), np.zeros(size)
         self.noise = np.zeros((self.half, size))
         self.generation = 0
@@ -112,6 +116,8 @@ class OpenAIES:
         step = self.moment1 / (1 - 0.9**self.generation)
         scale = np.sqrt(self.moment2 / (1 - 0.999**self.generation)) + 1e-8
         self._mean = self._mean + self.learning_rate * step / scale
+        self._sigma *= self.decay
+        self.learning_rate *= self.decay
 
     @property
     def mean(self) -> np.ndarray:
@@ -133,9 +139,9 @@ class PGPE:
     SIGMA_RATE = 0.1  # Toklu et al. 2020, table 1
     SIGMA_CHANGE = 0.2  # a step size changes by at most this share in a generation
 
-    def __init__(self, size: int, population: int, sigma: float, seed: int):
+    def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
         assert population % 2 == 0, "mirrored sampling needs an even population"
-        self.generator, self.half = np.random.default_rng(seed), population // 2
+        self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
         self._mean, self.velocity, self.sigmas = np.zeros(size), np.zeros(size), np.full(size, sigma)
         self.noise = np.zeros((self.half, size))
         self.max_speed = sigma * np.sqrt(size) / 15  # Toklu et al.: the first radius over 15
@@ -159,7 +165,9 @@ class PGPE:
         surprise = (plus + minus) / 2  # (P/2,), mean zero by the ranks' centring
         growth = surprise @ (self.noise**2 / self.sigmas - self.sigmas) / self.half
         change = np.clip(self.SIGMA_RATE * growth, -self.SIGMA_CHANGE * self.sigmas, self.SIGMA_CHANGE * self.sigmas)
-        self.sigmas = self.sigmas + change
+        self.sigmas = (self.sigmas + change) * self.decay
+        self.max_speed *= self.decay
+        self.step_length *= self.decay
 
     @property
     def mean(self) -> np.ndarray:

@@ -11,6 +11,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,8 @@ def main(cfg: TrainController) -> None:
         raise UserError(f"Only our own simulator starts anywhere: use --start line with --env {cfg.env}.")
     if cfg.strategy in ("openai-es", "pgpe") and cfg.pop_size % 2:
         raise UserError(f"{cfg.strategy} draws mirrored pairs: --pop-size must be even, not {cfg.pop_size}.")
+    if cfg.give_up and not (description.time_limit or cfg.max_steps):
+        raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
     kind = envs.kind_of(cfg.env)
@@ -61,14 +64,14 @@ def main(cfg: TrainController) -> None:
     # The search space: all of C's weights, or those of the principal directions of what C sees.
     width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
     size = controller.parameter_count(width, kind.size, bias=cfg.inputs != "zch")
-    fixed = ("strategy", "pop_size", "sigma", "seed", "directions", "inputs", "sample_z")
+    fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "sample_z")
     settings = {name: getattr(cfg, name) for name in fixed}
     loop, history, basis = resume(folder, settings, cfg.noreload)
     if cfg.directions and basis is None:
         sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
         basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
     searched = size if basis is None else len(basis)
-    strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed)
+    strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
     evolution.replay(strategy, history)
 
     def to_parameters(points: np.ndarray) -> np.ndarray:
@@ -86,11 +89,6 @@ def main(cfg: TrainController) -> None:
         print(f"Continuing C in {folder} at generation {loop.generation + 1}.")
     metrics = Metrics(folder, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
-    options = envs.TRAINING_START if cfg.start == "anywhere" else None
-    horizon = cfg.max_steps or description.time_limit
-    if cfg.give_up and horizon is None:
-        raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
-    give_up = GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None
     selection = [Episode(SELECTION + i) for i in range(cfg.select_tracks)]
 
     with Crew(setting) as crew, tqdm(
@@ -104,15 +102,9 @@ def main(cfg: TrainController) -> None:
             with tqdm(
                 unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}"
             ) as inner:
-                candidates = strategy.ask()
-                scores, steps = crew.scores(
-                    to_parameters(candidates),
-                    episodes,
-                    options=options,
-                    max_steps=cfg.max_steps,
-                    give_up=give_up,
-                    on_step=inner.update,
-                )
+                candidates = to_parameters(strategy.ask())
+                course = training_course(cfg, description.time_limit, loop.generation)
+                scores, steps = crew.scores(candidates, episodes, **course, on_step=inner.update)
             fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
             strategy.tell(fitness)
             history.append(fitness)
@@ -146,6 +138,18 @@ def main(cfg: TrainController) -> None:
                 show(loop, fitness, selected)
     metrics.close()
     print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best:.1f} on selection.")
+
+
+def training_course(cfg: TrainController, time_limit: int | None, generation: int) -> dict[str, Any]:
+    """Where the generation's episodes start, how long they go on, and when a hopeless one is given up."""
+    whole = cfg.whole_after and generation >= cfg.whole_after
+    max_steps = None if whole else cfg.max_steps
+    horizon = max_steps or time_limit
+    return {
+        "options": envs.TRAINING_START if cfg.start == "anywhere" and not whole else None,
+        "max_steps": max_steps,
+        "give_up": GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None,
+    }
 
 
 def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
