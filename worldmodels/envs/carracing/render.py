@@ -40,9 +40,6 @@ from worldmodels.envs.carracing.ground import (
 from worldmodels.envs.carracing.hud import BAR_ROW, BARS, GLYPH_H, SCORE_COLUMNS, SCORE_ROWS, Hud, draw_hud, make_hud
 from worldmodels.envs.carracing.state import MAX_TILES, SCALE, STATE_H, STATE_W, WINDOW_W, ZOOM, Cars, Tracks
 
-# What colours cover of a row: offsets in `parts`. (Constant offsets into one array let LLVM write vector code.)
-TAR, SHADE_1, SHADE_2, BARE, LIGHT, BOTH, WHITE = range(0, 7 * STATE_W, STATE_W)
-
 
 class Scratch(NamedTuple):
     """Working memory, W workers first. Between two frames `change` is zero and the rest means nothing."""
@@ -51,7 +48,6 @@ class Scratch(NamedTuple):
     edges: np.ndarray  # float64 (W, MAX_EDGES, 7)
     wide: np.ndarray  # float64 (W, 4, 2)
     sums: np.ndarray  # float32 (W, P * 96)
-    parts: np.ndarray  # float32 (W, 7 * 96)
     frame: np.ndarray  # uint8 (W, 3, 96, 96) planar
     near: np.ndarray  # bool (W, M) tiles that may be in view
     colors: np.ndarray  # float32 (W, 5, 3) road, its second and third shade less that, ground, grass less ground
@@ -70,7 +66,6 @@ def make_scratch(workers: int) -> Scratch:
         edges=np.zeros((workers, MAX_EDGES, 7)),
         wide=np.zeros((workers, 4, 2)),
         sums=np.zeros((workers, ROW), np.float32),
-        parts=np.zeros((workers, 7 * STATE_W), np.float32),
         frame=np.zeros((workers, 3, STATE_H, STATE_W), np.uint8),
         near=np.zeros((workers, MAX_TILES), np.bool_),
         colors=np.zeros((workers, 5, 3), np.float32),
@@ -92,7 +87,6 @@ def of_worker(scratch: Scratch, worker: int) -> Scratch:
         scratch.edges[worker],
         scratch.wide[worker],
         scratch.sums[worker],
-        scratch.parts[worker],
         scratch.frame[worker],
         scratch.near[worker],
         scratch.colors[worker],
@@ -140,59 +134,48 @@ def advance(change: np.ndarray, sums: np.ndarray, size: int) -> None:
         change[x] = 0.0
 
 
+@njit(cache=True, error_model="numpy", inline="always")
+def as_smoothscale(value):
+    """smoothscale rounds down twice: a flat value v comes out as v - 2, at least 0."""
+    return max(np.int32(value + np.float32(0.99)) - np.int32(2), np.int32(0))
+
+
+# The two below read at constant offsets from one array and write another: that lets LLVM make vector code of them.
+
+
 @njit(cache=True, error_model="numpy")
-def mix_open(sums: np.ndarray, parts: np.ndarray) -> None:
-    """What each colour covers of a row without borders or the end of the playfield; parts: float32 (7 * 96,)."""
+def color_open_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int) -> None:
+    """Write a row of a planar frame where no border and no end of the playfield shows: road over grass."""
     one, half = np.float32(1.0), np.float32(0.5)
-    for x in range(STATE_W):
-        road = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
-        tar = min(road, one)
-        fade = one + half - half * max(road, one)  # nearly 1 / road, where the road overlaps itself
-        bare = one - tar
-        parts[TAR + x] = tar
-        parts[SHADE_1 + x] = fade * sums[ROAD_1 + x]
-        parts[SHADE_2 + x] = fade * sums[ROAD_2 + x]
-        parts[BARE + x] = bare
-        parts[LIGHT + x] = bare * sums[GRASS + x]
-
-
-@njit(cache=True, error_model="numpy")
-def mix_full(sums: np.ndarray, parts: np.ndarray) -> None:
-    """The same where borders or the end of the playfield may show: borders hide road, road hides grass."""
-    one, half = np.float32(1.0), np.float32(0.5)
-    for x in range(STATE_W):
-        border = min(sums[BORDERS + x], one)
-        road = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
-        tar = min(road, one - border)
-        fade = (one - border) * (one + half - half * max(road, one))
-        bare = one - border - tar
-        parts[TAR + x] = tar
-        parts[SHADE_1 + x] = fade * sums[ROAD_1 + x]
-        parts[SHADE_2 + x] = fade * sums[ROAD_2 + x]
-        parts[BARE + x] = bare * sums[FIELD + x]
-        parts[LIGHT + x] = bare * sums[GRASS + x]
-        parts[BOTH + x] = border
-        parts[WHITE + x] = border - min(sums[BORDER_RED + x], border)
-
-
-@njit(cache=True, error_model="numpy")
-def color_row(parts: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int, full: bool) -> None:
-    """Write a row of a planar frame. smoothscale rounds down twice: a flat value v comes out as v - 2, at least 0."""
-    up, two, most = np.float32(0.99), np.int32(2), np.float32(255.0)
-    tar, shade_1, shade_2 = parts[TAR : TAR + STATE_W], parts[SHADE_1 : SHADE_1 + STATE_W], parts[SHADE_2:]
-    bare, light = parts[BARE : BARE + STATE_W], parts[LIGHT : LIGHT + STATE_W]
     for channel in range(3):
         road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
         ground, more, line = colors[3, channel], colors[4, channel], frame[channel, row]
-        if full:
-            bright = parts[BOTH if channel == 0 else WHITE :]
-            for x in range(STATE_W):
-                value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
-                line[x] = max(np.int32(value + most * bright[x] + up) - two, 0)
-        else:
-            for x in range(STATE_W):
-                value = road * tar[x] + more_1 * shade_1[x] + more_2 * shade_2[x] + ground * bare[x] + more * light[x]
-                line[x] = max(np.int32(value + up) - two, 0)
+        for x in range(STATE_W):
+            cover = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
+            tar = min(cover, one)
+            fade = one + half - half * max(cover, one)  # nearly 1 / cover, where the road overlaps itself
+            value = (one - tar) * (ground + more * sums[GRASS + x])
+            value += tar * road + fade * (more_1 * sums[ROAD_1 + x] + more_2 * sums[ROAD_2 + x])
+            line[x] = as_smoothscale(value)
+
+
+@njit(cache=True, error_model="numpy")
+def color_full_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int) -> None:
+    """The same where borders or the end of the playfield may show: borders over road over grass."""
+    one, half, most = np.float32(1.0), np.float32(0.5), np.float32(255.0)
+    for channel in range(3):
+        road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
+        ground, more, line = colors[3, channel], colors[4, channel], frame[channel, row]
+        red = np.float32(0.0 if channel == 0 else -255.0)
+        for x in range(STATE_W):
+            border = min(sums[BORDERS + x], one)
+            cover = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
+            tar = min(cover, one - border)
+            fade = (one - border) * (one + half - half * max(cover, one))
+            value = (one - border - tar) * (ground * sums[FIELD + x] + more * sums[GRASS + x])
+            value += tar * road + fade * (more_1 * sums[ROAD_1 + x] + more_2 * sums[ROAD_2 + x])
+            value += most * border + red * min(sums[BORDER_RED + x], border)
+            line[x] = as_smoothscale(value)
 
 
 @njit(cache=True, error_model="numpy")
@@ -226,10 +209,9 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Sc
         full = first <= row < last
         advance(change[row * ROW : (row + 1) * ROW], sums, ROW if full else OPEN)
         if full:
-            mix_full(sums, scratch.parts)
+            color_full_row(sums, colors, frame, row)
         else:
-            mix_open(sums, scratch.parts)
-        color_row(scratch.parts, colors, frame, row, full)
+            color_open_row(sums, colors, frame, row)
     change[BAR_ROW * ROW :] = 0.0
 
     draw_car(
