@@ -84,7 +84,7 @@ def draw_ground(surface, camera: Camera, tracks: Tracks, lane: int) -> None:
     count, borders = tracks.count[lane], tracks.borders[lane]
     road, border = camera(tracks.road[lane, :count]), camera(tracks.border[lane, :borders])
     border_of = {int(tile): index for index, tile in enumerate(tracks.border_tile[lane, :borders])}
-    for tile in np.flatnonzero(in_reach(road)):
+    for tile in np.flatnonzero(in_reach(road)).tolist():
         shade = 0.0 if tracks.plain[lane, tile] else 0.01 * (tile % 3) * 255
         fill(surface, road[tile], tracks.road_color[lane] + shade)
         if tile in border_of:
@@ -94,7 +94,7 @@ def draw_ground(surface, camera: Camera, tracks: Tracks, lane: int) -> None:
 def in_reach(quads: np.ndarray) -> np.ndarray:
     """Which of float64 (K,4,2) have a corner in the window or its margin: bool (K,)."""
     inside = (quads >= -MARGIN) & (quads <= (WINDOW_W + MARGIN, WINDOW_H + MARGIN))
-    return inside.all(axis=-1).any(axis=-1)
+    return np.asarray(inside.all(axis=-1).any(axis=-1))
 
 
 def fill(surface, corners: np.ndarray, color) -> None:
