@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.toy import TOY
 from worldmodels import checkpoint, logs
 
 ROOT = Path(__file__).parent.parent
-KILLS = 5
+KILLS = 4
 CLOCKS = ("seconds", "frames_per_second", "transitions_per_second", "steps_per_second")
 SIZES = [
     "--collect.rollouts", "6", "--collect.threads", "2", "--collect.policy", "white",
@@ -80,12 +82,16 @@ def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
             assert value == b[name], name
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path) -> None:
-    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
-    began = time.monotonic()
-    finish(start(whole))
-    duration = time.monotonic() - began
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[Path, float]:
+    """A whole run, and the seconds it took."""
+    logdir, began = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
+    finish(start(logdir))
+    return logdir, time.monotonic() - began
 
+
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path) -> None:
+    (whole, duration), broken = uninterrupted, tmp_path / "broken" / "run"
     draw = random.Random(5)
     for kill in range(KILLS):
         process = start(broken)
@@ -105,9 +111,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path) -> None:
     assert_same(results, files_that_count(broken))
 
 
-def test_noreload_starts_one_stage_over_and_leaves_the_others(tmp_path) -> None:
+def test_noreload_starts_one_stage_over_and_leaves_the_others(uninterrupted, tmp_path) -> None:
     logdir = tmp_path / "run"
-    finish(start(logdir))
+    shutil.copytree(uninterrupted[0], logdir)
     before = files_that_count(logdir)
     command = [sys.executable, "-m", "worldmodels", "train-mdrnn", "--logdir", str(logdir), "--noreload"]
     command += ["--epochs", "1", "--rootdir", str(logdir / "rollouts"), "--test-fraction", "0.34", "--batch-size", "2"]
