@@ -101,12 +101,12 @@ def mixture_nll(prediction: Prediction, z: Tensor) -> Tensor:
     One formula serves both mixtures: a shared mixture adds up its dimensions inside each Gaussian, the paper's
     after mixing.
     """
-    log_weights = F.log_softmax(prediction.logits, dim=-1)  # (…, Z or 1, K)
     scaled = (z[..., None] - prediction.mean) * torch.exp(-prediction.log_sigma)
     log_normal = -0.5 * scaled.square() - prediction.log_sigma - 0.5 * np.log(2 * np.pi)  # (…, Z, K)
     if prediction.logits.shape[-2] != z.shape[-1]:
         log_normal = log_normal.sum(dim=-2, keepdim=True)  # (…, 1, K)
-    return -torch.logsumexp(log_weights + log_normal, dim=-1).sum(dim=-1) / z.shape[-1]
+    weighted = torch.logsumexp(prediction.logits + log_normal, dim=-1)  # (…, Z or 1)
+    return (torch.logsumexp(prediction.logits, dim=-1) - weighted).sum(dim=-1) / z.shape[-1]
 
 
 def mdrnn_loss(
