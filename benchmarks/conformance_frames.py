@@ -2,6 +2,7 @@
 
     python benchmarks/conformance_frames.py --frames 1000
     python benchmarks/conformance_frames.py --picture docs/images/carracing_renderers.png
+    python benchmarks/conformance_frames.py --speed
 
 Gymnasium drives; at chosen steps its state is copied into our arrays and both draw that instant. Neither our physics
 nor our tracks take part, so a difference seen here is a difference of drawing.
@@ -14,6 +15,7 @@ import functools
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -291,12 +293,37 @@ def save_picture(path: Path) -> None:
     os.replace(temporary, path)
 
 
+def print_speed() -> None:
+    """Frames a second on one core (processor time): 64 instants past the zoom, drawn over and over."""
+    lanes = []
+    for episode in EPISODES[:8]:
+        posed = [(tracks, cars) for _, _, tracks, cars, _ in pose(episode, 16) if cars.time[0] >= 1.0]
+        lanes += posed[:8]
+    tracks, cars = (
+        type(parts[0])(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        for parts in zip(*lanes, strict=True)
+    )
+    for size in (96, 64):
+        out = np.zeros((len(lanes), size, size, 3), np.uint8)
+        seconds = []
+        for _ in range(300):
+            start = time.process_time()
+            renderer(size).draw(tracks, cars, np.ones(len(lanes), np.bool_), out)
+            seconds.append((time.process_time() - start) / len(lanes))
+        best, middle = min(seconds[1:]), float(np.median(seconds))
+        print(f"{size}x{size}: {1 / middle:,.0f} frames/s ({1e6 * middle:.1f} us; at best {1e6 * best:.1f} us)")
+
+
 def main() -> int:
     """Command line; exit code 1 when a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=1000)
     parser.add_argument("--picture", type=Path, help="write the side-by-side picture instead")
+    parser.add_argument("--speed", action="store_true", help="time the renderer instead")
     options = parser.parse_args()
+    if options.speed:
+        print_speed()
+        return 0
     if options.picture:
         save_picture(options.picture)
         return 0
