@@ -26,7 +26,7 @@ import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
 from benchmarks.closed_loop import drive
 from worldmodels.envs.carracing import CarRacingVectorEnv
 
-ROUNDS = 3
+ROUNDS = 5
 HOLD = 5  # steps an action is held, so that the driver does not take most of the benchmark's time
 OURS = "worldmodels/CarRacing-v3"
 

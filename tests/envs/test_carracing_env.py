@@ -433,6 +433,14 @@ def test_a_finished_lane_rests_until_it_is_reset():
     assert np.array_equal(env.batch.cars.position[~mask], state[~mask])
 
 
+def test_a_terminated_lane_keeps_its_flag_and_tells_its_ending_once():
+    env = CarRacingVectorEnv(2, lap_complete_percent=0.0, autoreset_mode="Disabled")
+    env.reset(seed=1)
+    first, again = env.step(np.zeros((2, 3))), env.step(np.zeros((2, 3)))
+    assert first[2].all() and again[2].all() and not again[3].any() and not again[1].any()
+    assert first[4]["lap_finished"].all() and again[4] == {}
+
+
 def test_observations_are_copies_unless_told_otherwise():
     for copy in (True, False):
         env = CarRacingVectorEnv(2, copy=copy)
