@@ -1,0 +1,48 @@
+"""The driver that comes with the package: small, loads without a run, drives, and does as the README says."""
+
+import functools
+import re
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+import worldmodels
+from worldmodels import pretrained
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def driver():
+    return worldmodels.load_pretrained("carracing")
+
+
+def test_it_is_small_and_says_where_it_comes_from() -> None:
+    folder = pretrained.folder("carracing")
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 10_000_000
+    assert "held-out" in (folder / "README.md").read_text()
+
+
+def test_it_drives_on_gymnasium_s_own_environment(driver) -> None:
+    """Three hundred steps of one track: standing still would score −30 + 1 tile."""
+    env = gymnasium.make("CarRacing-v3", max_episode_steps=300)
+    frame, _ = env.reset(seed=2_000_100)
+    driver.reset()
+    score, over = 0.0, False
+    while not over:
+        frame, reward, terminated, truncated, _ = env.step(driver(frame))
+        score, over = score + float(reward), terminated or truncated
+    assert score > 100
+
+
+def test_the_readme_s_snippet_runs(monkeypatch) -> None:
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "load_pretrained" in block
+    )
+    assert len([line for line in code.splitlines() if line.strip()]) <= 8
+    make = functools.partial(gymnasium.make, max_episode_steps=5)
+    monkeypatch.setattr(gymnasium, "make", make)
+    names: dict = {}
+    exec(code.replace('render_mode="human"', 'render_mode="rgb_array"'), names)
+    assert names["truncated"] and not names["terminated"]
