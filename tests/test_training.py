@@ -147,3 +147,4 @@ def test_v_runs_once_over_the_data(trained, monkeypatch) -> None:
     _, m = trained
     monkeypatch.setattr(VAE, "encode", lambda *_: pytest.fail("V was run again"))
     train_mdrnn.main(replace(m, epochs=2, nosamples=True))
+    assert [row["epoch"] for row in logs.read(Path(m.logdir) / "mdrnn" / "metrics.jsonl")] == [1, 2]
