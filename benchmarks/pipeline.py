@@ -1,10 +1,11 @@
-"""V, M and acting beside the seed's way of doing the same work, in one run on this machine.
+"""V, M, acting and evolution beside the seed's way of doing the same work, in one run on this machine.
 
     python -m benchmarks.pipeline [--seconds 3]
 
 The baseline columns are written here as the seed's port works: plain memory layout and batches of 32 for V, one
 frame at a time for encoding and acting (decoder and mixture head included), V run again on both frames of every
-transition for M. The floor is the work's arithmetic over this machine's own matrix rate. Real CarRacing frames.
+transition for M; for evolution also one of Gymnasium's environments. The floor is the work's arithmetic over this
+machine's own float32 matrix rate (where the processor has bfloat16, V and M get below it). Real CarRacing frames.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from worldmodels import envs, memory
-from worldmodels.agent import Agent
+from worldmodels import envs, memory, pretrained
+from worldmodels.agent import Agent, choose_bfloat16
+from worldmodels.latents import ENCODE_BATCH
+from worldmodels.population import Crew, Setting
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE, to_images, vae_loss
 
@@ -24,6 +27,7 @@ ENCODER_FLOPS = 2 * (31**2 * 48 * 32 + 14**2 * 512 * 64 + 6**2 * 1024 * 128 + 2*
 DECODER_FLOPS = 2 * (32 * 1024 + 25 * 1024 * 128 + 25 * 25 * 128 * 64 + 36 * 13**2 * 64 * 32 + 36 * 30**2 * 32 * 3)
 M_FLOPS = 2 * (35 + 256) * 1024  # the LSTM cell; the head adds:
 HEAD_FLOPS = 2 * 256 * 480
+CPU = torch.device("cpu")
 
 
 def real_frames(count: int) -> np.ndarray:
@@ -50,33 +54,48 @@ def matrix_rate(seconds: float) -> float:
     return rate(lambda: (a @ a, 2 * 2048**3)[1], seconds)
 
 
-def train_v(frames: np.ndarray, batch: int, channels_last: bool, fused: bool) -> Callable[[], int]:
-    vae = VAE()
-    if not channels_last:
-        vae.to(memory_format=torch.contiguous_format)
-    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=fused)
+class SeedVAE(VAE):
+    """The seed's: plain layout, and a transposed convolution on the decoder's first pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def first_deconvolution(self, x: torch.Tensor) -> torch.Tensor:
+        return self.deconv1(x[:, :, None, None])
+
+
+def train_v(vae: VAE, frames: np.ndarray) -> Callable[[], int]:
+    seed = isinstance(vae, SeedVAE)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=not seed)
 
     def work() -> int:
-        images = to_images(frames[:batch], torch.device("cpu"))
-        if not channels_last:
+        images = to_images(frames, CPU)
+        if seed:
             images = images.contiguous()
-        reconstruction, mean, logvar = vae(images, torch.randn(batch, 32))
-        loss, _ = vae_loss(images, reconstruction, mean, logvar, 0.0)
+        loss, _ = vae_loss(images, *vae(images, torch.randn(len(frames), 32)), 0.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return batch
+        return len(frames)
 
     return work
 
 
-def encode(frames: np.ndarray, batch: int) -> Callable[[], int]:
-    vae = VAE().requires_grad_(False)
+def train_v_our_way(frames: np.ndarray) -> Callable[[], int]:
+    vae = VAE()
+    vae.use_bfloat16 = choose_bfloat16("auto", CPU)
+    return train_v(vae, frames)
+
+
+def encode(vae: VAE, frames: np.ndarray, batch: int) -> Callable[[], int]:
+    vae.requires_grad_(False)
     return lambda: len(vae.encode(frames[:batch])[0])
 
 
 def train_m_our_way(batch: int = 32, length: int = 100) -> Callable[[], int]:
     mdrnn = memory.MDRNN()
+    mdrnn.use_bfloat16 = choose_bfloat16("auto", CPU)
     optimizer = torch.optim.Adam([p for p in mdrnn.parameters() if p.requires_grad], 1e-3, fused=True)
     mean, logvar = torch.randn(batch, length + 1, 32), torch.randn(batch, length + 1, 32)
     actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
@@ -95,8 +114,7 @@ def train_m_our_way(batch: int = 32, length: int = 100) -> Callable[[], int]:
 
 def train_m_the_seed_s_way(frames: np.ndarray, batch: int = 16, length: int = 32) -> Callable[[], int]:
     """V runs on both frames of every transition of every batch; one shared mixture; RMSprop."""
-    vae = VAE().to(memory_format=torch.contiguous_format)
-    mdrnn = memory.MDRNN(mixture="shared", include_reward=True, include_terminal=True)
+    vae, mdrnn = SeedVAE(), memory.MDRNN(mixture="shared", include_reward=True, include_terminal=True)
     optimizer = torch.optim.RMSprop(mdrnn.parameters(), 1e-3, alpha=0.9)
     some = np.resize(frames, (batch * length, 64, 64, 3))
     actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
@@ -105,7 +123,7 @@ def train_m_the_seed_s_way(frames: np.ndarray, batch: int = 16, length: int = 32
         pair = []
         for _ in range(2):
             with torch.no_grad():  # the port runs the whole VAE and throws the reconstruction away
-                images = to_images(some, torch.device("cpu")).contiguous()
+                images = to_images(some, CPU).contiguous()
                 _, mean, logvar = vae(images, torch.randn(len(some), 32))
             pair.append((mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape)).reshape(batch, length, 32))
         loss, _ = memory.mdrnn_loss(mdrnn(pair[0], actions)[0], pair[1], zeros, zeros, mask)
@@ -126,21 +144,50 @@ def act_our_way(frames: np.ndarray, lanes: int) -> Callable[[], int]:
     return lambda: len(agent.act(index, frames[:lanes]))
 
 
-@torch.no_grad()
-def act_the_seed_s_way(frames: np.ndarray) -> Callable[[], int]:
-    """One frame: the whole VAE, C, and M with its mixture head."""
-    vae, mdrnn = VAE().to(memory_format=torch.contiguous_format), memory.MDRNN(mixture="shared")
+def seed_driver() -> Callable[[np.ndarray], torch.Tensor]:
+    """Frames uint8 (1, 64, 64, 3) → actions (1, 3): the whole VAE, C, and M with its mixture head."""
+    vae, mdrnn = SeedVAE(), memory.MDRNN(mixture="shared")
     c = torch.nn.Linear(288, 3)
     state = mdrnn.initial_state(1)
 
     @torch.no_grad()
-    def work() -> int:
+    def act(frames: np.ndarray) -> torch.Tensor:
         nonlocal state
-        images = to_images(frames[:1], torch.device("cpu")).contiguous()
+        images = to_images(frames, CPU).contiguous()
         _, mean, _ = vae(images, torch.randn(1, 32))
         action = c(torch.cat([mean, state[0]], dim=1))
         state = mdrnn.step(mean, action, state)
         mdrnn.predict(state[0])
+        return action
+
+    return act
+
+
+def act_the_seed_s_way(frames: np.ndarray) -> Callable[[], int]:
+    act = seed_driver()
+    return lambda: len(act(frames[:1]))
+
+
+def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> Callable[[], int]:
+    """A generation of the shipped driver with a little noise: environment, V, M, C and the loop around them."""
+    run = str(pretrained.folder("carracing"))
+    crew = Crew(Setting(run, "worldmodels/CarRacing-v3", "zh", False, 0, 128, ("cpu",), "auto"))
+    mean = pretrained.load_pretrained("carracing").population.numpy()
+    candidates = mean + 1e-3 * np.random.default_rng(0).standard_normal((population, mean.shape[1]))
+    episodes = [Episode(track, p) for p in range(population) for track in range(samples)]
+    return lambda: crew.scores(candidates, episodes, max_steps=steps)[1]
+
+
+def evolve_the_seed_s_way() -> Callable[[], int]:
+    """One step of one process: Gymnasium's environment, the frame resized, the whole VAE, C, M."""
+    act, env = seed_driver(), gymnasium.make("CarRacing-v3")
+    frame = env.reset(seed=0)[0]
+
+    def work() -> int:
+        nonlocal frame
+        frame, _, terminated, truncated, _ = env.step(act(envs.as_frames(frame[None]))[0].numpy())
+        if terminated or truncated:
+            frame = env.reset()[0]
         return 1
 
     return work
@@ -156,12 +203,13 @@ def main() -> None:
     print(f"float32 matrix rate {flops / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads\n")
     v_flops = 3 * (ENCODER_FLOPS + DECODER_FLOPS)
     rows: list[tuple[str, Callable[[], int], Callable[[], int], float, float]] = [
-        ("V training, frames/s", train_v(frames, 32, False, False), train_v(frames, 100, True, True), v_flops, 1.25),
-        ("encoding, frames/s", encode(frames, 1), encode(frames, 256), ENCODER_FLOPS, 3),
+        ("V training, frames/s", train_v(SeedVAE(), frames[:32]), train_v_our_way(frames[:100]), v_flops, 1.25),
+        ("encoding, frames/s", encode(SeedVAE(), frames, 1), encode(VAE(), frames, ENCODE_BATCH), ENCODER_FLOPS, 3),
         ("M training, transitions/s", train_m_the_seed_s_way(frames), train_m_our_way(),
          3 * (M_FLOPS + HEAD_FLOPS), 100),
         ("acting, 64 lanes, frames/s", act_the_seed_s_way(frames), act_our_way(frames, 64),
          ENCODER_FLOPS + M_FLOPS, 25),
+        ("evolution, agent steps/s", evolve_the_seed_s_way(), evolve_our_way(), ENCODER_FLOPS + M_FLOPS, 52),
     ]  # fmt: skip
     print(f"{'work':<28}{'seed':>9}{'ours':>9}{'ratio':>8}{'asked':>8}{'floor':>9}")
     for name, theirs, ours, work_flops, asked in rows:

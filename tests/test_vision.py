@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from worldmodels import checkpoint, vision
+from worldmodels import checkpoint, pretrained, vision
 from worldmodels.errors import UserError
 from worldmodels.vision import VAE, to_images, vae_loss
 
@@ -76,3 +76,19 @@ def test_a_checkpoint_of_something_else_is_one_sentence(tmp_path) -> None:
     checkpoint.save(tmp_path / "vae" / "best.safetensors", {"vae.x": torch.zeros(1)}, {"vae": {"z_size": 16}})
     with pytest.raises(UserError, match="no V of this version"):
         vision.load(tmp_path)
+
+
+def test_the_first_deconvolution_is_one() -> None:
+    vae = VAE()
+    x = torch.randn(3, 1024)
+    torch.testing.assert_close(vae.first_deconvolution(x), vae.deconv1(x[:, :, None, None]), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_moves_z_by_little() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(8, 64, 64, 3), dtype=np.uint8)
+    vae = vision.load(pretrained.folder("carracing"))
+    exact, _ = vae.encode(frames)
+    vae.use_bfloat16 = True
+    near, _ = vae.encode(frames)
+    assert near.dtype == torch.float32
+    assert 0 < (near - exact).abs().mean() < 0.02 * exact.std()

@@ -105,6 +105,13 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def choose_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; `auto` does where it is faster: on a GPU, and on processors that have it."""
+    if precision == "auto":
+        return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return precision == "bfloat16"
+
+
 def load(logdir: str | Path, kind: ActionKind, device: torch.device | str = "cpu") -> Agent:
     """The best driver of a run.
 

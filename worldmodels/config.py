@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 
 
@@ -67,8 +68,8 @@ class TrainVAE:
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: int = 30
     """Stop after so many epochs without progress."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the convolutions; auto: bfloat16 on a GPU, float32 on a CPU."""
+    precision: Precision = "auto"
+    """Arithmetic of the convolutions; auto: bfloat16 on a GPU and on processors that have it, else float32."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints inside an epoch."""
     seed: int = 0
@@ -109,6 +110,8 @@ class TrainMDRNN:
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: int = 30
     """Stop after so many epochs without progress."""
+    precision: Precision = "auto"
+    """Arithmetic of the LSTM; auto: bfloat16 on a GPU and on processors that have it, else float32."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
@@ -167,6 +170,9 @@ class TrainController:
     """Generations between evaluations of the distribution's mean on the selection tracks: what `best` means."""
     select_tracks: int = 16
     """Selection tracks: never used for training, never for the final evaluation."""
+    precision: Precision = "auto"
+    """Arithmetic in which V encodes training frames; auto: bfloat16 on a GPU and on processors that have it, else
+    float32. `evaluate` always takes float32."""
     seed: int = 0
     device: Device = "auto"
 

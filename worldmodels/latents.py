@@ -22,7 +22,7 @@ from worldmodels.dataset import BadFile, Dataset, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.vision import VAE
 
-ENCODE_BATCH = 256  # frames V encodes at once
+ENCODE_BATCH = 64  # frames V encodes at once: their activations stay in the processor's cache
 
 
 class Latents(NamedTuple):

@@ -57,6 +57,7 @@ class MDRNN(nn.Module):
         self.z_size, self.hidden_size, self.gaussians = z_size, hidden_size, gaussians
         self.logit_rows = z_size if mixture == "dimension" else 1
         self.include_reward, self.include_terminal = include_reward, include_terminal
+        self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
         self.lstm = nn.LSTM(z_size + action_size, hidden_size, batch_first=True)
         if mixture == "dimension":
             second_bias = self.lstm.get_parameter("bias_hh_l0")
@@ -67,7 +68,9 @@ class MDRNN(nn.Module):
     def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Prediction, Tensor]:
         """Sequences z (B, T, Z) and action (B, T, A) → predictions of z one step later, and h (B, T, H)."""
         packed = None if state is None else (state[0][None], state[1][None])
-        h, _ = self.lstm(torch.cat([z, action], dim=-1), packed)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.use_bfloat16):
+            h, _ = self.lstm(torch.cat([z, action], dim=-1), packed)
+        h = h.to(self.head.weight.dtype)
         return self.predict(h), h
 
     def predict(self, h: Tensor) -> Prediction:

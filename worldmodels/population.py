@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, vision
-from worldmodels.agent import Agent
+from worldmodels.agent import Agent, choose_bfloat16
 from worldmodels.rollout import Episode, GiveUp, drive
 from worldmodels.workers import Workers, cores
 
@@ -31,6 +31,8 @@ class Setting:
     """Episodes side by side in one worker."""
     devices: tuple[str, ...]
     """One worker each."""
+    precision: str = "float32"
+    """Of V: "auto", "float32" or "bfloat16"."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Driver:
     def __init__(self, setting: Setting, device: str, threads: int):
         self.setting, self.threads = setting, threads
         self.vae, self.mdrnn = vision.load(setting.logdir, device), memory.load(setting.logdir, device)
+        self.vae.use_bfloat16 = choose_bfloat16(setting.precision, self.vae.device)
         self.lanes: dict[tuple[int, int | None], VectorEnv] = {}
 
     def env(self, num_envs: int, max_steps: int | None) -> VectorEnv:

@@ -20,6 +20,7 @@ class VAE(nn.Module):
     def __init__(self, z_size: int = 32):
         super().__init__()
         self.z_size = z_size
+        self.use_bfloat16 = False  # arithmetic of `forward` and `encode`; z moves by 0.002 of its spread
         self.conv1 = nn.Conv2d(3, 32, 4, stride=2)  # 64 → 31
         self.conv2 = nn.Conv2d(32, 64, 4, stride=2)  # 31 → 14
         self.conv3 = nn.Conv2d(64, 128, 4, stride=2)  # 14 → 6
@@ -43,28 +44,43 @@ class VAE(nn.Module):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """z (B, Z) → images float32 (B, 3, 64, 64) in [0, 1]."""
-        x = self.dense(z)[:, :, None, None]  # (B, 1024, 1, 1)
-        x = F.relu(self.deconv1(x))
+        x = F.relu(self.first_deconvolution(self.dense(z)))  # (B, 128, 5, 5)
         x = F.relu(self.deconv2(x))
         x = F.relu(self.deconv3(x))
         return torch.sigmoid(self.deconv4(x))
 
+    def first_deconvolution(self, x: Tensor) -> Tensor:
+        """`deconv1` of x (B, 1024), one pixel a channel → (B, 128, 5, 5).
+
+        On a single pixel a transposed convolution is a matrix product; as one, V trains 1.5 times as fast on a CPU,
+        which spends more time on turning the convolution's 3.3 million weights around than on multiplying them.
+        """
+        weight = self.deconv1.weight.permute(0, 2, 3, 1).flatten(1)  # (1024, 5 · 5 · 128), as it lies in memory
+        product = (x @ weight).reshape(-1, 5, 5, 128) + self.deconv1.get_parameter("bias")
+        return product.permute(0, 3, 1, 2)
+
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, 64, 64) and standard normal noise (B, Z) → reconstruction, mean, log-variance."""
-        mean, logvar = self.posterior(images)
-        return self.reconstruct(mean + torch.exp(0.5 * logvar) * noise), mean, logvar
+        with self.autocast():
+            mean, logvar = self.posterior(images)
+            reconstruction = self.reconstruct(mean + torch.exp(0.5 * logvar) * noise)
+        return reconstruction.float(), mean.float(), logvar.float()
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
         """Frames uint8 (B, 64, 64, 3) → mean and log-variance of z, each float32 (B, Z) on V's device."""
-        mean, logvar = self.posterior(to_images(frames, self.device))
-        return mean, logvar
+        with self.autocast():
+            mean, logvar = self.posterior(to_images(frames, self.device))
+        return mean.float(), logvar.float()
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> np.ndarray:
         """z (B, Z) → frames uint8 (B, 64, 64, 3)."""
         images = self.reconstruct(z.to(self.device))
         return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bfloat16)
 
     @property
     def device(self) -> torch.device:

@@ -78,7 +78,7 @@ def main(cfg: TrainController) -> None:
         return (points if basis is None else points @ basis).astype(np.float32)
 
     devices = choose_devices(device, cfg.max_workers, description.native)
-    setting = Setting(cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices)
+    setting = Setting(cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices, cfg.precision)
     if loop.generation >= cfg.epochs or (loop.best or -np.inf) >= cfg.target_return:
         print(
             f"C in {folder} is trained already ({loop.generation} generations, {loop.best:.1f} on the selection "

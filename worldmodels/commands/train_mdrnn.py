@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldmodels import vision
-from worldmodels.agent import choose_device
+from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.config import TrainMDRNN
 from worldmodels.dataset import load_rollout, open_dataset, split
 from worldmodels.latents import Batch, Sequences, encode_dataset
@@ -50,6 +50,7 @@ def main(cfg: TrainMDRNN) -> None:
         "include_terminal": cfg.include_terminal,
     }
     mdrnn = MDRNN(**settings).to(device)
+    mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
     trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, folder)

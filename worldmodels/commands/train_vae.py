@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.agent import choose_device
+from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.config import TrainVAE
 from worldmodels.dataset import frame_batches, open_dataset, split
 from worldmodels.logs import save_picture
@@ -28,16 +28,15 @@ def main(cfg: TrainVAE) -> None:
 
     torch.manual_seed(cfg.seed)
     vae = VAE(cfg.z_size).to(device)
+    vae.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
     trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, Path(cfg.logdir) / "vae")
-    bfloat16 = cfg.precision == "bfloat16" or (cfg.precision == "auto" and device.type == "cuda")
 
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         images = to_images(frames, device)
         epsilon = torch.randn(len(frames), cfg.z_size, generator=noise, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            reconstruction, mean, logvar = vae(images, epsilon)
-        value, metrics = vae_loss(images, reconstruction.float(), mean.float(), logvar.float(), cfg.free_bits)
+        reconstruction, mean, logvar = vae(images, epsilon)
+        value, metrics = vae_loss(images, reconstruction, mean, logvar, cfg.free_bits)
         return value, metrics, len(frames)
 
     def pictures(epoch: int) -> None:

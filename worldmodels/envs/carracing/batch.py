@@ -127,15 +127,20 @@ class Batch:
         held = np.stack([-cars.steer[:, 0], cars.gas[:, 2], cars.brake[:, 0]], axis=1)
         self._share(held, lanes, paid=False)
 
-    def advance(self, controls: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def advance(
+        self, controls: np.ndarray, lanes: np.ndarray, copy: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One step of `lanes` bool (N,) with steer, gas, brake float64 (N,3).
 
-        Returns rewards float64 (N,) and terminated bool (N,); lanes left out get 0 and False.
+        Returns rewards float64 (N,) and terminated bool (N,); lanes left out get 0 and False. The frames of all lanes
+        are also written to `copy`, uint8 (N,S,S,3): two threads do in half the time what `frames.copy()` does in one.
         """
         with _compile_notice("advance"):
-            return self._share(controls, lanes, paid=True)
+            return self._share(controls, lanes, paid=True, copy=copy)
 
-    def _share(self, controls: np.ndarray, lanes: np.ndarray, paid: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _share(
+        self, controls: np.ndarray, lanes: np.ndarray, paid: bool, copy: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Step and draw `lanes`, as many of them on each thread; this thread works too."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
         rows = self.frames.reshape(self.num_envs, self.frames.shape[1], -1)
@@ -147,6 +152,9 @@ class Batch:
                 self.tracks, self.cars, controls, chosen[first:last], self.lap_complete_percent, paid,
                 self.renderers[thread].tables, self.renderers[thread].scratch, rows, rewards, terminated,
             )  # fmt: skip
+            if copy is not None:
+                mine = slice(chosen[first] if thread else 0, chosen[last] if thread < threads - 1 else self.num_envs)
+                copy[mine] = self.frames[mine]
 
         threads = max(1, min(self.num_threads, len(chosen)))
         others = [_pool(os.getpid()).submit(work, thread) for thread in range(1, threads)]

@@ -240,11 +240,11 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         active = ~self._ended
         controls = self._controls(actions, active)
 
-        rewards, terminated = self.batch.advance(controls, active)
+        observations = np.empty_like(self.batch.frames) if self.copy else None
+        rewards, terminated = self.batch.advance(controls, active, observations)
         self._elapsed += active
         infos: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
-            self._begin(self._ended, Start())
+        begun = self._ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
         if self.autoreset_mode is AutoresetMode.DISABLED:
             terminated |= self._terminated & self._ended  # resting lanes keep their flags
             truncated = self._truncated & self._ended
@@ -256,13 +256,17 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for lane in np.flatnonzero(ended & active).tolist():
             infos = self._add_ending(infos, lane, bool(terminated[lane]))
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            if ended.any():
-                self._begin(ended, Start())
+            begun = ended
         else:
             self._ended = ended
+        if begun is not None and begun.any():
+            self._begin(begun, Start())
+            if observations is not None:
+                observations[begun] = self.batch.frames[begun]
         self._terminated, self._truncated = terminated, truncated
         self._show()
-        return self._observations(), rewards, terminated.copy(), truncated.copy(), infos
+        shown = self.batch.frames if observations is None else observations
+        return shown, rewards, terminated.copy(), truncated.copy(), infos
 
     def _add_ending(self, infos: dict[str, Any], lane: int, terminated: bool) -> dict[str, Any]:
         """Add what `SyncVectorEnv` tells about an episode that has just ended."""
