@@ -64,6 +64,18 @@ def test_a_run_hands_its_settings_to_every_stage() -> None:
     assert config.resolve(config.Run()).evaluate.env == "CarRacing-v3", "ours is evaluated on Gymnasium's own"
 
 
+def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes() -> None:
+    last = config.Run(logdir="x", seed=5, iterations=3, early_generations=7)
+    before = config.previous(last)
+    second, third = config.resolve(before), config.resolve(last)
+    assert (third.collect.policy, third.collect.logdir, third.collect.rootdir) == ("agent", "x/previous", "x/rollouts")
+    assert (second.logdir, second.iterations, second.controller.epochs) == ("x/previous", 2, 7)
+    assert {third.vae.rootdir, third.mdrnn.rootdir} == {"x"} and second.vae.rootdir == "x/previous"
+    first = config.resolve(config.previous(before))
+    assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
+    assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -29,6 +29,17 @@ def test_one_product_for_all_lanes_is_a_linear_layer_each(bias: bool) -> None:
         torch.testing.assert_close(out[lane], layer(seen[lane]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_hidden_layer_is_a_tanh_network_each() -> None:
+    torch.manual_seed(0)
+    assert controller.parameter_count(32, 3, hidden=40) == 33 * 40 + 41 * 3
+    parameters, seen = torch.randn(5, controller.parameter_count(7, 3, hidden=4)), torch.randn(5, 7)
+    out = controller.outputs(parameters, seen, 3, hidden=4)
+    for lane in range(5):
+        network = torch.nn.Sequential(torch.nn.Linear(7, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+        torch.nn.utils.vector_to_parameters(parameters[lane], network.parameters())
+        torch.testing.assert_close(out[lane], network(seen[lane]), rtol=1e-5, atol=1e-5)
+
+
 def test_features_are_what_the_inputs_say() -> None:
     z, h, c = torch.full((2, 3), 1.0), torch.full((2, 4), 2.0), torch.full((2, 4), 3.0)
     assert controller.features("z", z, (h, c)).shape == (2, 3)

@@ -28,6 +28,7 @@ class Agent:
         inputs: str = "zh",
         sample_z: bool = False,
         seed: int = 0,
+        hidden: int = 0,
     ):
         """
         Args:
@@ -37,11 +38,13 @@ class Agent:
             inputs: what C sees: "z", "zh" or "zch".
             sample_z: act on a sample of z instead of its mean.
             seed: of the samples of z, which depend on (seed, track, candidate) alone.
+            hidden: units of C's hidden layer; 0 is the linear C.
         """
-        expected = controller.feature_size(inputs, mdrnn.z_size, mdrnn.hidden_size) * kind.size
-        if population.shape[1] not in (expected, expected + kind.size):
+        width = controller.feature_size(inputs, mdrnn.z_size, mdrnn.hidden_size)
+        expected = controller.parameter_count(width, kind.size, hidden=hidden)
+        if population.shape[1] not in (expected, width * kind.size):
             raise UserError(
-                f"C has {population.shape[1]} parameters where this V, M and environment need {expected + kind.size}: "
+                f"C has {population.shape[1]} parameters where this V, M and environment need {expected}: "
                 "train it again with `worldmodels train-controller --noreload`."
             )
         if vae.z_size != mdrnn.z_size:
@@ -50,7 +53,7 @@ class Agent:
                 "train M again with `worldmodels train-mdrnn --noreload`."
             )
         self.vae, self.mdrnn, self.kind = vae, mdrnn, kind
-        self.inputs, self.sample_z, self.seed = inputs, sample_z, seed
+        self.inputs, self.sample_z, self.seed, self.hidden = inputs, sample_z, seed, hidden
         self.crop: tuple[int, int, int, int] | None = None  # of observations that the agent is called with
         self.population = torch.as_tensor(population, dtype=torch.float32, device=vae.device)
         self.candidate = torch.zeros(0, dtype=torch.long, device=vae.device)  # (N,)
@@ -79,7 +82,7 @@ class Agent:
         index = torch.as_tensor(lanes, device=z.device)
         state = (self.h[index], self.c[index])
         seen = controller.features(self.inputs, z, state)  # (L, F)
-        outputs = controller.outputs(self.population[self.candidate[index]], seen, self.kind.size)
+        outputs = controller.outputs(self.population[self.candidate[index]], seen, self.kind.size, self.hidden)
         actions = self.kind.squash(outputs.cpu().numpy())
         self.h[index], self.c[index] = self.mdrnn.step(z, torch.from_numpy(actions).to(z.device), state)
         return actions

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
 REMEMBERED = ("run", "train-vae", "train-mdrnn", "train-controller")  # a run's settings; other commands are asked anew
 NOT_SAVED = ("noreload", "logdir", "render", "display")  # said anew each time, or where the config itself lies
 
-USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|paper] [options]
+USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|paper] [options]
 
 World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model of the world.
 
@@ -41,7 +41,8 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
   report             write report.html
 
 `worldmodels COMMAND --help` lists a command's options and their defaults.
-Presets: smoke (seconds), laptop (two cores, ten minutes; the default of `run`), paper (the paper's numbers).
+Presets: smoke (seconds), laptop (two cores, ten minutes; the default of `run`), overnight (two cores, hours: the best
+driver), paper (the paper's numbers).
 """
 
 

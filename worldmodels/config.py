@@ -55,7 +55,7 @@ class TrainVAE:
     nosamples: bool = False
     """Write no sample and reconstruction pictures."""
     epochs: int = 10
-    """Passes over the training frames."""
+    """Passes over the training frames; 0 leaves V untrained (an ablation)."""
     batch_size: int = 100
     z_size: int = 32
     """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
@@ -96,7 +96,8 @@ class TrainMDRNN:
     """Numbers in h (paper: 256 for CarRacing, 512 for Take Cover)."""
     gaussians: int = 5
     epochs: int = 40
-    """Passes over the training transitions (the paper's 4,000 updates see each of its transitions about 40 times)."""
+    """Passes over the training transitions (the paper's 4,000 updates see each of its transitions about 40 times);
+    0 leaves M untrained (an ablation)."""
     batch_size: int = 100
     """Sequences a batch."""
     sequence_length: int = 1000
@@ -142,6 +143,8 @@ class TrainController:
     """Worker processes (0: one a GPU; without a GPU one for our own simulator, one a core for any other)."""
     epochs: int = 1800
     """Generations."""
+    env_steps: int = 0
+    """Stop after so many steps of the environment (0: never)."""
     batch_size: int = 64
     """Lanes of one worker: episodes driven side by side."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
@@ -154,6 +157,8 @@ class TrainController:
     """Search this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
     inputs: Literal["z", "zh", "zch"] = "zh"
     """What C sees: z alone, z and h (paper, CarRacing), or z, c and h (paper, Take Cover)."""
+    hidden: int = 0
+    """Give C a hidden layer of so many tanh units (0: linear, as the paper's driver; its ablation of z alone has one)."""
     sample_z: bool = False
     """Act on a sample of z (the paper's code) instead of its mean."""
     start: Literal["line", "anywhere"] = "line"
@@ -213,6 +218,13 @@ class Run:
     """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
     seed: int = 0
     device: Device = "auto"
+    iterations: int = 1
+    """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
+    and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
+    early_generations: int = 60
+    """Generations of C in all iterations but the last: its driver only has to see the whole track."""
+    again: Collect = field(default_factory=lambda: Collect(policy="agent"))
+    """How the driver of the iteration before gathers episodes."""
     collect: Collect = field(default_factory=Collect)
     vae: TrainVAE = field(default_factory=TrainVAE)
     mdrnn: TrainMDRNN = field(default_factory=TrainMDRNN)
@@ -241,15 +253,29 @@ SMOKE = Run(
 
 LAPTOP = Run(
     collect=Collect(rollouts=400, max_steps=150, policy="gas", start="anywhere"),
-    vae=TrainVAE(epochs=2, batch_size=64, learning_rate=7e-4),
-    mdrnn=TrainMDRNN(epochs=8, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
+    vae=TrainVAE(epochs=3, batch_size=64, learning_rate=7e-4),
+    mdrnn=TrainMDRNN(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=TrainController(
-        strategy="pgpe", directions=64, pop_size=64, n_samples=2, start="anywhere", max_steps=640, give_up=100,
-        epochs=25, select_every=5, select_tracks=8,
+        strategy="pgpe", sigma_decay=0.985, directions=64, pop_size=64, n_samples=2, batch_size=128, start="anywhere",
+        max_steps=640, give_up=100, whole_after=25, epochs=45, select_every=5, select_tracks=16,
     ),
     evaluate=Evaluate(episodes=4, video=True),
 )  # fmt: skip
 """Two cores, no GPU, a coffee break."""
+
+OVERNIGHT = Run(
+    iterations=2,
+    early_generations=60,
+    collect=LAPTOP.collect,
+    again=Collect(rollouts=400, max_steps=250, policy="agent", start="anywhere"),
+    vae=dataclasses.replace(LAPTOP.vae, epochs=5),
+    mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
+    controller=dataclasses.replace(
+        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=250, select_tracks=48
+    ),
+    evaluate=Evaluate(video=True),
+)  # fmt: skip
+"""Two cores, no GPU, under two hours: the settings of the driver in the package."""
 
 PAPER = Run(
     collect=Collect(rollouts=10_000, policy="gas"),
@@ -260,7 +286,7 @@ PAPER = Run(
 )
 """The paper's numbers (Ha & Schmidhuber 2018, appendix A, and the released code)."""
 
-PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "paper": PAPER}
+PRESETS = {"smoke": SMOKE, "laptop": LAPTOP, "overnight": OVERNIGHT, "paper": PAPER}
 
 STAGES = {  # command → the field of Run that holds its settings
     "collect": "collect",
@@ -272,15 +298,35 @@ STAGES = {  # command → the field of Run that holds its settings
 
 
 def resolve(run: Run) -> Run:
-    """The same run with its logdir, env, seed and device handed to every stage, and the episodes inside the logdir."""
+    """The same run with its logdir, env, seed and device handed to every stage, and the episodes inside the logdir.
+
+    In a further iteration, `collect` is the collection with the driver of the one before, and V and M read the episodes
+    of both: all that lie below the logdir.
+    """
     shared: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
-    data: dict[str, Any] = {"rootdir": f"{run.logdir}/rollouts"}
+    rollouts = f"{run.logdir}/rollouts"
+    data: dict[str, Any] = {"rootdir": run.logdir if run.iterations > 1 else rollouts}
+    gathered = dataclasses.replace(run.collect, logdir=run.logdir, seed=run.seed)
+    if run.iterations > 1:  # other tracks than before
+        gathered = dataclasses.replace(
+            run.again, policy="agent", logdir=previous(run).logdir, seed=run.seed + run.iterations - 1
+        )
     evaluated = run.evaluate.env if run.env == CARRACING else run.env
     return dataclasses.replace(
         run,
-        collect=dataclasses.replace(run.collect, **shared, **data, env=run.env, seed=run.seed),
+        collect=dataclasses.replace(gathered, rootdir=rollouts, env=run.env, device=run.device),
         vae=dataclasses.replace(run.vae, **shared, **data, seed=run.seed),
         mdrnn=dataclasses.replace(run.mdrnn, **shared, **data, seed=run.seed),
         controller=dataclasses.replace(run.controller, **shared, env=run.env, seed=run.seed),
         evaluate=dataclasses.replace(run.evaluate, **shared, env=evaluated),
+    )
+
+
+def previous(run: Run) -> Run:
+    """The iteration before: a run of its own in <logdir>/previous, whose C evolves for `early_generations`."""
+    return dataclasses.replace(
+        run,
+        logdir=f"{run.logdir}/previous",
+        iterations=run.iterations - 1,
+        controller=dataclasses.replace(run.controller, epochs=run.early_generations),
     )

@@ -20,20 +20,31 @@ def features(inputs: str, z: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat(seen, dim=1)
 
 
-def parameter_count(feature_size: int, outputs: int, bias: bool = True) -> int:
-    """867 for the car: 288 features × 3 outputs + 3; 1,088 for Take Cover, which has no bias."""
+def parameter_count(feature_size: int, outputs: int, bias: bool = True, hidden: int = 0) -> int:
+    """867 for the car: 288 features × 3 outputs + 3; 1,088 for Take Cover, which has no bias.
+
+    `hidden` tanh units between features and outputs (with biases) make it the paper's ablation of z alone.
+    """
+    if hidden:
+        return parameter_count(feature_size, hidden) + parameter_count(hidden, outputs)
     return (feature_size + bias) * outputs
 
 
-def outputs(parameters: Tensor, features: Tensor, size: int) -> Tensor:
+def outputs(parameters: Tensor, features: Tensor, size: int, hidden: int = 0) -> Tensor:
     """C's raw outputs (L, O) of one parameter vector a lane, all lanes in one batched product.
 
     Args:
-        parameters: (L, n), row l drives lane l: O rows of F weights, then O biases where n leaves room for them.
+        parameters: (L, n), row l drives lane l: O rows of F weights, then O biases where n leaves room for them;
+            before them the same of the hidden layer, where there is one.
         features: (L, F).
         size: O.
+        hidden: tanh units of the hidden layer.
     """
     lanes, width = features.shape
+    if hidden:
+        first = parameter_count(width, hidden)
+        inside = torch.tanh(outputs(parameters[:, :first], features, hidden))
+        return outputs(parameters[:, first:], inside, size)
     weights = parameters[:, : size * width].reshape(lanes, size, width)
     out = torch.bmm(weights, features[:, :, None])[:, :, 0]
     return out + parameters[:, size * width :] if parameters.shape[1] > size * width else out

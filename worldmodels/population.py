@@ -33,6 +33,8 @@ class Setting:
     """One worker each."""
     precision: str = "float32"
     """Of V: "auto", "float32" or "bfloat16"."""
+    hidden: int = 0
+    """Units of C's hidden layer."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Driver:
         agent = Agent(
             self.vae, self.mdrnn, job.population, kind,
             inputs=self.setting.inputs, sample_z=self.setting.sample_z, seed=self.setting.seed,
+            hidden=self.setting.hidden,
         )  # fmt: skip
         scores, lengths = drive(
             env, kind, agent, job.episodes, options=job.options, give_up=job.give_up, on_step=on_step

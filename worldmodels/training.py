@@ -138,6 +138,10 @@ def fit(
         UserError: the loss is not a number; the last good checkpoint stays.
     """
     loop = trainee.resume(cfg, data)
+    if cfg.epochs == 0 and not loop.epoch:
+        trainee.save_best()
+        print(f"{trainee.title} in {trainee.folder} stays untrained.")
+        return
     if loop.epoch >= cfg.epochs or loop.stale >= cfg.stop_after:
         print(
             f"{trainee.title} in {trainee.folder} is trained already ({loop.epoch} epochs, test loss {loop.best:.4f}): "

@@ -1,31 +1,48 @@
 """The whole pipeline in order, each stage where the last one stopped.
 
 worldmodels run --preset laptop --logdir exp_dir
+worldmodels run --iterations 2 --logdir exp_dir      (the paper's iterative procedure, section 5)
 """
 
-import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from worldmodels import config
 from worldmodels.cli import save_config
 from worldmodels.commands import collect, evaluate, report, train_controller, train_mdrnn, train_vae
+from worldmodels.errors import UserError
+
+Stage = tuple[str, str, Callable[[Any], None], Any]  # title, command, its main, its settings
 
 
 def main(cfg: config.Run) -> None:
-    run = config.resolve(cfg)
+    if cfg.iterations < 1:
+        raise UserError(f"--iterations is {cfg.iterations}: ask for at least 1.")
     started = time.perf_counter()
     stages = [
-        ("Collecting episodes", collect.main, "collect", run.collect),
-        ("Training V", train_vae.main, "train-vae", run.vae),
-        ("Training M", train_mdrnn.main, "train-mdrnn", run.mdrnn),
-        ("Evolving C", train_controller.main, "train-controller", run.controller),
-        ("Evaluating on held-out tracks", evaluate.main, "evaluate", run.evaluate),
+        *training(cfg),
+        ("Evaluating on held-out tracks", "evaluate", evaluate.main, config.resolve(cfg).evaluate),
     ]
-    for number, (title, stage, command, settings) in enumerate(stages, start=1):
+    for number, (title, command, stage, settings) in enumerate(stages, start=1):
         print(f"\n[{number}/{len(stages)}] {title}  ({time.perf_counter() - started:.0f} s so far)")
-        if dataclasses.is_dataclass(settings) and command.startswith("train"):
+        if command.startswith("train"):
             save_config(command, settings)  # so that the single command continues with the same settings
-        stage(settings)  # type: ignore[operator]
+        stage(settings)
     report.main(config.Report(logdir=cfg.logdir))
     print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {Path(cfg.logdir) / 'report.html'}")
+
+
+def training(cfg: config.Run) -> list[Stage]:
+    """The stages that make V, M and C, after those of the iteration before."""
+    before = training(config.previous(cfg)) if cfg.iterations > 1 else []
+    run = config.resolve(cfg)
+    who = "with the driver so far" if before else "at random"
+    return [
+        *before,
+        (f"Collecting episodes {who}", "collect", collect.main, run.collect),
+        ("Training V", "train-vae", train_vae.main, run.vae),
+        ("Training M", "train-mdrnn", train_mdrnn.main, run.mdrnn),
+        ("Evolving C", "train-controller", train_controller.main, run.controller),
+    ]

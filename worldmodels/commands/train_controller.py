@@ -55,6 +55,8 @@ def main(cfg: TrainController) -> None:
         raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
+    if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
+        raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
     kind = envs.kind_of(cfg.env)
     if kind.size != mdrnn.lstm.input_size - mdrnn.z_size:
         raise UserError(
@@ -63,8 +65,8 @@ def main(cfg: TrainController) -> None:
 
     # The search space: all of C's weights, or those of the principal directions of what C sees.
     width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
-    size = controller.parameter_count(width, kind.size, bias=cfg.inputs != "zch")
-    fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "sample_z")
+    size = controller.parameter_count(width, kind.size, cfg.inputs != "zch", cfg.hidden)
+    fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
     settings = {name: getattr(cfg, name) for name in fixed}
     loop, history, basis = resume(folder, settings, cfg.noreload)
     if cfg.directions and basis is None:
@@ -78,11 +80,13 @@ def main(cfg: TrainController) -> None:
         return (points if basis is None else points @ basis).astype(np.float32)
 
     devices = choose_devices(device, cfg.max_workers, description.native)
-    setting = Setting(cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices, cfg.precision)
-    if loop.generation >= cfg.epochs or (loop.best or -np.inf) >= cfg.target_return:
+    setting = Setting(
+        cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices, cfg.precision, cfg.hidden
+    )
+    if finished(loop, cfg):
         print(
             f"C in {folder} is trained already ({loop.generation} generations, {loop.best:.1f} on the selection "
-            "tracks): more --epochs or a higher --target-return train it further, --noreload starts over."
+            "tracks): more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
         )
         return
     if loop.generation:
@@ -94,7 +98,7 @@ def main(cfg: TrainController) -> None:
     with Crew(setting) as crew, tqdm(
         total=cfg.epochs, initial=loop.generation, unit="generation", desc="C", dynamic_ncols=True
     ) as bar:  # fmt: skip
-        while loop.generation < cfg.epochs and (loop.best or -np.inf) < cfg.target_return:
+        while not finished(loop, cfg):
             began, steps_before = time.perf_counter(), loop.env_steps
             tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
             episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
@@ -112,7 +116,7 @@ def main(cfg: TrainController) -> None:
             loop.env_steps += steps
 
             selected = None
-            if loop.generation % cfg.select_every == 0 or loop.generation in (1, cfg.epochs):
+            if loop.generation % cfg.select_every == 0 or loop.generation == 1 or finished(loop, cfg):
                 mean = to_parameters(strategy.mean[None])
                 with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc="selection tracks") as inner:
                     results, steps = crew.scores(mean, selection, on_step=inner.update)
@@ -138,6 +142,12 @@ def main(cfg: TrainController) -> None:
                 show(loop, fitness, selected)
     metrics.close()
     print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best:.1f} on selection.")
+
+
+def finished(loop: Loop, cfg: TrainController) -> bool:
+    """Whether the evolution has what it was asked for: generations, steps, or the score."""
+    spent = loop.generation >= cfg.epochs or (cfg.env_steps and loop.env_steps >= cfg.env_steps)
+    return bool(spent) or (loop.best is not None and loop.best >= cfg.target_return)
 
 
 def training_course(cfg: TrainController, time_limit: int | None, generation: int) -> dict[str, Any]:
@@ -184,8 +194,9 @@ def resume(folder: Path, settings: dict, noreload: bool) -> tuple[Loop, list[np.
     if not path.exists():
         return Loop(), [], None
     tensors, meta = checkpoint.load(path)
-    if meta.get("settings") != settings:
-        changed = [name for name, value in settings.items() if meta.get("settings", {}).get(name) != value]
+    before = {name: getattr(TrainController(), name) for name in settings} | meta.get("settings", {})
+    if before != settings:
+        changed = [name for name, value in settings.items() if before[name] != value]
         raise UserError(
             f"C in {folder} was started with other settings ({', '.join(changed)}): "
             "use the same ones, another --logdir, or --noreload to start over."
@@ -205,7 +216,7 @@ def save_last(folder: Path, settings: dict, loop: Loop, history: list[np.ndarray
 def save_best(folder: Path, parameters: np.ndarray, cfg: TrainController, loop: Loop) -> None:
     """The weights that act, with what an agent needs to know about them."""
     meta = {
-        "controller": {"inputs": cfg.inputs, "sample_z": cfg.sample_z, "seed": cfg.seed},
+        "controller": {"inputs": cfg.inputs, "sample_z": cfg.sample_z, "seed": cfg.seed, "hidden": cfg.hidden},
         "env": cfg.env, "generation": loop.generation, "selected": loop.best,
     }  # fmt: skip
     checkpoint.save(folder / "best.safetensors", {"parameters": torch.from_numpy(parameters)}, meta)
