@@ -51,6 +51,12 @@ def test_best_is_the_lowest_test_loss_and_last_is_the_last(tmp_path) -> None:
     assert not torch.equal(best["vae.weight"], last["vae.weight"])
 
 
+def test_no_epochs_leave_the_model_untrained(tmp_path) -> None:
+    trainee = fit_scripted(tmp_path, [], replace(CFG, epochs=0))
+    best, _ = checkpoint.load(tmp_path / "best.safetensors")
+    assert torch.equal(best["vae.weight"], trainee.model.weight.detach()) and not logs.read(tmp_path / "metrics.jsonl")
+
+
 def test_more_epochs_train_further_and_a_finished_model_says_so(tmp_path, capsys) -> None:
     fit_scripted(tmp_path, [5.0], replace(CFG, epochs=1))
     fit_scripted(tmp_path, [], replace(CFG, epochs=1))

@@ -158,7 +158,7 @@ class TrainController:
     inputs: Literal["z", "zh", "zch"] = "zh"
     """What C sees: z alone, z and h (paper, CarRacing), or z, c and h (paper, Take Cover)."""
     hidden: int = 0
-    """Give C a hidden layer of so many tanh units (0: linear, as the paper's driver; its ablation of z alone has one)."""
+    """Give C a hidden layer of so many tanh units (0: linear, the paper's driver; its ablation of z alone has one)."""
     sample_z: bool = False
     """Act on a sample of z (the paper's code) instead of its mean."""
     start: Literal["line", "anywhere"] = "line"
