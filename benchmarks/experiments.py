@@ -109,9 +109,8 @@ def compare(run: Path, output: Path, arms: dict[str, tuple[str, str]], seeds: in
     for name in arms:
         results = [json.loads((folders[name, seed] / "evaluation.json").read_text()) for seed in range(seeds)]
         means, spread = [r["mean"] for r in results], np.mean([r["std"] for r in results])
-        print(
-            f"{name:<26}{np.mean(means):>7.0f}   seeds {', '.join(f'{m:.0f}' for m in means)}   ± {spread:.0f} over tracks"
-        )
+        each = ", ".join(f"{mean:.0f}" for mean in means)
+        print(f"{name:<26}{np.mean(means):>7.0f}   seeds {each}   ± {spread:.0f} over tracks")
     curves = {name: [selected(folders[name, seed], "env_steps", 1e-6) for seed in range(seeds)] for name in arms}
     draw(output / f"{title.split()[0].lower()}.png", curves, "million environment steps")
 
