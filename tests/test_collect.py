@@ -5,21 +5,23 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
-from worldmodels import envs, minari_export
+from worldmodels import envs, logs, minari_export
 from worldmodels.commands import collect
 from worldmodels.config import Collect
-from worldmodels.dataset import BadFile, load_rollout, load_seed, open_dataset, save_rollout
+from worldmodels.dataset import BadFile, episode_length, load_rollout, load_seed, open_dataset, save_rollout
 from worldmodels.errors import UserError
 from worldmodels.policies import RandomPolicy
 from worldmodels.rollout import Episode, Rollout, drive, track_seeds
@@ -45,6 +47,7 @@ class Slide(gymnasium.Env):
     def step(self, action):
         assert action in self.action_space
         time.sleep(float(os.environ.get("SLIDE_SECONDS", "0")))
+        assert os.environ.get("SLIDE_WITHOUT") not in sys.modules
         suicide = Path(os.environ.get("SLIDE_SUICIDE", "/nowhere"))
         if suicide.exists() and multiprocessing.parent_process() is not None:
             if suicide.read_text() == "once":
@@ -80,7 +83,23 @@ def by_hand(cfg: Collect, numbers: list[int], options: dict | None = None) -> li
 
 
 def contents(rootdir: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in rootdir.iterdir() if path.is_file()}
+    """Every file but the events, whose names and bytes hold the time."""
+    files = {path.name: path.read_bytes() for path in rootdir.iterdir() if path.is_file()}
+    return {name: content for name, content in files.items() if "tfevents" not in name}
+
+
+def events(rootdir: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a folder: (step, value) of every point by name; none where there are no events."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(rootdir), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(point.step, point.value) for point in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
+
+
+def times(rootdir: Path) -> dict[str, int]:
+    """When each file was written, but collect.json, which every call writes."""
+    files = [path for path in rootdir.iterdir() if path.is_file() and path.name != "collect.json"]
+    return {path.name: path.stat().st_mtime_ns for path in files}
 
 
 def assert_same(rollout: Rollout, other: Rollout) -> None:
@@ -101,7 +120,8 @@ def reference(tmp_path_factory) -> Path:
 
 def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
     cfg = toy(reference, rollouts=10)
-    assert sorted(contents(reference)) == ["collect.json", *(f"rollout_{number:06d}.npz" for number in range(10))]
+    rollout_names = [f"rollout_{number:06d}.npz" for number in range(10)]
+    assert sorted(contents(reference)) == ["collect.json", "metrics.jsonl", *rollout_names]
     for number, expected in enumerate(by_hand(cfg, list(range(10)))):
         path = collect.rollout_path(reference, number)
         assert_same(load_rollout(path), expected)
@@ -112,14 +132,72 @@ def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
     assert len(set(seeds)) == 10
 
     collect.main(toy(tmp_path, rollouts=3))
-    assert len(contents(tmp_path)) == 4
+    assert len(contents(tmp_path)) == 5
     collect.main(toy(tmp_path, rollouts=10))
     assert contents(tmp_path) == contents(reference)  # one worker and in two goes, or two workers at once
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    written = times(tmp_path)
     capsys.readouterr()
     collect.main(toy(tmp_path, rollouts=10, threads=2))
-    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npz")}
+    assert times(tmp_path) == written
     assert "holds 10 rollouts" in capsys.readouterr().out
+
+
+def test_metrics_are_those_of_the_episodes(reference, tmp_path):
+    rows = logs.read(reference / "metrics.jsonl")
+    driven = by_hand(toy(reference), list(range(10)))
+    assert [row.pop("score") for row in rows] == pytest.approx([rollout.rewards.sum() for rollout in driven], rel=1e-6)
+    tracks = [track_seeds(0, number, count=1)[0] for number in range(10)]
+    expected = zip(tracks, [len(rollout.rewards) for rollout in driven], strict=True)
+    assert rows == [{"rollout": i, "seed": seed, "length": n} for i, (seed, n) in enumerate(expected, 1)]
+    assert_events_are_the_rows(reference)
+
+    collect.main(toy(tmp_path, rollouts=3))
+    assert_events_are_the_rows(tmp_path)
+    collect.main(toy(tmp_path, rollouts=10))  # more of them: no point twice
+    assert events(tmp_path) == events(reference)
+
+
+def assert_events_are_the_rows(rootdir: Path) -> None:
+    rows, shown = logs.read(rootdir / "metrics.jsonl"), events(rootdir)
+    assert len(rows) == len(collect.own_files(rootdir)) and set(shown) == {"seed", "score", "length"}
+    for name, points in shown.items():
+        assert points == [(row["rollout"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+
+
+@pytest.mark.parametrize("points", range(5))
+def test_killed_while_it_writes_metrics(reference, tmp_path, monkeypatch, points):
+    """Killed before any point on TensorBoard of the first rows, it ends with the same rows and points."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
+    for path in collect.metrics_files(tmp_path):
+        path.unlink()
+    add, left = SummaryWriter.add_scalar, iter(range(points))
+
+    def killed(*args):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        add(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "add_scalar", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect.main(toy(tmp_path, rollouts=10))
+    assert len(logs.read(tmp_path / "metrics.jsonl")) == points // 3, "a row is there before its points"
+    collect.main(toy(tmp_path, rollouts=10))
+    assert contents(tmp_path) == contents(reference) and events(tmp_path) == events(reference)
+
+
+def test_workers_and_repetitions_do_without_torch(tmp_path):
+    """Torch is loaded to write events, once the workers are done, and not by a call that has nothing to write."""
+    loaded = f"import sys; {RUN}; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", loaded, json.dumps(dataclasses.asdict(toy(tmp_path, rollouts=2, threads=2)))]
+    path = os.pathsep.join([*filter(None, sys.path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "SLIDE_WITHOUT": "torch"}
+    for expected in ("True", "False"):
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.split()[-1] == expected
 
 
 def test_lanes_of_the_simulator_change_nothing(tmp_path):
@@ -206,6 +284,21 @@ def test_a_damaged_rollout_is_driven_again(reference, tmp_path, capsys):
     collect.main(toy(tmp_path, rollouts=10))
     assert "rollout_000004.npz is damaged" in capsys.readouterr().err
     assert contents(tmp_path) == contents(reference)
+
+
+def test_a_rollout_with_damaged_rewards_is_not_whole(tmp_path, capsys):
+    steps, path = 2000, tmp_path / "rollout_000000.npz"  # so long that its headers do not show the damage
+    rewards = np.random.default_rng(0).normal(size=steps).astype(np.float32)
+    frames, actions = np.zeros((steps + 1, 64, 64, 3), dtype=np.uint8), np.zeros((steps, 3), dtype=np.float32)
+    save_rollout(path, Rollout(frames, actions, rewards, np.zeros(steps, dtype=bool)))
+    assert collect.whole(path)
+    with zipfile.ZipFile(path) as archive:
+        end = archive.getinfo("terminals.npy").header_offset  # the array after the rewards
+    content = bytearray(path.read_bytes())
+    content[end - 10] ^= 255
+    path.write_bytes(content)
+    assert episode_length(path) == steps and not collect.whole(path)
+    assert "rollout_000000.npz is damaged" in capsys.readouterr().err
 
 
 def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
@@ -299,6 +392,12 @@ def test_folders_that_are_not_ours(tmp_path):
         with pytest.raises(UserError, match="no collect.json"):
             collect.main(toy(tmp_path, noreload=noreload))
     assert len(contents(tmp_path)) == 1
+    for name in ("metrics.jsonl", "events.out.tfevents.1"):
+        (tmp_path / name / name).parent.mkdir()
+        (tmp_path / name / name).write_text("theirs")
+        with pytest.raises(UserError, match="holds metrics, but no collect.json"):
+            collect.main(toy(tmp_path / name, noreload=True))
+        assert (tmp_path / name / name).read_text() == "theirs"
     (tmp_path / "collect.json").write_text("{")
     with pytest.raises(UserError, match="collect.json is damaged"):
         collect.main(toy(tmp_path))
@@ -307,7 +406,7 @@ def test_folders_that_are_not_ours(tmp_path):
         collect.main(toy(tmp_path / "file" / "folder"))
 
 
-def test_noreload_deletes_only_what_collect_made(tmp_path):
+def test_noreload_deletes_only_what_collect_made(tmp_path, monkeypatch):
     pytest.importorskip("minari")
     kept = ["notes.txt", "rollout_0.npz", "more/rollout_000000.npz", "minari/theirs/human-v0/data/metadata.json"]
     for name in kept:
@@ -315,9 +414,23 @@ def test_noreload_deletes_only_what_collect_made(tmp_path):
         (tmp_path / name).write_text("theirs")
     collect.main(toy(tmp_path, rollouts=3, format="minari"))
     assert (tmp_path / "minari/Slide-v0/brown-v0/data/metadata.json").exists()
-    collect.main(toy(tmp_path, rollouts=1, policy="white", noreload=True))
-    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {*kept, "collect.json", "rollout_000000.npz"}
+    assert len(collect.metrics_files(tmp_path)) == 2
+    again = toy(tmp_path, rollouts=1, policy="white", noreload=True)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def files() -> set[str]:
+        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(collect, "collect", interrupt)
+        collect.main(again)
+    assert files() == {*kept, "collect.json"}
+    collect.main(again)
+    metrics = {path.name for path in collect.metrics_files(tmp_path)}
+    assert files() == {*kept, *metrics, "collect.json", "rollout_000000.npz"} and len(metrics) == 2
+    assert_events_are_the_rows(tmp_path)
     assert all((tmp_path / name).read_text() == "theirs" for name in kept)
     assert json.loads((tmp_path / "collect.json").read_text())["policy"] == "white"
 

@@ -10,9 +10,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.toy import TOY
-from worldmodels import agent, checkpoint, controller, envs, memory, spectator, vision
+from worldmodels import agent, checkpoint, controller, envs, logs, memory, spectator, vision
 from worldmodels.commands import evaluate
 from worldmodels.config import Evaluate
 from worldmodels.errors import UserError
@@ -92,6 +93,21 @@ def test_scores_are_those_of_plain_gymnasium(toy_run: Path, tmp_path: Path) -> N
     assert result["seeds"] == [7, 8, 9, 10]
     assert list(zip(result["scores"], result["lengths"], strict=True)) == expected
     assert len(set(result["scores"])) > 1 or len(set(result["lengths"])) > 1, "a constant would pass"
+
+    rows = logs.read(tmp_path / "evaluation" / "metrics.jsonl")
+    assert rows == [
+        {"track": i, "seed": 6 + i, "score": score, "length": length} for i, (score, length) in enumerate(expected, 1)
+    ]
+    assert_events_are_the_rows(tmp_path / "evaluation")
+
+
+def assert_events_are_the_rows(folder: Path) -> None:
+    shown = EventAccumulator(str(folder)).Reload()
+    rows = logs.read(folder / "metrics.jsonl")
+    assert set(shown.Tags()["scalars"]) == {"seed", "score", "length"}
+    for name in ("seed", "score", "length"):
+        points = [(point.step, point.value) for point in shown.Scalars(name)]
+        assert points == [(row["track"], pytest.approx(row[name])) for row in rows]
 
 
 def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -182,10 +198,20 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_file(
     evaluate.main(cfg("cut"))
     assert driven == [1_000_003, 1_000_004]
     assert (tmp_path / "cut" / "evaluation.json").read_bytes() == (tmp_path / "whole" / "evaluation.json").read_bytes()
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["evaluation.json"]
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"evaluation.json", "evaluation"}
+    rows = [(tmp_path / name / "evaluation" / "metrics.jsonl").read_bytes() for name in ("cut", "whole")]
+    assert rows[0] == rows[1]
 
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "evaluation").iterdir()}
     evaluate.main(cfg("cut"))
     assert len(driven) == 2 and "already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "evaluation").iterdir()} == written
+    shutil.rmtree(tmp_path / "cut" / "evaluation")  # killed before they were written
+    evaluate.main(cfg("cut"))
+    assert len(driven) == 2 and (tmp_path / "cut" / "evaluation" / "metrics.jsonl").read_bytes() == rows[0]
+    evaluate.main(dataclasses.replace(cfg("cut"), episodes=2))  # other tracks: theirs are in place of the others
+    assert len(logs.read(tmp_path / "cut" / "evaluation" / "metrics.jsonl")) == 2
+    assert_events_are_the_rows(tmp_path / "cut" / "evaluation")
 
 
 def test_scores_of_another_agent_are_not_mixed_in(

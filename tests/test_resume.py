@@ -106,7 +106,8 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path) -> Non
     finish(start(broken))
     results = files_that_count(whole)
     stages = {f"{stage}/{kind}.safetensors" for stage in ("vae", "mdrnn", "ctrl") for kind in ("best", "last")}
-    assert stages | {"evaluation.json", "report.html"} <= set(results)
+    others = {"evaluation.json", "report.html", "rollouts/metrics.jsonl", "evaluation/metrics.jsonl"}
+    assert stages | others <= set(results)
     assert max(results["evaluation.json"][2]) <= 18, "the toy's description cuts episodes at 18 steps"  # type: ignore
     assert_same(results, files_that_count(broken))
 

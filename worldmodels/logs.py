@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from worldmodels.files import write_atomically
 
@@ -20,9 +19,11 @@ class Metrics:
         """
         Args:
             folder: the stage's folder.
-            axis: the column that counts: "epoch" or "generation".
+            axis: the column that counts: "epoch", "generation", "rollout" or "track".
             done: the checkpoint's count; rows above it belong to work that is done again.
         """
+        from torch.utils.tensorboard import SummaryWriter  # torch: who only reads metrics does without
+
         self.path, self.axis = folder / "metrics.jsonl", axis
         kept = [row for row in read(self.path) if row[axis] <= done]
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
@@ -32,16 +33,26 @@ class Metrics:
         self.events = SummaryWriter(str(folder), purge_step=done + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row and put its numbers on TensorBoard."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Put a row's numbers on TensorBoard, then append it: where there is a row, there are its events."""
         for name, value in row.items():
             if name != self.axis and value is not None and math.isfinite(value):
                 self.events.add_scalar(name, value, row[self.axis])
         self.events.flush()
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
         self.events.close()
+
+
+def write_whole(folder: Path, axis: str, rows: list[dict[str, Any]]) -> None:
+    """Metrics of a stage that is complete, in place of any others; when they are there already nothing is written."""
+    if read(folder / "metrics.jsonl") == rows:
+        return
+    metrics = Metrics(folder, axis, done=0)
+    for row in rows:
+        metrics.write(row)
+    metrics.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@
     (the seed: python data/generation_script.py --rollouts 1000 --rootdir datasets/carracing --threads 8)
 
 Writes <rootdir>/rollout_000000.npz …, exactly as many as asked for, and collect.json with the settings they were driven
-with. Rollout i depends on (seed, i) alone: neither `--threads` nor an interruption changes it, so that a collection
-that was killed goes on where it stopped. (An agent's arithmetic depends in the last bit on how many lanes it drives at
-once: with `--policy agent` the tracks are the same, the drives only nearly so.)
+with; at the end metrics.jsonl, a row an episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
+`--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped. (An agent's
+arithmetic depends in the last bit on how many lanes it drives at once: with `--policy agent` the tracks are the same,
+the drives only nearly so.)
 
 Other settings, or more rollouts than asked for, in the folder are an error; `--noreload` deletes what this command
 made there, and nothing else. Further .npz files and subfolders are left alone (training reads them too).
@@ -27,9 +28,9 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from worldmodels import envs, minari_export
+from worldmodels import envs, logs, minari_export
 from worldmodels.config import Collect
-from worldmodels.dataset import BadFile, Dataset, episode_length, save_rollout
+from worldmodels.dataset import BadFile, Dataset, _read, episode_length, save_rollout
 from worldmodels.envs import ActionKind
 from worldmodels.errors import UserError
 from worldmodels.files import replacing
@@ -52,6 +53,7 @@ def main(cfg: Collect) -> None:
         collect(cfg, missing)
     remove_temporary_files(root)
     dataset = collected(root, cfg.rollouts)
+    logs.write_whole(root, "rollout", metrics(cfg, dataset))
     size = sum(path.stat().st_size for path in dataset.files) / 1e6
     print(f"{root} holds {cfg.rollouts:,} rollouts: {dataset.steps:,} steps, {size:,.0f} MB.")
     if cfg.format == "minari":
@@ -188,21 +190,40 @@ def own_files(root: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in found if match}
 
 
+def metrics_files(root: Path) -> list[Path]:
+    """metrics.jsonl and the TensorBoard events beside it."""
+    return [*root.glob("metrics.jsonl"), *root.glob("events.out.tfevents.*")]
+
+
 def whole(path: Path) -> bool:
     """Whether a rollout is there; one that is damaged is named, and will be driven again."""
     if not path.exists():
         return False
     try:
-        return episode_length(path) > 0
+        return episode_length(path) == len(rewards(path))
     except BadFile as error:
         tqdm.write(f"{path} is damaged ({error.reason}): it is driven again.", file=sys.stderr)
         return False
+
+
+def rewards(path: Path) -> np.ndarray:
+    """float32 (T,) of an episode file, without its frames; raises BadFile."""
+    return _read(path, ("rewards",))["rewards"]
 
 
 def collected(root: Path, rollouts: int) -> Dataset:
     """The first `rollouts` rollouts of the folder."""
     files = tuple(rollout_path(root, rollout) for rollout in range(rollouts))
     return Dataset(files, tuple(episode_length(path) for path in files))
+
+
+def metrics(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
+    """A row an episode, in order: number of the rollout from 1, seed of the track, sum of the rewards, steps."""
+    rows = []
+    for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
+        score = float(rewards(path).sum(dtype=np.float64))
+        rows.append({"rollout": rollout + 1, "seed": episode(cfg, rollout).seed, "score": score, "length": length})
+    return rows
 
 
 def claim(root: Path, cfg: Collect) -> None:
@@ -216,9 +237,10 @@ def claim(root: Path, cfg: Collect) -> None:
         if cfg.noreload and (root / "collect.json").exists():
             start_over(root)
         wanted, found = settings(cfg), recorded(root)
-        if found is None and own_files(root):
+        if found is None and (own_files(root) or metrics_files(root)):
+            held = "rollouts" if own_files(root) else "metrics"
             raise UserError(
-                f"{root} holds rollouts, but no collect.json that says how they were made: choose another --rootdir."
+                f"{root} holds {held}, but no collect.json that says how they were made: choose another --rootdir."
             )
         if found is not None and found != wanted:
             differences = ", ".join(
@@ -269,7 +291,7 @@ def recorded(root: Path) -> dict[str, Any] | None:
 
 def start_over(root: Path) -> None:
     """Delete what this command made in the folder; collect.json, by which it knows its own, at last."""
-    for path in own_files(root).values():
+    for path in [*own_files(root).values(), *metrics_files(root)]:
         path.unlink()
     minari_export.remove(root / "minari")
     (root / "collect.json").unlink()

@@ -7,7 +7,8 @@ The environment is Gymnasium's own CarRacing-v3 unless `--env` says otherwise. T
 i = 0 … episodes − 1. An ordinary environment drives one track at a time in each worker process; our own simulators
 drive a block of tracks side by side in this process. Either way an episode's score depends on its seed and the
 agent alone, not on the number of workers. Scores are kept in evaluation.partial.json as they come: a run that is
-killed and started again goes on, and writes the same evaluation.json.
+killed and started again goes on, and writes the same evaluation.json. At the end the folder evaluation/ beside it
+gets metrics.jsonl, a row a track, and TensorBoard events.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import agent, envs, pretrained, spectator
+from worldmodels import agent, envs, logs, pretrained, spectator
 from worldmodels.config import Evaluate
 from worldmodels.errors import UserError
 from worldmodels.files import read_json, write_json
@@ -59,6 +60,7 @@ def main(cfg: Evaluate) -> None:
     result = summarise(key, progress, command(cfg))
     write_json(folder / RESULT, result)
     (folder / PARTIAL).unlink(missing_ok=True)
+    logs.write_whole(folder / "evaluation", "track", metrics(result))
     print(table(result))
     print(f"Written to {folder / RESULT}" + (f" and {folder / VIDEO}." if progress.video else "."))
 
@@ -240,6 +242,12 @@ def summarise(key: dict[str, Any], progress: Progress, command: str) -> dict[str
         "scores": scores.tolist(),
         "lengths": [progress.scores[i][1] for i in range(key["episodes"])],
     }
+
+
+def metrics(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a track, in order: its number from 1, seed, score and length in steps."""
+    tracks = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
+    return [{"track": i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(tracks, 1)]
 
 
 def table(result: dict[str, Any], columns: int = 10) -> str:
