@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from worldmodels import envs, logs, minari_export
+from worldmodels import envs, logs, minari_export, pretrained
 from worldmodels.commands import collect
 from worldmodels.config import Collect
 from worldmodels.dataset import BadFile, episode_length, load_rollout, load_seed, open_dataset, save_rollout
@@ -360,6 +360,23 @@ def test_the_agent_of_a_logdir_collects(tmp_path):
     evolve(2.0)  # another driver: its rollouts do not belong into the same collection
     with pytest.raises(UserError, match="weights"):
         collect.main(dataclasses.replace(cfg, rollouts=3))
+
+
+def test_an_agent_s_collection_resumes_to_the_last_bit(tmp_path):
+    car = Collect(
+        rollouts=10, policy="agent", logdir=str(pretrained.folder("carracing")), start="anywhere", max_steps=12,
+        device="cpu",
+    )  # fmt: skip
+    whole, broken = (dataclasses.replace(car, rootdir=str(tmp_path / name)) for name in ("whole", "broken"))
+    collect.main(dataclasses.replace(whole, threads=1))
+    collect.main(dataclasses.replace(broken, threads=2, rollouts=9))
+    for lost in (2, 3, 8):
+        collect.rollout_path(tmp_path / "broken", lost).unlink()
+    collect.main(dataclasses.replace(broken, threads=2))
+    files = [collect.rollout_path(tmp_path / "whole", number) for number in range(10)]
+    assert sorted((tmp_path / "whole").glob("*.npz")) == files
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "broken" / path.name).read_bytes(), path.name
 
 
 # ------------------------------------------------------------------------------------------------- errors

@@ -133,6 +133,11 @@ def load_rollout(path: Path) -> Rollout:
     )
 
 
+def load_rewards(path: Path) -> np.ndarray:
+    """The rewards float32 (T,) of an episode, without its frames; raises BadFile."""
+    return _read(path, ("rewards",))["rewards"]
+
+
 def load_seed(path: Path) -> int | None:
     """The seed of the track, or None where the file does not say; raises BadFile."""
     try:

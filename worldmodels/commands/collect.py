@@ -5,9 +5,7 @@
 
 Writes <rootdir>/rollout_000000.npz …, exactly as many as asked for, and collect.json with the settings they were driven
 with; at the end metrics.jsonl, a row an episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
-`--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped. (An agent's
-arithmetic depends in the last bit on how many lanes it drives at once: with `--policy agent` the tracks are the same,
-the drives only nearly so.)
+`--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped.
 
 Other settings, or more rollouts than asked for, in the folder are an error; `--noreload` deletes what this command
 made there, and nothing else. Further .npz files and subfolders are left alone (training reads them too).
@@ -30,7 +28,7 @@ from tqdm import tqdm
 
 from worldmodels import envs, logs, minari_export
 from worldmodels.config import Collect
-from worldmodels.dataset import BadFile, Dataset, _read, episode_length, save_rollout
+from worldmodels.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
 from worldmodels.envs import ActionKind
 from worldmodels.errors import UserError
 from worldmodels.files import replacing
@@ -40,6 +38,7 @@ from worldmodels.workers import cores, run_jobs
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
 ALL_LANES = 64  # in all the workers together: 64 recorded episodes of 1,000 frames are 0.8 GB
+AGENT_LANES = 8  # an agent's blocks: its arithmetic depends in the last bit on how many lanes it drives at once
 NAME = re.compile(r"rollout_(\d{6,})\.npz")
 
 
@@ -63,14 +62,16 @@ def main(cfg: Collect) -> None:
 def collect(cfg: Collect, missing: list[int]) -> None:
     """Drive the missing rollouts on worker processes."""
     threads = cfg.threads or cores()
-    jobs = [Job(cfg, share, start_options(cfg)) for share in shares(missing, threads, envs.describe(cfg.env).native)]
+    native = envs.describe(cfg.env).native
+    parts = blocks(missing) if cfg.policy == "agent" and native else shares(missing, threads, native)
+    jobs = [Job(cfg, part, start_options(cfg)) for part in parts]
     steps = 0
     with tqdm(
         total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout", dynamic_ncols=True
     ) as bar:
         for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs))):
             steps += driven
-            bar.update(len(jobs[index].rollouts))
+            bar.update(len(set(jobs[index].rollouts) & set(missing)))
             bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s")
 
 
@@ -88,17 +89,23 @@ class Job:
 
 
 def drive_rollouts(job: Job) -> int:
-    """Drive those of the job's rollouts that are not there yet and write each as it ends; returns the steps driven."""
+    """Drive those of the job's rollouts that are not there yet and write each as it ends; returns the steps driven.
+
+    An agent drives the others again too, so that its arithmetic is that of an uninterrupted collection.
+    """
     root = Path(job.cfg.rootdir)
-    wanted = [rollout for rollout in job.rollouts if not whole(rollout_path(root, rollout))]
+    asked = [rollout for rollout in job.rollouts if rollout < job.cfg.rollouts]
+    wanted = [rollout for rollout in asked if not whole(rollout_path(root, rollout))]
     if not wanted:
         return 0
-    env = lanes(job.cfg.env, len(wanted) if envs.describe(job.cfg.env).native else 1, job.cfg.max_steps)
+    driven = list(job.rollouts) if job.cfg.policy == "agent" else wanted
+    env = lanes(job.cfg.env, len(driven) if envs.describe(job.cfg.env).native else 1, job.cfg.max_steps)
     kind = envs.action_kind(envs.describe(job.cfg.env), env.single_action_space)
-    episodes = [episode(job.cfg, rollout) for rollout in wanted]
+    episodes = [episode(job.cfg, rollout) for rollout in driven]
 
     def write(index: int, rollout: Rollout) -> None:
-        save_rollout(rollout_path(root, wanted[index]), rollout, episodes[index].seed)
+        if driven[index] in wanted:
+            save_rollout(rollout_path(root, driven[index]), rollout, episodes[index].seed)
 
     _, lengths = drive(env, kind, driver(job.cfg, kind), episodes, options=job.options, on_rollout=write)
     return int(lengths.sum())
@@ -169,6 +176,12 @@ def start_options(cfg: Collect) -> dict[str, Any] | None:
     return envs.TRAINING_START if cfg.start == "anywhere" else None
 
 
+def blocks(missing: Sequence[int]) -> list[tuple[int, ...]]:
+    """The blocks of an agent's rollouts that hold a missing one: always the same blocks, whatever is missing."""
+    numbers = sorted({rollout // AGENT_LANES for rollout in missing})
+    return [tuple(range(n * AGENT_LANES, (n + 1) * AGENT_LANES)) for n in numbers]
+
+
 def shares(missing: Sequence[int], threads: int, native: bool) -> list[tuple[int, ...]]:
     """The missing rollouts in equal shares, one a job: a full set of lanes in our own simulator, one elsewhere."""
     most = max(1, min(LANES, ALL_LANES // threads)) if native else 1
@@ -200,15 +213,10 @@ def whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        return episode_length(path) == len(rewards(path))
+        return episode_length(path) == len(load_rewards(path))
     except BadFile as error:
         tqdm.write(f"{path} is damaged ({error.reason}): it is driven again.", file=sys.stderr)
         return False
-
-
-def rewards(path: Path) -> np.ndarray:
-    """float32 (T,) of an episode file, without its frames; raises BadFile."""
-    return _read(path, ("rewards",))["rewards"]
 
 
 def collected(root: Path, rollouts: int) -> Dataset:
@@ -221,7 +229,7 @@ def metrics(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
     """A row an episode, in order: number of the rollout from 1, seed of the track, sum of the rewards, steps."""
     rows = []
     for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
-        score = float(rewards(path).sum(dtype=np.float64))
+        score = float(load_rewards(path).sum(dtype=np.float64))
         rows.append({"rollout": rollout + 1, "seed": episode(cfg, rollout).seed, "score": score, "length": length})
     return rows
 
