@@ -221,7 +221,7 @@ class Run:
     iterations: int = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
-    early_generations: int = 60
+    early_generations: int = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
     again: Collect = field(default_factory=lambda: Collect(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
@@ -265,13 +265,13 @@ LAPTOP = Run(
 
 OVERNIGHT = Run(
     iterations=2,
-    early_generations=60,
+    early_generations=25,
     collect=LAPTOP.collect,
     again=Collect(rollouts=400, max_steps=250, policy="agent", start="anywhere"),
     vae=dataclasses.replace(LAPTOP.vae, epochs=5),
     mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
     controller=dataclasses.replace(
-        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=250, select_tracks=48
+        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=150, select_tracks=48
     ),
     evaluate=Evaluate(video=True),
 )  # fmt: skip
