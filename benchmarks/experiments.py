@@ -112,7 +112,12 @@ def compare(run: Path, output: Path, arms: dict[str, tuple[str, str]], seeds: in
         each = ", ".join(f"{mean:.0f}" for mean in means)
         print(f"{name:<26}{np.mean(means):>7.0f}   seeds {each}   ± {spread:.0f} over tracks")
     curves = {name: [selected(folders[name, seed], "env_steps", 1e-6) for seed in range(seeds)] for name in arms}
-    draw(output / f"{title.split()[0].lower()}.png", curves, "million environment steps")
+    draw(
+        output / f"{title.split()[0].lower()}.png",
+        curves,
+        "million environment steps",
+        "mean driver on the selection tracks",
+    )
 
 
 def selected(logdir: Path, axis: str, scale: float) -> np.ndarray:
@@ -121,7 +126,7 @@ def selected(logdir: Path, axis: str, scale: float) -> np.ndarray:
     return np.array([(row[axis] * scale, row["selected"]) for row in rows if row["selected"] is not None])
 
 
-def draw(path: Path, curves: dict[str, list[np.ndarray]], x_label: str) -> None:
+def draw(path: Path, curves: dict[str, list[np.ndarray]], x_label: str, y_label: str) -> None:
     """One colour an arm: a faint line a seed, a bold one their mean."""
     import matplotlib
 
@@ -135,7 +140,7 @@ def draw(path: Path, curves: dict[str, list[np.ndarray]], x_label: str) -> None:
             axes.plot(*points.T, color=f"C{number}", alpha=0.3, linewidth=1)
         mean = np.mean([np.interp(grid, *points.T) for points in seeds], axis=0)
         axes.plot(grid, mean, color=f"C{number}", linewidth=2.2, label=name)
-    axes.set(xlabel=x_label, ylabel="mean driver on the selection tracks", ylim=(-120, 950))
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(-120, 950))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
