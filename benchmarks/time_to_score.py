@@ -30,11 +30,10 @@ def means(logdir: Path, every: int) -> tuple[list[int], np.ndarray]:
         asked["strategy"], len(basis), asked["pop_size"], asked["sigma"], asked["seed"], asked["sigma_decay"]
     )
     generations, points = [], []
-    for generation, scores in enumerate(history, start=1):
-        evolution.replay(strategy, [scores])
+    for generation, mean in enumerate(evolution.replay(strategy, history), start=1):
         if generation % every == 0 or generation == len(history):
             generations.append(generation)
-            points.append(strategy.mean @ basis)
+            points.append(mean @ basis)
     return generations, np.array(points, dtype=np.float32)
 
 

@@ -30,7 +30,8 @@ def test_replaying_the_scores_rebuilds_the_strategy(name: str) -> None:
         strategy.tell(history[-1])
     np.random.seed(99)  # the global generator has no say
     again = evolution.make(name, 12, 8, 0.1, seed=3)
-    evolution.replay(again, history)
+    means = list(evolution.replay(again, history))
+    np.testing.assert_array_equal(means[-1], again.mean)
     np.testing.assert_array_equal(again.mean, strategy.mean)
     np.testing.assert_array_equal(again.ask(), strategy.ask())
     assert again.sigma == strategy.sigma

@@ -173,6 +173,8 @@ class TrainController:
     end (0: never). Fragments teach driving quickly, but make light of crashes and missed tiles."""
     select_every: int = 10
     """Generations between evaluations of the distribution's mean on the selection tracks: what `best` means."""
+    average: int = 1
+    """Evaluate, and keep, the average of the distribution's mean over so many generations (the paper: the last)."""
     select_tracks: int = 16
     """Selection tracks: never used for training, never for the final evaluation."""
     precision: Precision = "auto"
@@ -271,7 +273,7 @@ OVERNIGHT = Run(
     vae=dataclasses.replace(LAPTOP.vae, epochs=5),
     mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
     controller=dataclasses.replace(
-        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=150, select_tracks=48
+        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=150, average=5, select_tracks=48
     ),
     evaluate=Evaluate(video=True),
 )  # fmt: skip

@@ -6,7 +6,7 @@ The whole state of a strategy is its settings and the scores it was told: all it
 generator, so replaying ask and tell rebuilds it to the last bit, and nothing but numbers has to be stored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import cma
@@ -42,11 +42,12 @@ def make(name: str, size: int, population: int, sigma: float, seed: int, decay: 
     return mirrored[name](size, population, sigma, seed, decay)
 
 
-def replay(strategy: Strategy, history: Iterable[np.ndarray]) -> None:
-    """Bring a fresh strategy to where it was told the scores in `history`, each (P,)."""
+def replay(strategy: Strategy, history: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Bring a fresh strategy to where it was told the scores in `history`, each (P,); yields its mean after each."""
     for scores in history:
         strategy.ask()
         strategy.tell(scores)
+        yield strategy.mean
 
 
 class CMAES:

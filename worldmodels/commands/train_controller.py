@@ -9,6 +9,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 """
 
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,15 @@ class Loop:
     env_steps: int = 0
     """Steps driven for them, selection included."""
     best: float | None = None
-    """Highest mean score on the selection tracks."""
+    """Highest mean score on the selection tracks,"""
+    select_tracks: int = 0
+    """which were so many."""
     seconds: float = 0.0
+
+    @property
+    def best_so_far(self) -> str:
+        """For people."""
+        return "not selected yet" if self.best is None else f"{self.best:.1f} on the selection tracks"
 
 
 def main(cfg: TrainController) -> None:
@@ -74,7 +82,9 @@ def main(cfg: TrainController) -> None:
         basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
     searched = size if basis is None else len(basis)
     strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
-    evolution.replay(strategy, history)
+    means = deque(evolution.replay(strategy, history), maxlen=cfg.average)  # after each generation
+    if loop.select_tracks != cfg.select_tracks:  # scores on other tracks do not compare
+        loop.best, loop.select_tracks = None, cfg.select_tracks
 
     def to_parameters(points: np.ndarray) -> np.ndarray:
         return (points if basis is None else points @ basis).astype(np.float32)
@@ -85,8 +95,8 @@ def main(cfg: TrainController) -> None:
     )
     if finished(loop, cfg):
         print(
-            f"C in {folder} is trained already ({loop.generation} generations, {loop.best:.1f} on the selection "
-            "tracks): more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
+            f"C in {folder} is trained already ({loop.generation} generations, {loop.best_so_far}): "
+            "more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
         )
         return
     if loop.generation:
@@ -111,13 +121,14 @@ def main(cfg: TrainController) -> None:
                 scores, steps = crew.scores(candidates, episodes, **course, on_step=inner.update)
             fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
             strategy.tell(fitness)
+            means.append(strategy.mean)
             history.append(fitness)
             loop.generation += 1
             loop.env_steps += steps
 
             selected = None
             if loop.generation % cfg.select_every == 0 or loop.generation == 1 or finished(loop, cfg):
-                mean = to_parameters(strategy.mean[None])
+                mean = to_parameters(np.mean(means, axis=0)[None])
                 with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc="selection tracks") as inner:
                     results, steps = crew.scores(mean, selection, on_step=inner.update)
                 selected = float(results.mean())
@@ -136,12 +147,12 @@ def main(cfg: TrainController) -> None:
                 "steps_per_second": (loop.env_steps - steps_before) / (now - began), "seconds": loop.seconds,
             })  # fmt: skip
             save_last(folder, settings, loop, history, basis)
-            bar.set_postfix_str(f"mean {fitness.mean():.0f}, best mean on selection {loop.best:.0f}")
+            bar.set_postfix_str(f"population {fitness.mean():.0f}, best mean {loop.best_so_far}")
             bar.update()
             if cfg.display:
                 show(loop, fitness, selected)
     metrics.close()
-    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best:.1f} on selection.")
+    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best_so_far}.")
 
 
 def finished(loop: Loop, cfg: TrainController) -> bool:
