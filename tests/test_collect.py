@@ -49,10 +49,12 @@ class Slide(gymnasium.Env):
         time.sleep(float(os.environ.get("SLIDE_SECONDS", "0")))
         assert os.environ.get("SLIDE_WITHOUT") not in sys.modules
         suicide = Path(os.environ.get("SLIDE_SUICIDE", "/nowhere"))
-        if suicide.exists() and multiprocessing.parent_process() is not None:
-            if suicide.read_text() == "once":
-                suicide.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError):  # another worker may have been quicker
+            how_often = suicide.read_text()
+            if multiprocessing.parent_process() is not None:
+                if how_often == "once":
+                    suicide.unlink(missing_ok=True)
+                os.kill(os.getpid(), signal.SIGKILL)
         self.position = max(self.position + int(action) - 6 + self.np_random.uniform(-0.5, 1.0), 0)
         return self.frame(), self.position / 64, self.position > 60, False, {}
 
@@ -304,7 +306,7 @@ def test_a_rollout_with_damaged_rewards_is_not_whole(tmp_path, capsys):
 def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
     """Twenty episodes of 100 frames in one job: no more than the recorded one, its stack and what is compressed."""
     monkeypatch.setattr(Slide, "step", lambda self, action: (self.frame(), 0.0, False, False, {}))
-    cfg = toy(tmp_path, max_steps=100)
+    cfg = toy(tmp_path, rollouts=20, max_steps=100)
     drive_some = collect.Job(cfg, tuple(range(20)), None)
     tracemalloc.start()
     assert collect.drive_rollouts(drive_some) == 2000
