@@ -277,7 +277,7 @@ OVERNIGHT = Run(
     ),
     evaluate=Evaluate(video=True),
 )  # fmt: skip
-"""Two cores, no GPU, under two hours: the settings of the driver in the package."""
+"""Two cores, no GPU, about an hour and a half: the settings of the driver in the package."""
 
 PAPER = Run(
     collect=Collect(rollouts=10_000, policy="gas"),
