@@ -111,7 +111,8 @@ def choose_device(name: str) -> torch.device:
 def choose_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether to compute in bfloat16; `auto` does where it is faster: on a GPU, and on processors that have it."""
     if precision == "auto":
-        return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent from some versions of PyTorch
+        return device.type == "cuda" or any(getattr(torch.cpu, name, bool)() for name in asked)
     return precision == "bfloat16"
 
 
