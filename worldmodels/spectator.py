@@ -17,9 +17,10 @@ import torch
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory, pictures
-from worldmodels.agent import Agent
-from worldmodels.envs import Lanes, describe, make_one
-from worldmodels.rollout import Episode, drive
+from worldmodels.agent import Agent, load
+from worldmodels.envs import Lanes, describe, kind_of, make_one
+from worldmodels.errors import UserError
+from worldmodels.rollout import HELD_OUT, Episode, drive
 from worldmodels.video import mp4_writer
 
 VIDEO_FPS = 25  # every second step of CarRacing's 50 a second
@@ -139,6 +140,38 @@ def film(agent: Agent, env_id: str, seed: int, path: Path, *, max_steps: int | N
             add(pictures.drive_view(now.view, frames, LABELS, caption))
 
         return watch(agent, env_id, seed, show, max_steps=max_steps, stride=stride)
+
+
+def readme_picture(
+    logdir: Path, path: Path, *, env_id: str = "CarRacing-v3", seed: int = HELD_OUT, first: int = 60, steps: int = 400
+) -> None:
+    """Write what the README shows: a drive as V sees it, V's reconstruction, and M's prediction of the same frame.
+
+    Args:
+        logdir: a run with V, M and C.
+        path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
+        env_id: where to drive.
+        seed: the track.
+        first: step at which the animation begins (the camera has come down by 50).
+        steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
+
+    Raises:
+        UserError: V, M or C is missing, or the drive ended before `first`.
+    """
+    seen: list[Glimpse] = []
+    watch(load(logdir, kind_of(env_id)), env_id, seed, seen.append, max_steps=first + steps, view=False)
+    if len(seen) <= first:
+        raise UserError(f"The drive on track {seed} ended after {len(seen)} steps: choose another track.")
+    labels = ("real", "V's reconstruction", "M's prediction")
+    shown = [
+        pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
+        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
+    ]
+    pictures.write_animation(path, shown, fps=frames_per_second(env_id) / 2, most_bytes=3_000_000)
+    few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
+    grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
+            ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip
+    pictures.write_png(path.with_name("reconstructions.png"), np.concatenate(grid))
 
 
 @contextlib.contextmanager

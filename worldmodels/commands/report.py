@@ -16,10 +16,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from worldmodels import __version__, agent, checkpoint, diagram, envs, logs, pictures, spectator
+from worldmodels import __version__, checkpoint, diagram, logs
 from worldmodels.charts import Band, Line, bar_chart, line_chart, number
 from worldmodels.commands import evaluate
 from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
@@ -387,43 +386,6 @@ def spaced(path: Path, gap: int = 3) -> Image.Image:
             frame = image.crop((64 * column, 64 * row, 64 * column + 64, 64 * row + 64))
             grid.paste(frame, ((64 + gap) * column + gap // 2, (64 + gap) * row + gap // 2))
     return grid
-
-
-# ------------------------------------------------------------------------------------------ the README's picture
-
-
-def readme_picture(
-    logdir: Path, path: Path, *, env: str = "CarRacing-v3", seed: int = HELD_OUT, first: int = 60, steps: int = 400
-) -> None:
-    """Write what the README shows: a drive as V sees it, V's reconstruction, and M's prediction of the same frame.
-
-    Args:
-        logdir: a run with V, M and C.
-        path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
-        env: where to drive.
-        seed: the track.
-        first: step at which the animation begins (the camera has come down by 50).
-        steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
-
-    Raises:
-        UserError: V, M or C is missing, or the drive ended before `first`.
-    """
-    kind = envs.kind_of(env)
-    seen: list[spectator.Glimpse] = []
-    spectator.watch(agent.load(logdir, kind), env, seed, seen.append, max_steps=first + steps, view=False)
-    if len(seen) <= first:
-        raise UserError(f"The drive on track {seed} ended after {len(seen)} steps: choose another track.")
-    shown = [
-        pictures.panels(
-            (now.frame, now.reconstruction, before.prediction), ("real", "V's reconstruction", "M's prediction")
-        )
-        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
-    ]
-    pictures.write_animation(path, shown, fps=spectator.frames_per_second(env) / 2, most_bytes=3_000_000)
-    few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
-    grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
-            ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip
-    pictures.write_png(path.with_name("reconstructions.png"), np.concatenate(grid))
 
 
 # ------------------------------------------------------------------------------------------- what a run holds

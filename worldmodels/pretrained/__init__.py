@@ -38,10 +38,14 @@ def load_pretrained(name: str, device: str = "cpu") -> "Agent":
     return driver
 
 
-def pack(logdir: Path, name: str) -> None:
-    """Copy the best V, M and C of `logdir` into the package, in 16-bit floats."""
+def pack(logdir: Path, into: Path) -> None:
+    """Copy the best V, M and C of the run `logdir` into the folder `into`, in 16-bit floats.
+
+    Raises:
+        UserError: one of them is missing.
+    """
     from worldmodels import checkpoint
 
     for stage in STAGES:
         tensors, meta = checkpoint.load(logdir / stage / "best.safetensors")
-        checkpoint.save(HERE / name / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
+        checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from worldmodels.pretrained import pack
+from worldmodels.pretrained import HERE, pack
 
 if __name__ == "__main__":
-    pack(Path(sys.argv[1]), sys.argv[2])
+    pack(Path(sys.argv[1]), HERE / sys.argv[2])

@@ -1,0 +1,74 @@
+"""On a GPU: the same numbers as on the CPU, and every stage from end to end. Skipped where there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_evaluate import save_agent
+from worldmodels import checkpoint, config, logs
+from worldmodels.commands import run, train_vae
+from worldmodels.memory import MDRNN
+from worldmodels.population import Crew, Setting
+from worldmodels.rollout import Episode
+from worldmodels.vision import VAE
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-3), (True, 2e-2)])
+def test_v_sees_the_same(bfloat16: bool, tolerance: float) -> None:
+    torch.manual_seed(0)
+    vae = VAE()
+    frames = np.random.default_rng(0).integers(256, size=(100, 64, 64, 3), dtype=np.uint8)
+    expected, _ = vae.encode(frames)
+    on_gpu = vae.to("cuda")
+    on_gpu.use_bfloat16 = bfloat16
+    mean, _ = on_gpu.encode(frames)
+    assert mean.device.type == "cuda" and mean.dtype == torch.float32
+    torch.testing.assert_close(mean.cpu(), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def test_m_remembers_the_same() -> None:
+    torch.manual_seed(0)
+    mdrnn = MDRNN()
+    z, action, state = torch.randn(5, 32), torch.rand(5, 3), (torch.randn(5, 256), torch.randn(5, 256))
+    expected, _ = mdrnn.step(z, action, state)
+    h, _ = mdrnn.to("cuda").step(z.cuda(), action.cuda(), (state[0].cuda(), state[1].cuda()))
+    torch.testing.assert_close(h.cpu(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_score_on_the_gpu_as_on_the_cpu(tmp_path: Path, workers: int) -> None:
+    logdir = save_agent(tmp_path / "run", actions=3)
+    population = np.random.default_rng(0).standard_normal((2, 39)).astype(np.float32)
+    episodes = [Episode(seed, candidate) for candidate in (0, 1) for seed in (7, 8)]
+
+    def scores(*devices: str) -> np.ndarray:
+        setting = Setting(str(logdir), config.CARRACING, "zh", False, 0, 4, devices)
+        with Crew(setting) as crew:
+            return crew.scores(population, episodes, max_steps=30)[0]
+
+    np.testing.assert_allclose(scores(*["cuda:0"] * workers), scores("cpu"), atol=4)  # a tile is worth 3
+
+
+def test_the_whole_pipeline(tmp_path: Path) -> None:
+    smoke = config.SMOKE
+    cfg = replace(
+        smoke,
+        logdir=str(tmp_path / "run"),
+        device="cuda",
+        iterations=2,
+        early_generations=1,
+        again=config.Collect(rollouts=2, max_steps=40, threads=1),
+    )
+    run.main(cfg)
+    logdir = tmp_path / "run"
+    assert [len(logs.read(logdir / stage / "metrics.jsonl")) for stage in ("vae", "mdrnn", "ctrl")] == [2, 2, 2]
+    _, meta = checkpoint.load(logdir / "vae" / "last.safetensors")
+    assert meta["loop"]["epoch"] == 2
+    train_vae.main(replace(config.resolve(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
+    assert len(logs.read(logdir / "vae" / "metrics.jsonl")) == 3
+    assert (logdir / "evaluation.json").exists() and (logdir / "report.html").exists()
