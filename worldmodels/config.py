@@ -277,7 +277,7 @@ OVERNIGHT = Run(
     ),
     evaluate=Evaluate(video=True),
 )  # fmt: skip
-"""Two cores, no GPU, about an hour and a half: the settings of the driver in the package."""
+"""Two cores, no GPU, about 80 minutes: from nothing to a driver as good as the one in the package."""
 
 PAPER = Run(
     collect=Collect(rollouts=10_000, policy="gas"),
