@@ -41,7 +41,7 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
   report             write report.html
 
 `worldmodels COMMAND --help` lists a command's options and their defaults.
-Presets: smoke (seconds), laptop (two cores, ten minutes; the default of `run`), overnight (two cores, 80 minutes: a
+Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a
 driver that beats the paper's), paper (the paper's numbers).
 """
 

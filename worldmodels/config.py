@@ -258,8 +258,8 @@ LAPTOP = Run(
     vae=TrainVAE(epochs=2, batch_size=64, learning_rate=7e-4),
     mdrnn=TrainMDRNN(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=TrainController(
-        strategy="pgpe", sigma_decay=0.985, directions=64, pop_size=64, n_samples=2, batch_size=128, start="anywhere",
-        max_steps=640, give_up=100, whole_after=25, epochs=38, select_every=5, select_tracks=16,
+        n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=20, epochs=35,
+        select_every=5, select_tracks=16,
     ),
     evaluate=Evaluate(episodes=4, video=True),
 )  # fmt: skip
@@ -273,7 +273,8 @@ OVERNIGHT = Run(
     vae=dataclasses.replace(LAPTOP.vae, epochs=5),
     mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
     controller=dataclasses.replace(
-        LAPTOP.controller, sigma_decay=0.99, n_samples=4, epochs=150, average=5, select_tracks=48
+        LAPTOP.controller, strategy="pgpe", sigma_decay=0.99, directions=64, n_samples=4, whole_after=25, epochs=150,
+        average=5, select_tracks=48,
     ),
     evaluate=Evaluate(video=True),
 )  # fmt: skip
