@@ -29,18 +29,21 @@ RATES = {"vae": "frames_per_second", "mdrnn": "transitions_per_second", "ctrl": 
 
 
 def train(run: Path, minutes: float, flags: list[str]) -> bool:
-    """Run the pipeline, or go on with it, for so many minutes; whether it came to its end."""
+    """Run the pipeline, or go on with it, for so many minutes; whether it came to its end. Its errors end this too."""
     command = [sys.executable, "-m", "worldmodels", "run", "--logdir", str(run), *flags]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
-            return process.wait(60 * minutes) == 0
+            code = process.wait(60 * minutes)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGINT)
             return process.wait() == 0
+    if code:
+        raise SystemExit(code)
+    return True
 
 
 def figures(run: Path, earlier: float = 0.0) -> tuple[dict[str, Any], float]:
-    """What the run has measured, the iterations before it included, and the seconds that it took."""
+    """What the run has measured, the iterations before it included, and the seconds that V, M and C took."""
     found: dict[str, Any] = {}
     if (run / "previous").exists():
         found["previous"], earlier = figures(run / "previous", earlier)

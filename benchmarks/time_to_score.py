@@ -13,13 +13,14 @@ everything included. Prints a table and draws a curve a run.
 import argparse
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.experiments import draw
 from worldmodels import checkpoint, envs, evolution
-from worldmodels.agent import choose_device
 from worldmodels.config import CARRACING
 from worldmodels.files import read_json
 from worldmodels.population import Crew, Setting, choose_devices
@@ -28,12 +29,15 @@ from worldmodels.rollout import Episode
 FIRST, TRACKS = 1_200_000, 100
 
 
-def drivers(logdir: Path, every: int) -> tuple[list[int], np.ndarray]:
-    """Generations, and the driver after each as C's parameters, float32 (generations, n)."""
+def drivers(logdir: Path, every: int) -> tuple[list[int], np.ndarray, dict[str, Any]]:
+    """Generations, the driver after each as C's parameters, float32 (generations, n), and C's settings."""
     tensors, meta = checkpoint.load(logdir / "ctrl" / "last.safetensors")
-    history, basis, asked = tensors["history"].numpy(), tensors["basis"].numpy(), meta["settings"]
+    best, _ = checkpoint.load(logdir / "ctrl" / "best.safetensors")
+    history, asked = tensors["history"].numpy(), meta["settings"]
+    basis = tensors["basis"].numpy() if "basis" in tensors else None
+    searched = len(best["parameters"]) if basis is None else len(basis)
     strategy = evolution.make(
-        asked["strategy"], len(basis), asked["pop_size"], asked["sigma"], asked["seed"], asked["sigma_decay"]
+        asked["strategy"], searched, asked["pop_size"], asked["sigma"], asked["seed"], asked["sigma_decay"]
     )
     recent = deque[np.ndarray](maxlen=read_json(logdir / "config.json")["train-controller"]["average"])
     generations, points = [], []
@@ -41,8 +45,9 @@ def drivers(logdir: Path, every: int) -> tuple[list[int], np.ndarray]:
         recent.append(mean)
         if generation % every == 0 or generation == len(history):
             generations.append(generation)
-            points.append(np.mean(recent, axis=0) @ basis)
-    return generations, np.array(points, dtype=np.float32)
+            points.append(np.mean(recent, axis=0))
+    population = np.array(points) if basis is None else np.array(points) @ basis
+    return generations, population.astype(np.float32), asked
 
 
 def clock(logdir: Path) -> dict[int, float]:
@@ -61,10 +66,11 @@ def curve(logdir: Path, every: int, env: str, started: float | None = None) -> l
     if (logdir / "previous").exists():
         points = curve(logdir / "previous", every, env, started)
     ended = clock(logdir)
-    generations, population = drivers(logdir, every)
+    generations, population, asked = drivers(logdir, every)
     episodes = [Episode(FIRST + track, driver) for driver in range(len(population)) for track in range(TRACKS)]
-    devices = choose_devices(choose_device("cpu"), 0, envs.describe(env).native)
-    with Crew(Setting(str(logdir), env, "zh", False, 0, 64, devices)) as crew:
+    devices = choose_devices(torch.device("cpu"), 0, envs.describe(env).native)
+    like = {name: asked[name] for name in ("inputs", "sample_z", "seed", "hidden")}
+    with Crew(Setting(str(logdir), env, lanes=64, devices=devices, **like)) as crew:
         scores, _ = crew.scores(population, episodes)
     for generation, own in zip(generations, scores.reshape(len(population), TRACKS), strict=True):
         minutes, mean, std = (ended[generation] - started) / 60, own.mean(), own.std(ddof=1)
