@@ -21,6 +21,12 @@ def test_tensors_and_meta_come_back(tmp_path) -> None:
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
+def test_others_can_read_it_as_any_new_file(tmp_path) -> None:
+    (tmp_path / "new").touch()
+    checkpoint.save(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
 def test_a_damaged_file_is_named_in_one_sentence(tmp_path, damage: str) -> None:
     path = tmp_path / "last.safetensors"

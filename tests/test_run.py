@@ -33,4 +33,9 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     assert (last / "report.html").exists() and not (first / "evaluation.json").exists()
     capsys.readouterr()
     run.main(cfg)
-    assert capsys.readouterr().out.count("trained already") == 6, "running again says that it is done"
+    assert capsys.readouterr().out.count("trained already") == 3, "running again says that it is done"
+
+    gathered = (first / "vae" / "best.safetensors").read_bytes()
+    run.main(replace(cfg, vae=replace(cfg.vae, epochs=cfg.vae.epochs + 1)))
+    assert len(logs.read(last / "vae" / "metrics.jsonl")) == cfg.vae.epochs + 1
+    assert (first / "vae" / "best.safetensors").read_bytes() == gathered, "the driver that collected stays as it was"

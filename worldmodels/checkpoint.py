@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 
 from worldmodels.errors import UserError
-from worldmodels.files import replacing
+from worldmodels.files import write_atomically
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
     """Write `tensors` and the JSON-able `meta` to `path` (safetensors), atomically."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata={"json": json.dumps(meta)})
+    # Its save_file would leave a file that only its owner can read.
+    write_atomically(path, safetensors.save(contiguous, metadata={"json": json.dumps(meta)}))
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

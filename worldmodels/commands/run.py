@@ -35,12 +35,13 @@ def main(cfg: config.Run) -> None:
 
 
 def training(cfg: config.Run) -> list[Stage]:
-    """The stages that make V, M and C, after those of the iteration before."""
-    before = training(config.previous(cfg)) if cfg.iterations > 1 else []
+    """The stages that make V, M and C, after those of the iteration before, until its driver has begun to collect."""
     run = config.resolve(cfg)
-    who = "with the driver so far" if before else "at random"
+    further = cfg.iterations > 1
+    begun = (Path(run.collect.rootdir) / "collect.json").exists()
+    who = "with the driver so far" if further else "at random"
     return [
-        *before,
+        *(training(config.previous(cfg)) if further and not begun else []),
         (f"Collecting episodes {who}", "collect", collect.main, run.collect),
         ("Training V", "train-vae", train_vae.main, run.vae),
         ("Training M", "train-mdrnn", train_mdrnn.main, run.mdrnn),
