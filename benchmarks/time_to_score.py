@@ -58,13 +58,14 @@ def clock(logdir: Path) -> dict[int, float]:
 
 
 def curve(logdir: Path, every: int, env: str, started: float | None = None) -> list[tuple[float, float, float]]:
-    """(minutes, mean, standard deviation) of the run's drivers, earlier iterations first."""
+    """(minutes, mean, standard deviation) of the run's drivers, earlier iterations first, a row of NaN after each."""
     points: list[tuple[float, float, float]] = []
     if started is None:
         first = max(logdir.glob("**/rollouts/collect.json"), key=lambda path: len(path.parts))
         started = first.stat().st_mtime  # written before the first episode
     if (logdir / "previous").exists():
         points = curve(logdir / "previous", every, env, started)
+        points += [(points[-1][0], np.nan, np.nan)] if points else []  # a gap: C starts anew
     ended = clock(logdir)
     generations, population, asked = drivers(logdir, every)
     if not generations:
