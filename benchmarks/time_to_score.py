@@ -57,15 +57,15 @@ def clock(logdir: Path) -> dict[int, float]:
     return {event.step: event.wall_time for event in events.Scalars("mean")}
 
 
-def curve(logdir: Path, every: int, env: str, started: float | None = None) -> list[tuple[float, float, float]]:
-    """(minutes, mean, standard deviation) of the run's drivers, earlier iterations first, a row of NaN after each."""
-    points: list[tuple[float, float, float]] = []
+def curve(logdir: Path, every: int, env: str, started: float | None = None) -> list[tuple[float, float]]:
+    """(minutes, mean score) of the run's drivers, earlier iterations first, a NaN after each; prints them."""
+    points: list[tuple[float, float]] = []
     if started is None:
         first = max(logdir.glob("**/rollouts/collect.json"), key=lambda path: len(path.parts))
         started = first.stat().st_mtime  # written before the first episode
     if (logdir / "previous").exists():
         points = curve(logdir / "previous", every, env, started)
-        points += [(points[-1][0], np.nan, np.nan)] if points else []  # a gap: C starts anew
+        points += [(points[-1][0], np.nan)] if points else []  # a gap: C starts anew
     ended = clock(logdir)
     generations, population, asked = drivers(logdir, every)
     if not generations:
@@ -77,7 +77,7 @@ def curve(logdir: Path, every: int, env: str, started: float | None = None) -> l
         scores, _ = crew.scores(population, episodes)
     for generation, own in zip(generations, scores.reshape(len(population), TRACKS), strict=True):
         minutes, mean, std = (ended[generation] - started) / 60, own.mean(), own.std(ddof=1)
-        points.append((minutes, mean, std))
+        points.append((minutes, mean))
         print(f"{logdir}  {minutes:6.1f} min  generation {generation:>3}  {mean:6.1f} ± {std:.1f}", flush=True)
     return points
 
@@ -96,7 +96,7 @@ def main() -> None:
     ):
         if every:
             print(name)
-            curves[name] = [np.array(curve(run, every, env))[:, :2] for run in asked.runs]
+            curves[name] = [np.array(curve(run, every, env)) for run in asked.runs]
             draw(asked.output, curves, "minutes from nothing, two cores", "mean of 100 held-out tracks")
 
 

@@ -37,11 +37,15 @@ def main(cfg: config.Run) -> None:
 def training(cfg: config.Run) -> list[Stage]:
     """The stages that make V, M and C, after those of the iteration before, until its driver has begun to collect."""
     run = config.resolve(cfg)
-    further = cfg.iterations > 1
-    begun = (Path(run.collect.rootdir) / "collect.json").exists()
-    who = "with the driver so far" if further else "at random"
+    before, who = [], "at random"
+    if cfg.iterations > 1:
+        who = f"with the driver of {run.collect.logdir}"
+        if (Path(run.collect.rootdir) / "collect.json").exists():
+            who += ", which stays as it is"
+        else:
+            before = training(config.previous(cfg))
     return [
-        *(training(config.previous(cfg)) if further and not begun else []),
+        *before,
         (f"Collecting episodes {who}", "collect", collect.main, run.collect),
         ("Training V", "train-vae", train_vae.main, run.vae),
         ("Training M", "train-mdrnn", train_mdrnn.main, run.mdrnn),
