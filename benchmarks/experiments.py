@@ -1,7 +1,8 @@
-"""Strategies head to head and the paper's ablations: the same V and M, the same environment steps, several seeds.
+"""Strategies, the paper's ablations, and ideas for the evolution: the same V and M, the same environment steps.
 
     python -m benchmarks.experiments strategies RUN OUTPUT [--env-steps 1500000 --seeds 3]
     python -m benchmarks.experiments ablations RUN OUTPUT
+    python -m benchmarks.experiments ideas RUN OUTPUT
 
 RUN is a run directory with rollouts, V and M. Every arm and seed gets a run directory of its own in OUTPUT, and a core
 of its own; one that was interrupted continues. At the end the driver of each drives 100 held-out tracks (from seed
@@ -29,20 +30,28 @@ COMMON = (
     "--pop-size 64 --n-samples 2 --batch-size 128 --start anywhere --max-steps 640 --give-up 100 --whole-after 20 "
     "--select-every 5 --select-tracks 16 --epochs 100000"
 )
-PGPE = "--strategy pgpe --sigma-decay 0.985"
-STRATEGIES = {
-    "PGPE with ClipUp": f"{PGPE} --directions 64",
-    "OpenAI-ES": "--strategy openai-es --sigma-decay 0.985 --directions 64",
-    "separable CMA-ES": "--strategy sep-cma --directions 64",
-    "CMA-ES": "--strategy cma --directions 64",
-    "CMA-ES, all 867 weights": "--strategy cma",
+Arms = dict[str, tuple[str, str]]  # name → (flags of C, models left untrained)
+STRATEGIES: Arms = {
+    "PGPE with ClipUp": ("--strategy pgpe --sigma-decay 0.985 --directions 64", ""),
+    "OpenAI-ES": ("--strategy openai-es --sigma-decay 0.985 --directions 64", ""),
+    "separable CMA-ES": ("--strategy sep-cma --directions 64", ""),
+    "CMA-ES": ("--strategy cma --directions 64", ""),
+    "CMA-ES, all 867 weights": ("--strategy cma", ""),
 }
-ABLATIONS = {  # name → (flags of C, models left untrained); CMA-ES on all weights, as the paper
+ABLATIONS: Arms = {  # CMA-ES on all weights, as the paper
     "z and h": ("--strategy cma", ""),
     "z": ("--strategy cma --inputs z", ""),
     "z, hidden layer": ("--strategy cma --inputs z --hidden 40", ""),
     "untrained M": ("--strategy cma", "m"),
     "untrained M and V": ("--strategy cma", "vm"),
+}
+IDEAS: Arms = {  # the fragments' share of the steps is the same, whatever a generation costs
+    "2 tracks": ("--strategy cma", ""),
+    "1 track": ("--strategy cma --n-samples 1 --whole-after 40", ""),
+    "4 tracks": ("--strategy cma --n-samples 4 --whole-after 10", ""),
+    "8 tracks": ("--strategy cma --n-samples 8 --whole-after 5", ""),
+    "never giving up": ("--strategy cma --give-up 0 --whole-after 15", ""),
+    "sampled z": ("--strategy cma --sample-z", ""),
 }
 HELD_OUT = "--env worldmodels/CarRacing-v3 --episodes 100 --seed 1100000"
 
@@ -96,7 +105,7 @@ def on_every_core(work: list[Callable[[int], None]]) -> None:
         list(pool.map(do, work))
 
 
-def compare(run: Path, output: Path, arms: dict[str, tuple[str, str]], seeds: int, env_steps: int, title: str) -> None:
+def compare(run: Path, output: Path, arms: Arms, seeds: int, env_steps: int, title: str) -> None:
     """All arms and seeds, the table, the picture."""
     trials = [(name, seed) for seed in range(seeds) for name in arms]
     folders = {(name, seed): output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}" for name, seed in trials}
@@ -149,14 +158,14 @@ def draw(path: Path, curves: dict[str, list[np.ndarray]], x_label: str, y_label:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("strategies", "ablations"))
+    parser.add_argument("experiment", choices=("strategies", "ablations", "ideas"))
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--env-steps", type=int, default=1_500_000)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
-    arms = ABLATIONS if asked.experiment == "ablations" else {name: (flags, "") for name, flags in STRATEGIES.items()}
-    compare(asked.run, asked.output, arms, asked.seeds, asked.env_steps, asked.experiment.capitalize())
+    arms = {"strategies": STRATEGIES, "ablations": ABLATIONS, "ideas": IDEAS}
+    compare(asked.run, asked.output, arms[asked.experiment], asked.seeds, asked.env_steps, asked.experiment.capitalize())
 
 
 if __name__ == "__main__":

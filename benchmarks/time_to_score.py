@@ -97,6 +97,8 @@ def main() -> None:
         if every:
             print(name)
             curves[name] = [np.array(curve(run, every, env)) for run in asked.runs]
+            if short := [str(run) for run, points in zip(asked.runs, curves[name], strict=True) if not len(points)]:
+                parser.error(f"{', '.join(short)}: fewer than {every} generations, so there is no point to draw.")
             draw(asked.output, curves, "minutes from nothing, two cores", "mean of 100 held-out tracks")
 
 
