@@ -164,8 +164,8 @@ def main() -> None:
     parser.add_argument("--env-steps", type=int, default=1_500_000)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
-    arms = {"strategies": STRATEGIES, "ablations": ABLATIONS, "ideas": IDEAS}
-    compare(asked.run, asked.output, arms[asked.experiment], asked.seeds, asked.env_steps, asked.experiment.capitalize())
+    arms = {"strategies": STRATEGIES, "ablations": ABLATIONS, "ideas": IDEAS}[asked.experiment]
+    compare(asked.run, asked.output, arms, asked.seeds, asked.env_steps, asked.experiment.capitalize())
 
 
 if __name__ == "__main__":

@@ -46,6 +46,24 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
     assert asked("--noreload").epochs == config.TrainVAE().epochs
 
 
+def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:
+    def asked(*flags: str) -> config.TrainMDRNN:
+        cfg, _ = cli.parse("train-mdrnn", ["--logdir", str(tmp_path), *flags])
+        cli.save_config("train-mdrnn", cfg)
+        return cfg
+
+    assert asked("--include_reward") == asked("--include_reward") == asked()
+    assert not asked("--no-include-reward").include_reward and not asked().include_reward
+    assert cli.parse("train-controller", ["--preset", "paper", "--sample-z"])[0].sample_z
+
+
+def test_a_run_that_started_a_model_over_does_not_do_so_again(tmp_path) -> None:
+    flags = ["--logdir", str(tmp_path), "--vae.noreload", "--controller.display", "--mdrnn.include-reward"]
+    cli.save_config("run", config.resolve(cli.parse("run", flags)[0]))
+    again, _ = cli.parse("run", flags[:2])
+    assert not again.vae.noreload and not again.controller.display and again.mdrnn.include_reward
+
+
 def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
     run, preset = cli.parse("run", ["--logdir", "nowhere", "--vae.epochs", "3"])
     assert preset == "laptop" and run.vae.epochs == 3 and run.collect == config.LAPTOP.collect

@@ -96,8 +96,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(config.PRESETS)}."
     cfg = tyro.cli(
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes) if command != "run"
-        else (tyro.conf.FlagCreatePairsOff,),
+        config=() if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
     return cfg, preset
 
@@ -141,6 +140,11 @@ def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
     from worldmodels.versions import versions
 
     path = Path(cfg.logdir) / "config.json"
-    settings = {name: value for name, value in dataclasses.asdict(cfg).items() if name not in NOT_SAVED}
     known = read_json(path) if path.exists() else {}
-    write_json(path, {**known, command: {"preset": preset, **settings}, "versions": versions()})
+    write_json(path, {**known, command: {"preset": preset, **settings(cfg)}, "versions": versions()})
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """What a run remembers of a config, nested configs included."""
+    values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name not in NOT_SAVED}
+    return {name: settings(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
