@@ -64,6 +64,19 @@ def test_a_run_that_started_a_model_over_does_not_do_so_again(tmp_path) -> None:
     assert not again.vae.noreload and not again.controller.display and again.mdrnn.include_reward
 
 
+def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
+    settings = {"epochs": 3, "test_fraction": 0.2}
+    (tmp_path / "config.json").write_text(json.dumps({"train-vae": settings}))
+    command = ["train-vae", "--logdir", str(tmp_path), "--rootdir", str(tmp_path / "missing"), "--test-fraction"]
+    with pytest.raises(SystemExit):
+        cli.main([*command, "7"])
+    assert "no rollouts" in capsys.readouterr().err
+    assert json.loads((tmp_path / "config.json").read_text()) == {"train-vae": settings}
+    with pytest.raises(SystemExit):  # asked for the first time: remembered, so that it need not be said again
+        cli.main(["train-mdrnn", *command[1:-1], "--epochs", "5"])
+    assert json.loads((tmp_path / "config.json").read_text())["train-mdrnn"]["epochs"] == 5
+
+
 def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
     run, preset = cli.parse("run", ["--logdir", "nowhere", "--vae.epochs", "3"])
     assert preset == "laptop" and run.vae.epochs == 3 and run.collect == config.LAPTOP.collect

@@ -15,6 +15,7 @@ from typing import Any
 
 from worldmodels import config
 from worldmodels.errors import UserError
+from worldmodels.files import read_json, write_atomically, write_json
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "run": (config.Run, "worldmodels.commands.run"),
@@ -57,9 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         if command not in COMMANDS:
             raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
         cfg, preset = parse(command, arguments[1:])
-        if command in REMEMBERED:
-            save_config(command, config.resolve(cfg) if command == "run" else cfg, preset)
-        importlib.import_module(COMMANDS[command][1]).main(cfg)
+        start(command, cfg, preset)
     except UserError as error:
         fail(str(error))
     except OSError as error:
@@ -69,6 +68,20 @@ def main(argv: list[str] | None = None) -> None:
              "what was finished is kept.")  # fmt: skip
     except KeyboardInterrupt:
         fail("Stopped. The same command continues.", code=130)
+
+
+def start(command: str, cfg: Any, preset: str | None) -> None:
+    """Do it, and remember what was asked; after a mistake the run remembers what it was asked before."""
+    module, path = importlib.import_module(COMMANDS[command][1]), Path(cfg.logdir) / "config.json"
+    before = path.read_bytes() if saved_config(command, cfg.logdir, noreload=False) else None
+    if command in REMEMBERED:
+        save_config(command, config.resolve(cfg) if command == "run" else cfg, preset)
+    try:
+        module.main(cfg)
+    except UserError:
+        if before is not None:
+            write_atomically(path, before)
+        raise
 
 
 def fail(sentence: str, code: int = 2) -> None:
@@ -136,7 +149,6 @@ def updated(default: Any, saved: dict[str, Any]) -> Any:
 
 def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
     """Record what was asked, with versions and the commit, in <logdir>/config.json."""
-    from worldmodels.files import read_json, write_json
     from worldmodels.versions import versions
 
     path = Path(cfg.logdir) / "config.json"
