@@ -82,6 +82,14 @@ def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
     assert preset == "laptop" and run.vae.epochs == 3 and run.collect == config.LAPTOP.collect
 
 
+def test_a_run_keeps_its_preset(tmp_path) -> None:
+    where = ["--logdir", str(tmp_path)]
+    cli.save_config("run", cli.parse("run", ["--preset", "smoke", *where])[0], "smoke")
+    assert cli.parse("run", where) == cli.parse("run", ["--preset", "smoke", *where])
+    with pytest.raises(UserError, match="holds a run of the preset smoke: give overnight another --logdir"):
+        cli.parse("run", ["--preset", "overnight", *where])
+
+
 def test_underscores_and_hyphens_are_the_same() -> None:
     assert cli.parse("train-mdrnn", ["--include_reward"])[0] == cli.parse("train-mdrnn", ["--include-reward"])[0]
     assert cli.parse("train-mdrnn", ["--include_reward"])[0].include_reward

@@ -102,7 +102,13 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     early.add_argument("--logdir")
     known, rest = early.parse_known_args(arguments)
     saved = saved_config(command, known.logdir or "exp_dir", "--noreload" in rest)
-    preset = known.preset or saved.pop("preset", None) or ("laptop" if command == "run" else None)
+    earlier = saved.pop("preset", None)
+    if command == "run" and known.preset and earlier and known.preset != earlier:
+        raise UserError(
+            f"{known.logdir or 'exp_dir'} holds a run of the preset {earlier}: give {known.preset} another --logdir, "
+            "or leave --preset out to continue that run."
+        )
+    preset = known.preset or earlier or ("laptop" if command == "run" else None)
     default = updated(preset_config(command, preset), saved)
     if known.logdir is not None:
         rest = ["--logdir", known.logdir, *rest]
