@@ -1,5 +1,6 @@
 """The command line: help without torch, what wins, and a user's mistakes as one sentence with exit code 2."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -142,6 +143,35 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, arguments: list[str
     )
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr.replace("\n", " ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("collect --rollouts 0", "--rollouts is 0: it must be at least 1."),
+        ("evaluate --seed -1", "--seed is -1: it must be at least 0."),
+        ("train-vae --learning-rate nan", "--learning-rate is nan: it must be a number above zero."),
+        ("train-controller --pop-size 2", "--pop-size is 2: it must be at least 3."),
+        ("run --controller.select-every 0", "--controller.select-every is 0: it must be at least 1."),
+    ],
+)
+def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        cli.parse(arguments.split()[0], ["--logdir", str(tmp_path), *arguments.split()[1:]])
+
+
+def test_every_number_has_a_bound() -> None:
+    bounded = {*config.ABOVE_ZERO, *(name for names in config.AT_LEAST.values() for name in names)}
+    numbers = {
+        field.name
+        for settings in (cls for cls, _ in cli.COMMANDS.values())
+        for field in dataclasses.fields(settings)
+        if field.type in (int, float, int | None)
+    }
+    assert numbers - bounded == {"test_fraction", "target_return"}  # the first is bounded where the episodes are split
+    assert bounded <= numbers
+    for preset in config.PRESETS.values():
+        config.check(preset)
 
 
 @pytest.mark.parametrize(

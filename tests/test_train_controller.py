@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.test_evaluate import save_agent
 from tests.toy import TOY
 from worldmodels import checkpoint, config, evolution, logs
 from worldmodels.commands import train_controller
+from worldmodels.errors import UserError
+from worldmodels.latents import Latents
 
 CFG = config.TrainController(
     env=TOY, pop_size=4, n_samples=1, epochs=6, select_every=100, select_tracks=2, max_steps=8, max_workers=1,
@@ -55,3 +58,10 @@ def test_scores_on_other_selection_tracks_do_not_compare(logdir: Path) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=3, select_tracks=3))
     assert checkpoint.load(path)[1]["loop"]["best"] < 1e6
     assert checkpoint.load(logdir / "ctrl" / "best.safetensors")[1]["generation"] == 3
+
+
+def test_no_more_directions_than_c_can_see(logdir: Path) -> None:
+    episode = Latents(torch.randn(21, 4), torch.zeros(21, 4), torch.rand(20, 3), torch.zeros(20), torch.zeros(20))
+    checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), {})
+    with pytest.raises(UserError, match="--directions is 13: what C sees in M's episodes has 12 at most"):
+        train_controller.main(replace(CFG, logdir=str(logdir), directions=13))

@@ -92,7 +92,8 @@ def fail(sentence: str, code: int = 2) -> None:
 def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     """(the command's config, the preset's name): defaults < preset < the run's saved config < flags.
 
-    Exits with code 2 and one sentence for an unknown flag or value, as argparse does.
+    Exits with code 2 and one sentence for an unknown flag or value, as argparse does; UserError for a number that
+    cannot be.
     """
     import tyro
 
@@ -117,6 +118,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
         config=() if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
+    config.check(cfg)
     return cfg, preset
 
 

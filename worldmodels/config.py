@@ -8,6 +8,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from worldmodels.errors import UserError
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
@@ -333,3 +335,31 @@ def previous(run: Run) -> Run:
         iterations=run.iterations - 1,
         controller=dataclasses.replace(run.controller, epochs=run.early_generations),
     )
+
+
+AT_LEAST = {
+    0: (
+        "seed", "epochs", "env_steps", "threads", "max_workers", "directions", "hidden", "give_up", "whole_after",
+        "free_bits", "patience", "checkpoint_seconds",
+    ),
+    1: (
+        "rollouts", "episodes", "max_steps", "iterations", "early_generations", "n_samples", "average", "select_every",
+        "select_tracks", "batch_size", "sequence_length", "stop_after", "z_size", "hidden_size", "gaussians",
+    ),
+    3: ("pop_size",),  # CMA-ES recombines the better half
+}  # fmt: skip
+ABOVE_ZERO = ("learning_rate", "clip", "sigma", "sigma_decay")
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """UserError for the first number that cannot be, by its flag; nested settings included."""
+    for own in dataclasses.fields(settings):
+        name, value = own.name, getattr(settings, own.name)
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            check(value, f"{name}.")
+        for least, names in AT_LEAST.items():
+            if name in names and value is not None and not value >= least:
+                raise UserError(f"{flag} is {value}: it must be at least {least}.")
+        if name in ABOVE_ZERO and not 0 < value < float("inf"):
+            raise UserError(f"{flag} is {value}: it must be a number above zero.")

@@ -145,10 +145,6 @@ def load_agent(cfg: Collect, kind: ActionKind) -> Policy:
 
 def check(cfg: Collect) -> None:
     """UserError for settings that cannot be."""
-    if cfg.rollouts < 1:
-        raise UserError(f"--rollouts is {cfg.rollouts}: ask for at least 1.")
-    if cfg.threads < 0:
-        raise UserError(f"--threads is {cfg.threads}: give the number of worker processes, or 0 for one a core.")
     if cfg.start == "anywhere" and not envs.describe(cfg.env).native:
         raise UserError(f"--start anywhere needs our own simulator, and {cfg.env} is another: leave the flag out.")
     if cfg.format == "minari":

@@ -12,14 +12,11 @@ from typing import Any
 from worldmodels import config
 from worldmodels.cli import save_config
 from worldmodels.commands import collect, evaluate, report, train_controller, train_mdrnn, train_vae
-from worldmodels.errors import UserError
 
 Stage = tuple[str, str, Callable[[Any], None], Any]  # title, command, its main, its settings
 
 
 def main(cfg: config.Run) -> None:
-    if cfg.iterations < 1:
-        raise UserError(f"--iterations is {cfg.iterations}: ask for at least 1.")
     started = time.perf_counter()
     stages = [
         *training(cfg),

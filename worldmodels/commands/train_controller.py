@@ -79,6 +79,9 @@ def main(cfg: TrainController) -> None:
     loop, history, basis = resume(folder, settings, cfg.noreload)
     if cfg.directions and basis is None:
         sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
+        most = min(width, len(sample) - 1)
+        if cfg.directions > most:
+            raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
         basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
     searched = size if basis is None else len(basis)
     strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
