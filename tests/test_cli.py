@@ -196,7 +196,8 @@ def test_an_unwritable_logdir_is_one_sentence(tmp_path) -> None:
     assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_damaged_config_is_one_sentence(tmp_path) -> None:
-    (tmp_path / "config.json").write_text("{half")
-    with pytest.raises(UserError, match="config.json is damaged"):
+@pytest.mark.parametrize("text", ["{half", "[]", '{"train-vae": 3}', '{"train-vae": {"epochs": "many"}}'])
+def test_a_damaged_config_is_one_sentence(tmp_path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json (is damaged|says epochs is 'many')"):
         cli.parse("train-vae", ["--logdir", str(tmp_path)])

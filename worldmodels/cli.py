@@ -141,17 +141,25 @@ def saved_config(command: str, logdir: str, noreload: bool) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text()).get(command, {}))
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run the command again.") from error
 
 
 def updated(default: Any, saved: dict[str, Any]) -> Any:
-    """A config with the saved values put in, nested configs included; names that are gone are left out."""
+    """A config with the saved values put in, nested configs included; names that are gone are left out.
+
+    Raises:
+        UserError: a value is of another type than the setting.
+    """
     changes = {}
     for field in dataclasses.fields(default):
         if field.name in saved:
             value, old = getattr(default, field.name), saved[field.name]
-            changes[field.name] = updated(value, old) if dataclasses.is_dataclass(value) else old
+            nested, numbers = dataclasses.is_dataclass(value), (int, float)
+            expected = dict if nested else numbers if isinstance(value, numbers) else type(value)
+            if None not in (value, old) and not isinstance(old, expected):
+                raise UserError(f"config.json says {field.name} is {old!r}: mend that, or delete the file.")
+            changes[field.name] = updated(value, old) if nested else old
     return dataclasses.replace(default, **changes)
 
 
