@@ -63,5 +63,7 @@ def test_scores_on_other_selection_tracks_do_not_compare(logdir: Path) -> None:
 def test_no_more_directions_than_c_can_see(logdir: Path) -> None:
     episode = Latents(torch.randn(21, 4), torch.zeros(21, 4), torch.rand(20, 3), torch.zeros(20), torch.zeros(20))
     checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), {})
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
     with pytest.raises(UserError, match="--directions is 13: what C sees in M's episodes has 12 at most"):
-        train_controller.main(replace(CFG, logdir=str(logdir), directions=13))
+        train_controller.main(replace(CFG, logdir=str(logdir), directions=13, noreload=True))
+    assert (logdir / "ctrl" / "best.safetensors").exists(), "the driver that was there stays"

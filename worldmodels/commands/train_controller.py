@@ -76,13 +76,16 @@ def main(cfg: TrainController) -> None:
     size = controller.parameter_count(width, kind.size, cfg.inputs != "zch", cfg.hidden)
     fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
     settings = {name: getattr(cfg, name) for name in fixed}
-    loop, history, basis = resume(folder, settings, cfg.noreload)
+    loop, history, basis = (Loop(), [], None) if cfg.noreload else resume(folder, settings)
     if cfg.directions and basis is None:
         sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
         most = min(width, len(sample) - 1)
         if cfg.directions > most:
             raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
         basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
+    if cfg.noreload:
+        for old in [*folder.glob("*.safetensors"), folder / "metrics.jsonl"]:
+            old.unlink(missing_ok=True)
     searched = size if basis is None else len(basis)
     strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
     means = deque(evolution.replay(strategy, history), maxlen=cfg.average)  # after each generation
@@ -195,16 +198,13 @@ def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
     return torch.cat(seen).double().numpy()
 
 
-def resume(folder: Path, settings: dict, noreload: bool) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
+def resume(folder: Path, settings: dict) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
     """(loop, scores told so far, basis of the search space) of last.safetensors; a fresh start where there is none.
 
     Raises:
         UserError: the evolution there was started with other settings.
     """
     path = folder / "last.safetensors"
-    if noreload:
-        for old in [*folder.glob("*.safetensors"), folder / "metrics.jsonl"]:
-            old.unlink(missing_ok=True)
     if not path.exists():
         return Loop(), [], None
     tensors, meta = checkpoint.load(path)
