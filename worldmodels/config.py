@@ -257,7 +257,7 @@ SMOKE = Run(
 
 LAPTOP = Run(
     collect=Collect(rollouts=400, max_steps=150, policy="gas", start="anywhere"),
-    vae=TrainVAE(epochs=2, batch_size=64, learning_rate=7e-4),
+    vae=TrainVAE(epochs=2, batch_size=64, learning_rate=7e-4, free_bits=0),
     mdrnn=TrainMDRNN(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=TrainController(
         n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=20, epochs=35,
@@ -272,7 +272,7 @@ OVERNIGHT = Run(
     early_generations=25,
     collect=LAPTOP.collect,
     again=Collect(rollouts=400, max_steps=250, policy="agent", start="anywhere"),
-    vae=dataclasses.replace(LAPTOP.vae, epochs=5),
+    vae=dataclasses.replace(LAPTOP.vae, epochs=5, free_bits=0.5),
     mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
     controller=dataclasses.replace(
         LAPTOP.controller, strategy="pgpe", sigma_decay=0.99, directions=64, n_samples=4, whole_after=25, epochs=150,
