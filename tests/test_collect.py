@@ -251,9 +251,9 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(reference, tmp_path):
     (tmp_path / ".rollout_000003.npz.1.tmp").write_bytes(b"half an episode")
     for _ in range(3):
         before = len(list(tmp_path.glob("*.npz")))
-        process = start(cfg, SLIDE_SECONDS="0.004")
+        process = start(cfg, SLIDE_SECONDS="0.012")
         wait_until(lambda count=before: len(list(tmp_path.glob("*.npz"))) > count, "a rollout")
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.25))  # less than a rollout takes: two workers cannot finish ten in three rounds
         process.kill()
         process.wait()
         try:
