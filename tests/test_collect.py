@@ -390,6 +390,8 @@ def test_an_agent_s_collection_resumes_to_the_last_bit(tmp_path):
         ({"policy": "white"}, r"other settings \(policy brown there, white asked for\): use --noreload"),
         ({"seed": 1, "max_steps": 9}, r"max_steps 25 there, 9 asked for, seed 0 there, 1 asked for.*another --rootdir"),
         ({"rollouts": 9}, "beyond the 9 asked for: ask for 10 or more"),
+        ({"rollouts": 0}, "--rollouts is 0"),
+        ({"threads": -1}, "--threads is -1"),
         ({"start": "anywhere"}, "--start anywhere needs our own simulator"),
         ({"env": "NoSuchEnv-v0"}, "NoSuchEnv-v0 cannot be made"),
         ({"env": "CartPole-v1"}, "V needs images"),

@@ -328,3 +328,8 @@ def test_a_missing_model_names_the_command_that_makes_it(
     with pytest.raises(UserError, match=f"worldmodels {command}"):
         evaluate.main(Evaluate(str(run), env=TOY))
     assert not list(run.glob("evaluation*"))
+
+
+def test_no_episodes_is_a_mistake(toy_run: Path) -> None:
+    with pytest.raises(UserError, match="--episodes is 0"):
+        evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=0))

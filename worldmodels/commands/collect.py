@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from worldmodels import envs, logs, minari_export
+from worldmodels import config, envs, logs, minari_export
 from worldmodels.config import Collect
 from worldmodels.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
 from worldmodels.envs import ActionKind
@@ -145,6 +145,7 @@ def load_agent(cfg: Collect, kind: ActionKind) -> Policy:
 
 def check(cfg: Collect) -> None:
     """UserError for settings that cannot be."""
+    config.check(cfg)
     if cfg.start == "anywhere" and not envs.describe(cfg.env).native:
         raise UserError(f"--start anywhere needs our own simulator, and {cfg.env} is another: leave the flag out.")
     if cfg.format == "minari":

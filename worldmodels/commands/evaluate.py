@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import agent, envs, logs, pretrained, spectator
+from worldmodels import agent, config, envs, logs, pretrained, spectator
 from worldmodels.config import Evaluate
 from worldmodels.errors import UserError
 from worldmodels.files import read_json, write_json
@@ -37,6 +37,7 @@ RESULT, PARTIAL, VIDEO = "evaluation.json", "evaluation.partial.json", "evaluati
 
 def main(cfg: Evaluate) -> None:
     """Score every track that has no score yet, then write evaluation.json and print the table."""
+    config.check(cfg)
     if cfg.pretrained is not None:
         output = cfg.output or f"evaluation-{cfg.pretrained}"
         cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)

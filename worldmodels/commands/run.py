@@ -17,6 +17,7 @@ Stage = tuple[str, str, Callable[[Any], None], Any]  # title, command, its main,
 
 
 def main(cfg: config.Run) -> None:
+    config.check(cfg)
     started = time.perf_counter()
     stages = [
         *training(cfg),
