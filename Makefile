@@ -25,10 +25,10 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.carracing
 
 conformance: .venv/installed-dev
-	$(BIN)/python -m benchmarks.conformance
+	$(BIN)/python -m conformance
 
 conformance-sample: .venv/installed-dev
-	$(BIN)/python -m benchmarks.conformance --sample
+	$(BIN)/python -m conformance --sample
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
-from benchmarks.closed_loop import drive
+from conformance.closed_loop import drive
 from worldmodels.envs.carracing import CarRacingVectorEnv
 
 ROUNDS = 5

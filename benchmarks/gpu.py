@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from worldmodels import logs, pretrained
+from worldmodels import pretrained
 from worldmodels.errors import UserError
-from worldmodels.files import write_json
+from worldmodels.runs import metrics as logs
+from worldmodels.runs.files import write_json
 
 FLAGS = (
     "--preset overnight --collect.rollouts 1600 --again.rollouts 1600 --vae.batch-size 256 --vae.learning-rate 1.4e-3 "

@@ -18,8 +18,8 @@ import torch
 
 from worldmodels import envs, memory, pretrained
 from worldmodels.agent import Agent, choose_bfloat16
-from worldmodels.latents import ENCODE_BATCH
-from worldmodels.population import Crew, Setting
+from worldmodels.data.latents import ENCODE_BATCH
+from worldmodels.evolution.fitness import Crew, Setting
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE, to_images, vae_loss
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from worldmodels import cli, config
+from worldmodels import cli
 from worldmodels.errors import UserError
+from worldmodels.runs import settings as config
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_evaluate import save_agent
-from worldmodels import checkpoint, config, logs
+from tests.commands.test_evaluate import save_agent
 from worldmodels.commands import run, train_vae
+from worldmodels.evolution.fitness import Crew, Setting
 from worldmodels.memory import MDRNN
-from worldmodels.population import Crew, Setting
 from worldmodels.rollout import Episode
+from worldmodels.runs import checkpoint
+from worldmodels.runs import metrics as logs
+from worldmodels.runs import settings as config
 from worldmodels.vision import VAE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

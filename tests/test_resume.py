@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.toy import TOY
-from worldmodels import checkpoint, logs
+from tests.helpers.toy import TOY
+from worldmodels.runs import checkpoint
+from worldmodels.runs import metrics as logs
 
 ROOT = Path(__file__).parent.parent
 KILLS = 4

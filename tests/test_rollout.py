@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from tests.toy import TOY
+from tests.helpers.toy import TOY
 from worldmodels import envs
 from worldmodels.envs import area_weights, as_frames
 from worldmodels.errors import UserError
@@ -122,7 +122,7 @@ def test_a_hopeless_episode_is_given_up_and_scored_to_its_horizon() -> None:
 
 def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -> None:
     """−0.5 a step from the start, given up after 4 of 18 steps: −9 in all."""
-    from tests.toy import Toy
+    from tests.helpers.toy import Toy
 
     step = Toy.step
     monkeypatch.setattr(Toy, "step", lambda self, action: (*(out := step(self, action))[:1], -0.5, *out[2:]))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worldmodels import logs
+from worldmodels.runs import metrics as logs
 
 ROOT = Path(__file__).parent.parent
 

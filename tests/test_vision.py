@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from worldmodels import checkpoint, pretrained, vision
+from worldmodels import pretrained, vision
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
 from worldmodels.vision import VAE, to_images, vae_loss
 
 

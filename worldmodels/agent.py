@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels import checkpoint, controller, memory, vision
+from worldmodels import controller, memory, vision
 from worldmodels.envs import ActionKind, as_frames
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
+from worldmodels.runs import checkpoint
 
 
 class Agent:

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worldmodels import config
 from worldmodels.errors import UserError
-from worldmodels.files import read_json, write_atomically, write_json
+from worldmodels.runs import settings as config
+from worldmodels.runs.files import read_json, write_atomically, write_json
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "run": (config.Run, "worldmodels.commands.run"),
@@ -165,7 +165,7 @@ def updated(default: Any, saved: dict[str, Any]) -> Any:
 
 def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
     """Record what was asked, with versions and the commit, in <logdir>/config.json."""
-    from worldmodels.versions import versions
+    from worldmodels.runs.versions import versions
 
     path = Path(cfg.logdir) / "config.json"
     known = read_json(path) if path.exists() else {}

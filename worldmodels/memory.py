@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels import checkpoint
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
 
 LOG_SIGMA_RANGE = (-6.0, 4.0)  # an unbounded log-sigma has driven the likelihood to 1e22
 State = tuple[Tensor, Tensor]  # (h, c), each (B, H)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels import checkpoint
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
 
 
 class VAE(nn.Module):

@@ -13,13 +13,13 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import worldmodels  # noqa: F401  (registers the environment)
-from benchmarks.closed_loop import drive
+from conformance.closed_loop import drive
 from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
 from worldmodels.errors import UserError
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
 PLAYFIELD_SEED, PLAYFIELD_STEPS = 658, 161  # full gas from this start line leaves the playfield so soon
-FRAME_ERROR = 0.5  # mean absolute error of one frame, of 255; conformance_frames.py holds the mean over many to 0.10
+FRAME_ERROR = 0.5  # mean absolute error of one frame, of 255; conformance.frames holds the mean over many to 0.10
 
 
 def assert_frames_agree(ours: np.ndarray, theirs: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils import seeding
 
-from benchmarks.conformance_physics import DRIVERS, UndrawnCarRacing, first_difference, record, run_driver
+from conformance.physics import DRIVERS, UndrawnCarRacing, first_difference, record, run_driver
 from worldmodels.envs.carracing import contact, physics, shapes, track
 from worldmodels.envs.carracing.state import FPS, allocate
 

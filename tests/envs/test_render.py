@@ -10,16 +10,7 @@ import pygame
 import pytest
 from gymnasium.envs.box2d import car_racing
 
-from benchmarks.conformance_frames import (
-    CAR_LIMIT,
-    EPISODES,
-    MEAN_LIMIT,
-    OFF_LIMIT,
-    average_64,
-    copy_state,
-    pose,
-    run,
-)
+from conformance.frames import CAR_LIMIT, EPISODES, MEAN_LIMIT, OFF_LIMIT, average_64, copy_state, pose, run
 from worldmodels.envs.carracing.render import Renderer
 from worldmodels.envs.carracing.state import Cars, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video

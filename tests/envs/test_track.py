@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.conformance_physics import run_tracks
+from conformance.physics import run_tracks
 from worldmodels.envs.carracing import track
 from worldmodels.envs.carracing.state import MAX_TILES, allocate
 

@@ -26,15 +26,18 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
-from worldmodels import config, envs, logs, minari_export
-from worldmodels.config import Collect
-from worldmodels.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
+from worldmodels import envs
+from worldmodels.data import minari as minari_export
+from worldmodels.data.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
+from worldmodels.data.policies import RandomPolicy
 from worldmodels.envs import ActionKind
 from worldmodels.errors import UserError
-from worldmodels.files import replacing
-from worldmodels.policies import RandomPolicy
 from worldmodels.rollout import Episode, Policy, Rollout, drive, track_seeds
-from worldmodels.workers import cores, run_jobs
+from worldmodels.runs import metrics as logs
+from worldmodels.runs import settings as config
+from worldmodels.runs.files import replacing
+from worldmodels.runs.settings import Collect
+from worldmodels.workers.pool import cores, run_jobs
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
 ALL_LANES = 64  # in all the workers together: 64 recorded episodes of 1,000 frames are 0.8 GB

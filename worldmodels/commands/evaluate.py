@@ -23,13 +23,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import agent, config, envs, logs, pretrained, spectator
-from worldmodels.config import Evaluate
+from worldmodels import agent, envs, pretrained
 from worldmodels.errors import UserError
-from worldmodels.files import read_json, write_json
 from worldmodels.rollout import Episode, drive
-from worldmodels.versions import versions
-from worldmodels.workers import cores, run_jobs
+from worldmodels.runs import metrics as logs
+from worldmodels.runs import settings as config
+from worldmodels.runs.files import read_json, write_json
+from worldmodels.runs.settings import Evaluate
+from worldmodels.runs.versions import versions
+from worldmodels.show import spectator
+from worldmodels.workers.pool import cores, run_jobs
 
 LANES = 64  # episodes that our own simulators drive side by side
 RESULT, PARTIAL, VIDEO = "evaluation.json", "evaluation.partial.json", "evaluation.mp4"

@@ -18,14 +18,17 @@ from typing import Any
 
 from PIL import Image
 
-from worldmodels import __version__, checkpoint, diagram, logs
-from worldmodels.charts import Band, Line, bar_chart, line_chart, number
+from worldmodels import __version__
 from worldmodels.commands import evaluate
 from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
-from worldmodels.config import STAGES, Report
 from worldmodels.errors import UserError
-from worldmodels.files import read_json, write_atomically
 from worldmodels.rollout import HELD_OUT
+from worldmodels.runs import checkpoint
+from worldmodels.runs import metrics as logs
+from worldmodels.runs.files import read_json, write_atomically
+from worldmodels.runs.settings import STAGES, Report
+from worldmodels.show import diagram
+from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page

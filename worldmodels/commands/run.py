@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldmodels import config
 from worldmodels.cli import save_config
 from worldmodels.commands import collect, evaluate, report, train_controller, train_mdrnn, train_vae
+from worldmodels.runs import settings as config
 
 Stage = tuple[str, str, Callable[[Any], None], Any]  # title, command, its main, its settings
 

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import checkpoint, controller, envs, evolution, memory, vision
+from worldmodels import controller, envs, memory, vision
 from worldmodels.agent import choose_device
-from worldmodels.config import TrainController
+from worldmodels.data.latents import Latents
 from worldmodels.errors import UserError
-from worldmodels.latents import Latents
-from worldmodels.logs import Metrics
-from worldmodels.population import Crew, Setting, choose_devices
+from worldmodels.evolution import strategies as evolution
+from worldmodels.evolution.fitness import Crew, Setting, choose_devices
 from worldmodels.rollout import SELECTION, Episode, GiveUp, track_seeds
+from worldmodels.runs import checkpoint
+from worldmodels.runs.metrics import Metrics
+from worldmodels.runs.settings import TrainController
 
 WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
 

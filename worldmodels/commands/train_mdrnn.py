@@ -16,12 +16,12 @@ from torch import Tensor
 
 from worldmodels import vision
 from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.config import TrainMDRNN
-from worldmodels.dataset import load_rollout, open_dataset, split
-from worldmodels.latents import Batch, Sequences, encode_dataset
-from worldmodels.logs import save_picture
+from worldmodels.data.dataset import load_rollout, open_dataset, split
+from worldmodels.data.latents import Batch, Sequences, encode_dataset
 from worldmodels.memory import MDRNN, dream, mdrnn_loss
-from worldmodels.training import Trainee, fit
+from worldmodels.runs.metrics import save_picture
+from worldmodels.runs.settings import TrainMDRNN
+from worldmodels.training.fit import Trainee, fit
 
 DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # frames shown, steps between them, steps M watches first
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.config import TrainVAE
-from worldmodels.dataset import frame_batches, open_dataset, split
-from worldmodels.logs import save_picture
-from worldmodels.training import Trainee, fit, generator
+from worldmodels.data.dataset import frame_batches, open_dataset, split
+from worldmodels.runs.metrics import save_picture
+from worldmodels.runs.settings import TrainVAE
+from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.vision import VAE, to_images, vae_loss
 
 

@@ -29,7 +29,8 @@ def load_pretrained(name: str, device: str = "cpu") -> "Agent":
     Raises:
         UserError: the package has no driver of that name.
     """
-    from worldmodels import agent, checkpoint, envs
+    from worldmodels import agent, envs
+    from worldmodels.runs import checkpoint
 
     run = folder(name)
     _, meta = checkpoint.load(run / "ctrl" / "best.safetensors")
@@ -44,7 +45,7 @@ def pack(logdir: Path, into: Path) -> None:
     Raises:
         UserError: one of them is missing.
     """
-    from worldmodels import checkpoint
+    from worldmodels.runs import checkpoint
 
     for stage in STAGES:
         tensors, meta = checkpoint.load(logdir / stage / "best.safetensors")

@@ -1,0 +1,228 @@
+"""The report: one page that parses, loads nothing, and shows what the run's files say."""
+
+import base64
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands.test_evaluate import save_agent
+from tests.helpers.toy import TOY
+from worldmodels.commands import evaluate, report
+from worldmodels.errors import UserError
+from worldmodels.runs import metrics as logs
+from worldmodels.runs.settings import Evaluate, Report
+from worldmodels.show import charts, diagram
+from worldmodels.show.charts import Band, Line
+
+VOID = {"meta", "img", "br", "hr", "link", "input", "image", "line", "path", "rect", "circle", "polyline", "polygon"}
+EPOCHS, GENERATIONS = 3, 25
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects what a page is made of."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.seen if name == tag]
+
+
+def read(logdir: Path) -> Page:
+    report.main(Report(str(logdir)))
+    text = (logdir / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""https?:|["'(]//|url\((?!#)|@import|<script""", text), "the page would load something"
+    page = Page(text)
+    for _, attributes in page.seen:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    return page
+
+
+def fill(logdir: Path) -> None:
+    """Metrics and pictures as the training commands leave them."""
+    epochs, generations = range(1, EPOCHS + 1), range(1, GENERATIONS + 1)
+    vae = [
+        {"epoch": e, "train_loss": 90 / e, "test_loss": 80 / e, "test_reconstruction": 60 / e, "test_kl": 17,
+         "learning_rate": 1e-3, "frames_per_second": 350, "seconds": 60.0 * e}
+        for e in epochs
+    ]  # fmt: skip
+    mdrnn = [
+        {"epoch": e, "train_loss": 1.4, "train_nll": 1.5 / e, "test_loss": 1.3, "test_nll": 1.25 / e,
+         "transitions_per_second": 30_000, "seconds": 9.0 * e}
+        for e in epochs
+    ]  # fmt: skip
+    ctrl = [
+        {"generation": g, "env_steps": 1000 * g, "best": 10.0 * g, "mean": 8.0 * g, "std": 5.0, "worst": -9.0,
+         "sigma": 0.1, "selected": 9.0 * g if g % 10 == 0 else None, "steps_per_second": 2000, "seconds": 3.0 * g}
+        for g in generations
+    ]  # fmt: skip
+    for stage, rows in (("vae", vae), ("mdrnn", mdrnn), ("ctrl", ctrl)):
+        (logdir / stage).mkdir(parents=True, exist_ok=True)
+        (logdir / stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for epoch in (2, 10):
+        row = np.full((10, 64, 64, 3), 20 * epoch, np.uint8)
+        logs.save_picture(logdir / "vae" / "samples" / f"reconstruction_{epoch:04d}.png", [row, row])
+        logs.save_picture(logdir / "vae" / "samples" / f"samples_{epoch:04d}.png", [row])
+        logs.save_picture(logdir / "mdrnn" / "samples" / f"dream_{epoch:04d}.png", [row, row, row])
+    (logdir / "config.json").write_text(json.dumps({"preset": "laptop", "vae": {"epochs": EPOCHS, "note": "<b>&"}}))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    logdir = save_agent(tmp_path_factory.mktemp("full"), actions=3)
+    fill(logdir)
+    evaluate.main(Evaluate(str(logdir), env=TOY, episodes=4, video=True, max_workers=1))
+    return logdir
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def test_a_full_run_shows_every_stage(full: Path) -> None:
+    page = read(full)
+    result = json.loads((full / "evaluation.json").read_text())
+    assert f"{result['mean']:.0f} ± {result['std']:.0f}" in page.text
+    assert "Mean score and standard deviation over 4 held-out tracks" in page.text
+    for seed, score in zip(result["seeds"], result["scores"], strict=True):
+        assert f"{seed}{score:.1f}" in page.text
+    for words in ("sees", "remembers and predicts", "decides", "The evaluation", result["command"], "<b>&", "laptop",
+                  "25 generations", "180 best on the selection tracks", "25,000 environment steps"):  # fmt: skip
+        assert words in page.text, words
+    assert "worldmodels train" not in page.text, "nothing is missing"
+    titles = [attributes["class"] for attributes in page.all("svg")]
+    assert titles.count("chart") == 6 and {"wide", "tall"} <= set(titles)
+    assert (full / "report.html").stat().st_size < 8_000_000
+
+
+def test_the_video_and_the_latest_pictures_are_inside(full: Path) -> None:
+    page = read(full)
+    (video,) = page.all("video")
+    assert base64.b64decode((video["src"] or "").partition(",")[2]) == (full / "evaluation.mp4").read_bytes()
+    images = [attributes["src"] or "" for attributes in page.all("img")]
+    assert len(images) == 3
+    for source in images:
+        (full / "one.png").write_bytes(base64.b64decode(source.partition(",")[2]))
+        with Image.open(full / "one.png") as image:
+            assert image.getpixel((32, 32))[:3] == (200, 200, 200), "epoch 10, not epoch 2"  # type: ignore[index]
+
+
+def test_missing_stages_name_the_commands_that_make_them(tmp_path: Path) -> None:
+    logdir = tmp_path / "new <run> & more"
+    logdir.mkdir()
+    page = read(logdir)
+    for command in ("evaluate", "evaluate", "train-vae", "train-mdrnn", "train-controller"):
+        assert f"worldmodels {command} --logdir {logdir}" in page.text
+    assert not page.all("img") and not page.all("video")
+    assert [attributes["class"] for attributes in page.all("svg")] == ["wide", "tall"]
+
+
+@pytest.mark.parametrize("stage", ["vae", "mdrnn", "ctrl"])
+def test_one_stage_alone(full: Path, tmp_path: Path, stage: str) -> None:
+    (tmp_path / stage).mkdir()
+    lines = (full / stage / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / stage / "metrics.jsonl").write_text(lines[0] + '\n{"epoch": 2, "cut sho')  # one row, one cut short
+    page = read(tmp_path)
+    commands = {"vae": "train-vae", "mdrnn": "train-mdrnn", "ctrl": "train-controller"}
+    for name, command in commands.items():
+        assert (f"worldmodels {command}" in page.text) == (name != stage)
+
+
+def test_a_single_cut_episode_claims_nothing(tmp_path: Path) -> None:
+    logdir = save_agent(tmp_path, actions=3)
+    evaluate.main(Evaluate(str(logdir), env="CarRacing-v3", episodes=1, max_steps=5, seed=3, max_workers=1))
+    text = read(logdir).text
+    assert "Score of a single track" in text and "cut after 5 steps" in text
+    assert "held-out" not in text and "±" not in text
+
+
+def test_other_peoples_scores_stand_beside_a_carracing_score(full: Path, tmp_path: Path) -> None:
+    result = json.loads((full / "evaluation.json").read_text())
+    result |= {"env": "CarRacing-v3", "mean": 880.0, "std": 60.0, "video": None}
+    (tmp_path / "evaluation.json").write_text(json.dumps(result))
+    text = read(tmp_path).text
+    assert "this run880 ± 60" in text and "the paper, z and h906 ± 21" in text
+
+
+def test_a_missing_run_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="worldmodels run --logdir"):
+        report.main(Report(str(tmp_path / "nowhere")))
+
+
+# ------------------------------------------------------------------------------------------------- its parts
+
+
+def coordinates(svg: str, tag: str) -> list[list[tuple[float, float]]]:
+    found = re.findall(rf'<{tag} [^>]*points="([^"]*)"', svg)
+    return [[(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())] for points in found]
+
+
+def test_curves_are_drawn_where_the_axes_say() -> None:
+    points = [(x, math.sin(x / 3) * 40 + 100) for x in range(1, 31)]
+    svg = charts.line_chart("t", "epoch", [Line("a", points, "v")], Band([(x, y - 5, y + 5) for x, y in points], "v"))
+    ticks = re.findall(r'<text class="tick" x="[\d.]+" y="([\d.]+)" text-anchor="end">([^<]*)<', svg)
+    y_pixels, y_values = np.array([(float(y) - 4, float(value)) for y, value in ticks]).T
+    slope, offset = np.polyfit(y_pixels, y_values, 1)
+    ((*drawn,),) = coordinates(svg, "polyline")
+    np.testing.assert_allclose([slope * y + offset for _, y in drawn], [y for _, y in points], atol=0.05)
+    (band,) = coordinates(svg, "polygon")
+    assert slope * band[0][1] + offset == pytest.approx(points[0][1] + 5, abs=0.05)
+    assert slope * band[-1][1] + offset == pytest.approx(points[0][1] - 5, abs=0.05)
+    assert all(0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in [*drawn, *band])
+
+
+def test_charts_take_what_metrics_hold() -> None:
+    assert charts.line_chart("t", "epoch", [Line("a", [], "v"), Line("b", [(1, math.nan)], "v")]) == ""
+    Page(charts.line_chart("t", "epoch", [Line("a", [(1, 0.5)], "v")]))
+    many = [(float(i), float(i % 7)) for i in range(5000)]
+    (drawn,) = coordinates(charts.line_chart("t", "g", [Line("a", many, "c")]), "polyline")
+    assert 200 < len(drawn) <= charts.MOST_POINTS + 1
+    Page(charts.bar_chart("t", "tracks", [("a", -30.0), ("b", 900.0)], [("mean", 435.0)], "c"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-37.5, 941.2), (0.9573, 1.36), (1, 3), (1e-4, 2e-4), (0, 1e6)])
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    ticks = charts.nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert all(low - 1e-9 <= tick <= high * (1 + 1e-9) for tick in ticks)
+    step = ticks[1] - ticks[0]
+    assert float(f"{step:.1e}"[0]) in (1, 2, 5) and np.allclose(np.diff(ticks), step)
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+def test_the_diagram_stays_inside_its_frame(vertical: bool) -> None:
+    svg = diagram.pipeline(diagram.Sizes(64, 512, 1, False), None, vertical)
+    Page(svg)
+    width, height = (int(side) for side in re.findall(r'viewBox="0 0 (\d+) (\d+)" role', svg)[0])
+    for x, y in re.findall(r' x="([-\d.]+)" y="([-\d.]+)"', svg):
+        assert 0 <= float(x) <= width and 0 <= float(y) <= height
+    assert "64 numbers" in svg and "512 numbers" in svg and "1 number<" in svg

@@ -1,0 +1,158 @@
+"""Collected episodes as a Minari dataset, for other offline-RL tools.
+
+    MINARI_DATASETS_PATH=<rootdir>/minari python -c "import minari; print(minari.load_dataset('CarRacing-v3/gas-v0'))"
+
+Frames are stored as they are (Minari's JPEG would change them), compressed; actions are the environment's own. An
+episode that did not end by itself was cut, so its last step is a truncation. One episode is in memory at a time.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from worldmodels import envs
+from worldmodels.data.dataset import Dataset, load_seed, rollouts
+from worldmodels.envs import FRAME_SIZE, ActionKind
+from worldmodels.errors import UserError
+from worldmodels.rollout import Rollout
+
+if TYPE_CHECKING:
+    from minari.dataset.minari_storage import MinariStorage
+
+FRAMES = gymnasium.spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+CHUNK = 16  # frames compressed together
+MARK = "worldmodels_fingerprint"  # in the metadata of what we exported: the episodes it was made of
+
+
+def require() -> None:
+    """UserError when Minari is not installed."""
+    try:
+        import h5py  # noqa: F401  Minari keeps its data in it
+        import minari  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format minari needs Minari ({error}): `pip install 'worldmodels-pytorch[minari]'`, "
+            "or leave the flag out."
+        ) from error
+
+
+def dataset_id(env_id: str, policy: str) -> str:
+    """Minari's name of a collection: `module:worldmodels/CarRacing-v3` by `gas` is `CarRacing-v3/gas-v0`."""
+    name = re.sub(r"[^-\w]", "-", env_id.split(":")[-1].split("/")[-1])
+    return f"{name}/{policy}-v0"
+
+
+def export(dataset: Dataset, folder: Path, env_id: str, policy: str) -> Path:
+    """Write the episodes to `folder`/<dataset id>/data, where `minari.MinariDataset` reads them; returns that path.
+
+    `folder` is what MINARI_DATASETS_PATH names for `minari.load_dataset`. An export of the same episodes is kept; one
+    that is interrupted leaves nothing.
+    """
+    require()
+    from minari.dataset.minari_storage import MinariStorage
+
+    name = dataset_id(env_id, policy)
+    target = folder / name / "data"
+    if _mark(target) == dataset.fingerprint:
+        print(f"{target} holds these rollouts as the Minari dataset {name} already.")
+        return target
+    temporary = folder / ".export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    spec, kind = _spec_and_kind(env_id)
+    try:
+        storage = MinariStorage.new(
+            temporary, FRAMES, kind.space, env_spec=spec, data_format="hdf5", jpeg_encoding=False
+        )
+        for number, (index, rollout) in enumerate(
+            tqdm(rollouts(dataset), total=len(dataset.files), desc="Exporting", unit="rollout", dynamic_ncols=True)
+        ):
+            _append(storage, temporary, number, rollout, kind, load_seed(dataset.files[index]))
+        storage.update_metadata(_metadata(name, policy) | {MARK: dataset.fingerprint})
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{target} holds the Minari dataset {name} (set MINARI_DATASETS_PATH={folder} to load it by name).")
+    return target
+
+
+def remove(folder: Path) -> None:
+    """Delete what `export` made in `folder`, and nothing else."""
+    shutil.rmtree(folder / ".export", ignore_errors=True)
+    for data in list(folder.glob("*/*/data")):
+        if _mark(data) is None:
+            continue
+        shutil.rmtree(data)
+        for parent in (data.parent, data.parent.parent, folder):
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _append(
+    storage: "MinariStorage", folder: Path, number: int, rollout: Rollout, kind: ActionKind, seed: int | None
+) -> None:
+    """Add one episode through Minari's storage, its frames into a compressed array made beforehand.
+
+    Minari itself would store them as JPEG or, without, uncompressed: 12 GB for 1,000 rollouts of 1,000 steps.
+    """
+    import h5py
+    from minari.data_collector import EpisodeBuffer
+
+    with h5py.File(folder / "main_data.hdf5", "a", track_order=True) as file:
+        file.create_dataset(
+            f"episode_{number}/observations", (0, *FRAMES.shape), np.uint8, maxshape=(None, *FRAMES.shape),
+            chunks=(CHUNK, *FRAMES.shape), compression="gzip", compression_opts=1,
+        )  # fmt: skip
+    truncations = np.zeros(len(rollout.rewards), dtype=bool)
+    truncations[-1] = not rollout.terminals[-1]
+    storage.update_episodes(
+        [
+            EpisodeBuffer(
+                id=number,
+                seed=seed,
+                observations=rollout.frames,
+                actions=kind.to_env(rollout.actions),
+                rewards=rollout.rewards,
+                terminations=rollout.terminals,
+                truncations=truncations,
+            )
+        ]
+    )
+
+
+def _spec_and_kind(env_id: str) -> tuple[Any, ActionKind]:
+    """The action kind, and the spec that makes the environment again: None unless it shows the stored frames."""
+    description = envs.describe(env_id)
+    env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.native else gymnasium.make(env_id)
+    kind = envs.action_kind(description, env.action_space)
+    same = env.observation_space == FRAMES and description.crop is None
+    env.close()
+    return (env.spec if same else None), kind
+
+
+def _metadata(name: str, policy: str) -> dict[str, Any]:
+    import minari
+
+    return {
+        "dataset_id": name,
+        "minari_version": minari.__version__,
+        "algorithm_name": policy,
+        "description": "Episodes collected by worldmodels: 64×64 frames as V sees them.",
+    }
+
+
+def _mark(data: Path) -> str | None:
+    """The fingerprint of the episodes that an export was made of; None where there is none of ours."""
+    try:
+        return json.loads((data / "metadata.json").read_text()).get(MARK)
+    except (OSError, ValueError, AttributeError):
+        return None

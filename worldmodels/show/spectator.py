@@ -1,0 +1,199 @@
+"""A drive seen from outside: what the environment shows, what V sees of it, and what M expects next.
+
+One lane, one episode; the score is that of the drive shown. Watching changes nothing about it.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.wrappers import RecordEpisodeStatistics
+
+from worldmodels import memory
+from worldmodels.agent import Agent, load
+from worldmodels.envs import Lanes, describe, kind_of, make_one
+from worldmodels.errors import UserError
+from worldmodels.rollout import HELD_OUT, Episode, drive
+from worldmodels.show import pictures
+from worldmodels.show.mp4 import mp4_writer
+
+VIDEO_FPS = 25  # every second step of CarRacing's 50 a second
+LABELS = ("what V sees", "V's reconstruction", "M's next frame")
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What there is to see before one step of a drive; pictures are uint8."""
+
+    view: np.ndarray
+    """(height, width, 3): what the environment draws for people; V's frame where it draws nothing"""
+    frame: np.ndarray
+    """(64, 64, 3): what V sees"""
+    reconstruction: np.ndarray
+    """(64, 64, 3): V's decoder on the mean of z"""
+    prediction: np.ndarray
+    """(64, 64, 3): V's decoder on M's likeliest next z"""
+    step: int
+    score: float
+
+
+class Spectator:
+    """A policy that lets an agent drive lane 0 of `lanes` and shows every `stride`-th step."""
+
+    def __init__(self, agent: Agent, lanes: Lanes, stride: int, show: Callable[[Glimpse], None]):
+        self.agent, self.lanes, self.stride, self.show = agent, lanes, stride, show
+        self.step = 0
+
+    def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
+        self.step = 0
+        self.agent.begin(lanes, episodes)
+
+    def act(self, lanes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """As `Agent.act`; frames uint8 (1, 64, 64, 3)."""
+        actions = self.agent.act(lanes, frames)
+        if self.step % self.stride == 0:
+            self.show(self.glimpse(frames))
+        self.step += 1
+        return actions
+
+    def glimpse(self, frames: np.ndarray) -> Glimpse:
+        """The picture of this step; M has just read its action, so its h predicts the next z."""
+        vae, mdrnn = self.agent.vae, self.agent.mdrnn
+        mean, _ = vae.encode(frames)  # (1, Z)
+        expected = memory.sample(mdrnn.predict(self.agent.h[:1]), temperature=0)  # (1, Z)
+        env = self.lanes.envs[0]
+        view = env.render() if env.render_mode == "rgb_array" else frames[0]
+        return Glimpse(
+            view=np.asarray(view, dtype=np.uint8),
+            frame=frames[0].copy(),
+            reconstruction=vae.decode(mean)[0],
+            prediction=vae.decode(expected)[0],
+            step=self.step,
+            score=float(env.get_wrapper_attr("episode_returns")),
+        )
+
+
+def render_modes(env_id: str) -> list[str]:
+    """The render modes that an environment offers, e.g. ["human", "rgb_array"]."""
+    env = make_one(env_id)
+    modes = list(env.metadata.get("render_modes", []))
+    env.close()
+    return modes
+
+
+def frames_per_second(env_id: str) -> float:
+    """Steps of the environment that make a second of its world; 30 where it does not say."""
+    env = make_one(env_id)
+    fps = env.metadata.get("render_fps") or 30
+    env.close()
+    return float(fps)
+
+
+def lane(env_id: str, max_steps: int | None, render_mode: str | None) -> Lanes:
+    """One lane around a scalar environment that draws for people, its score so far at hand."""
+
+    def make() -> gymnasium.Env:
+        return RecordEpisodeStatistics(make_one(env_id, max_steps=max_steps, render_mode=render_mode))
+
+    return Lanes([make], describe(env_id))
+
+
+def watch(
+    agent: Agent,
+    env_id: str,
+    seed: int,
+    show: Callable[[Glimpse], None],
+    *,
+    max_steps: int | None = None,
+    stride: int = 1,
+    view: bool = True,
+) -> tuple[float, int]:
+    """Let candidate 0 of `agent` drive the track `seed`, showing every `stride`-th step; returns (score, length).
+
+    Without `view` the environment draws nothing for people, and V's frame takes its place.
+    """
+    mode = "rgb_array" if view and "rgb_array" in render_modes(env_id) else None
+    lanes = lane(env_id, max_steps, mode)
+    try:
+        with one_thread():
+            scores, lengths = drive(lanes, agent.kind, Spectator(agent, lanes, stride, show), [Episode(seed)])
+    finally:
+        lanes.close()
+    return float(scores[0]), int(lengths[0])
+
+
+def film(agent: Agent, env_id: str, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:
+    """`watch` a drive into an mp4 of 600×644 pixels; returns its (score, length)."""
+    fps = frames_per_second(env_id)
+    stride = max(1, round(fps / VIDEO_FPS))
+    with mp4_writer(path, fps / stride) as add:
+
+        def show(now: Glimpse) -> None:
+            caption = f"{env_id.split(':')[-1]}  ·  track {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
+            frames = (now.frame, now.reconstruction, now.prediction)
+            add(pictures.drive_view(now.view, frames, LABELS, caption))
+
+        return watch(agent, env_id, seed, show, max_steps=max_steps, stride=stride)
+
+
+def readme_picture(
+    logdir: Path, path: Path, *, env_id: str = "CarRacing-v3", seed: int = HELD_OUT, first: int = 60, steps: int = 400
+) -> None:
+    """Write what the README shows: a drive as V sees it, V's reconstruction, and M's prediction of the same frame.
+
+    Args:
+        logdir: a run with V, M and C.
+        path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
+        env_id: where to drive.
+        seed: the track.
+        first: step at which the animation begins (the camera has come down by 50).
+        steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
+
+    Raises:
+        UserError: V, M or C is missing, or the drive ended before `first`.
+    """
+    seen: list[Glimpse] = []
+    watch(load(logdir, kind_of(env_id)), env_id, seed, seen.append, max_steps=first + steps, view=False)
+    if len(seen) <= first:
+        raise UserError(f"The drive on track {seed} ended after {len(seen)} steps: choose another track.")
+    labels = ("real", "V's reconstruction", "M's prediction")
+    shown = [
+        pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
+        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
+    ]
+    pictures.write_animation(path, shown, fps=frames_per_second(env_id) / 2, most_bytes=3_000_000)
+    few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
+    grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
+            ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip
+    pictures.write_png(path.with_name("reconstructions.png"), np.concatenate(grid))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside the block: a batch of one frame is slower on two, and the score must not depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def has_display() -> bool:
+    """Whether a window can be opened here: macOS and Windows, or a Linux display that answers."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    pygame = importlib.import_module("pygame")  # what Gymnasium's own environments draw with
+    try:
+        pygame.display.init()
+    except pygame.error:
+        return False
+    pygame.display.quit()
+    return True
