@@ -1,135 +1,179 @@
-"""V, M and C acting together: frames, state → actions, state.
+"""V, M and C acting together: observations → z → [z, h] → action, and h moves on.
 
-Shapes: N lanes of the environment, L of them driving now, P population, F features, A action.
+Shapes: N lanes of the environment, L of them driving now, P population, n parameters of C, Z latent, H hidden,
+F features, A action.
 """
 
 from pathlib import Path
+from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels import controller, memory, vision
-from worldmodels.envs import ActionKind, as_frames
+from worldmodels import memory as mdrnn
+from worldmodels import vision
+from worldmodels.controller import Controller
+from worldmodels.controller import load as load_controller
+from worldmodels.envs import Actions, World, actions_in, as_frames, describe
+from worldmodels.envs.frames import Crop
 from worldmodels.errors import UserError
+from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
-from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
+from worldmodels.vision import VAE
+
+
+class Encoder(Protocol):
+    """Turns observations into z."""
+
+    z_size: int
+    samples: bool
+    """Whether it draws z, and so needs noise."""
+
+    def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
+        """Observations of L lanes, and standard normal noise (L, Z) if it samples → z float32 (L, Z)."""
+
+
+class Eyes:
+    """V as an encoder: the mean of z, or a sample of it (the paper's code)."""
+
+    def __init__(self, vae: VAE, samples: bool = False):
+        self.vae, self.z_size, self.samples = vae, vae.z_size, samples
+
+    def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
+        """Frames uint8 (L, 64, 64, 3) → z (L, Z)."""
+        mean, logvar = self.vae.encode(observations)
+        return mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
 
 
 class Agent:
-    """A whole population that acts in one batch: V encodes all frames, C acts with a parameter vector a lane."""
+    """A whole population that acts in one batch: one V and one M for all lanes, a parameter vector of C a lane."""
 
     def __init__(
-        self,
-        vae: vision.VAE,
-        mdrnn: memory.MDRNN,
-        population: np.ndarray,
-        kind: ActionKind,
-        *,
-        inputs: str = "zh",
-        sample_z: bool = False,
+        self, encoder: Encoder, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions,
         seed: int = 0,
-        hidden: int = 0,
-    ):
+    ):  # fmt: skip
         """
         Args:
-            vae, mdrnn: V and M, on the same device.
+            encoder: V, as `Eyes`.
+            memory: M, on the same device.
+            controller: the shape of C.
             population: float (P, n), the parameter vectors of C; `Episode.candidate` says which of them drives.
-            kind: how C's outputs become actions.
-            inputs: what C sees: "z", "zh" or "zch".
-            sample_z: act on a sample of z instead of its mean.
-            seed: of the samples of z, which depend on (seed, track, candidate) alone.
-            hidden: units of C's hidden layer; 0 is the linear C.
+            actions: how C's outputs become actions.
+            seed: of the samples of z, which depend on (seed, episode, candidate) alone.
+
+        Raises:
+            UserError: V, M, C and the actions do not fit each other.
         """
-        width = controller.feature_size(inputs, mdrnn.z_size, mdrnn.hidden_size)
-        expected = controller.parameter_count(width, kind.size, hidden=hidden)
-        if population.shape[1] not in (expected, width * kind.size):
-            raise UserError(
-                f"C has {population.shape[1]} parameters where this V, M and environment need {expected}: "
-                "train it again with `worldmodels train-controller --noreload`."
-            )
-        if vae.z_size != mdrnn.z_size:
-            raise UserError(
-                f"V makes z of {vae.z_size} numbers and M expects {mdrnn.z_size}: "
-                "train M again with `worldmodels train-mdrnn --noreload`."
-            )
-        self.vae, self.mdrnn, self.kind = vae, mdrnn, kind
-        self.inputs, self.sample_z, self.seed, self.hidden = inputs, sample_z, seed, hidden
-        self.crop: tuple[int, int, int, int] | None = None  # of observations that the agent is called with
-        self.population = torch.as_tensor(population, dtype=torch.float32, device=vae.device)
-        self.candidate = torch.zeros(0, dtype=torch.long, device=vae.device)  # (N,)
-        self.h, self.c = mdrnn.initial_state(0)  # (N, H) each
+        check_fit(encoder, memory, controller, population, actions)
+        self.encoder, self.memory, self.controller, self.actions, self.seed = encoder, memory, controller, actions, seed
+        self.env_id = ""  # where C was trained, if the agent was loaded
+        self.crop: Crop | None = None  # of observations that the agent is called with
+        self.population = torch.as_tensor(population, dtype=torch.float32, device=memory.device)
+        self.candidate = torch.zeros(0, dtype=torch.long, device=memory.device)  # (N,)
+        self.h, self.c = memory.initial_state(0)  # (N, H) each
         self.noise: list[np.random.Generator] = []  # one a lane
 
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
         """`lanes` int64 (n,) start the given episodes with h = c = 0."""
-        missing = int(lanes.max()) + 1 - len(self.noise)
-        if missing > 0:
-            h, c = self.mdrnn.initial_state(missing)
-            self.h, self.c = torch.cat([self.h, h]), torch.cat([self.c, c])
-            self.candidate = torch.cat([self.candidate, self.candidate.new_zeros(missing)])
-            self.noise += [np.random.default_rng(0)] * missing
+        self.make_room(int(lanes.max()) + 1)
         index = torch.as_tensor(lanes, device=self.h.device)
         self.h[index], self.c[index] = 0.0, 0.0
         self.candidate[index] = torch.tensor([episode.candidate for episode in episodes], device=self.h.device)
         for lane, episode in zip(lanes, episodes, strict=True):
             self.noise[lane] = np.random.default_rng([self.seed, episode.seed, episode.candidate])
 
+    def make_room(self, lanes: int) -> None:
+        missing = lanes - len(self.noise)
+        if missing > 0:
+            h, c = self.memory.initial_state(missing)
+            self.h, self.c = torch.cat([self.h, h]), torch.cat([self.c, c])
+            self.candidate = torch.cat([self.candidate, self.candidate.new_zeros(missing)])
+            self.noise += [np.random.default_rng(0)] * missing
+
     @torch.no_grad()
-    def act(self, lanes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 (L, 64, 64, 3) of `lanes` int64 (L,) → actions float32 (L, A); h moves one step on."""
-        mean, logvar = self.vae.encode(frames)  # (L, Z)
-        z = mean + torch.exp(0.5 * logvar) * self.draw(lanes, mean) if self.sample_z else mean
-        index = torch.as_tensor(lanes, device=z.device)
+    def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        """Observations of `lanes` int64 (L,), frames uint8 (L, 64, 64, 3) → actions float32 (L, A); h moves on."""
+        index = torch.as_tensor(lanes, device=self.h.device)
+        z = self.encoder(observations, self.draw(lanes) if self.encoder.samples else None)  # (L, Z)
         state = (self.h[index], self.c[index])
-        seen = controller.features(self.inputs, z, state)  # (L, F)
-        outputs = controller.outputs(self.population[self.candidate[index]], seen, self.kind.size, self.hidden)
-        actions = self.kind.squash(outputs.cpu().numpy())
-        self.h[index], self.c[index] = self.mdrnn.step(z, torch.from_numpy(actions).to(z.device), state)
+        outputs = self.controller.act(self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
+        actions = self.actions.squash(outputs.cpu().numpy())
+        self.h[index], self.c[index] = self.memory.step(z, torch.from_numpy(actions).to(z.device), state)
         return actions
+
+    def draw(self, lanes: np.ndarray) -> Tensor:
+        """Standard normal noise (L, Z), each lane from its own generator."""
+        size = self.encoder.z_size
+        noise = np.stack([self.noise[lane].standard_normal(size, dtype=np.float32) for lane in lanes])
+        return torch.from_numpy(noise).to(self.h.device)
 
     def reset(self, seed: int = 0) -> None:
         """Begin an episode outside the batched loop; `seed` matters to agents that sample z."""
         self.begin(np.array([0]), [Episode(seed)])
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
+    def __call__(self, observation: np.ndarray) -> Any:
         """One observation uint8 (height, width, 3) of a single environment → what its `step` takes."""
-        return self.kind.to_env(self.act(np.array([0]), as_frames(observation[None], self.crop)))[0]
-
-    def draw(self, lanes: np.ndarray, like: Tensor) -> Tensor:
-        """Standard normal noise (L, Z), each lane from its own generator."""
-        noise = np.stack([self.noise[lane].standard_normal(like.shape[1], dtype=np.float32) for lane in lanes])
-        return torch.from_numpy(noise).to(like.device)
+        if not self.noise:
+            self.reset()
+        return self.actions.to_env(self.act(np.array([0]), as_frames(observation[None], self.crop)))[0]
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU when there is one; UserError when `cuda` is asked for and missing."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("No CUDA device is visible to PyTorch: use --device cpu, or auto.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def check_fit(
+    encoder: Encoder, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions
+) -> None:
+    """UserError for the first two parts that do not fit each other; the sentence says which to train again."""
+    again = "train it again with `worldmodels train-{} --noreload`."
+    if encoder.z_size != memory.z_size:
+        raise UserError(
+            f"V makes z of {encoder.z_size} numbers and M expects {memory.z_size}: for M, " + again.format("mdrnn")
+        )
+    if memory.action_size != actions.size:
+        raise UserError(
+            f"M was trained on actions of {memory.action_size} numbers, and this environment takes {actions.size}: "
+            "choose the environment it was trained on, or for M, " + again.format("mdrnn")
+        )
+    seen = (controller.z_size, controller.hidden_size, controller.outputs)
+    if seen != (memory.z_size, memory.hidden_size, actions.outputs) or population.shape[1] != controller.size:
+        needed = Controller(
+            memory.z_size, memory.hidden_size, actions.outputs, controller.inputs, controller.bias, controller.hidden
+        )
+        raise UserError(
+            f"C has {population.shape[1]} parameters where this V, M and environment need {needed.size}: "
+            + again.format("controller")
+        )
 
 
-def choose_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; `auto` does where it is faster: on a GPU, and on processors that have it."""
-    if precision == "auto":
-        asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent from some versions of PyTorch
-        return device.type == "cuda" or any(getattr(torch.cpu, name, bool)() for name in asked)
-    return precision == "bfloat16"
-
-
-def load(logdir: str | Path, kind: ActionKind, device: torch.device | str = "cpu") -> Agent:
-    """The best driver of a run.
+def load(run: str | Path | RunDir, actions: Actions | None = None, device: torch.device | str = "cpu") -> Agent:
+    """The best driver of a run; without `actions`, of the environment that C was trained in.
 
     Raises:
         UserError: V, M or C is missing (the sentence names the command that makes it), damaged, or does not fit.
     """
-    vae, mdrnn = vision.load(logdir, device), memory.load(logdir, device)
-    path = Path(logdir) / "ctrl" / "best.safetensors"
-    if not path.exists():
-        raise UserError(f"There is no trained C in {logdir}: run `worldmodels train-controller --logdir {logdir}`.")
-    tensors, meta = checkpoint.load(path)
+    run = RunDir.of(run)
+    vae, memory = vision.load(run, device), mdrnn.load(run, device)
+    controller, parameters, meta = load_controller(run)
     try:
-        parameters, settings = tensors["parameters"][None].numpy(), meta["controller"]
-        return Agent(vae, mdrnn, parameters, kind, **settings)
+        env_id, settings = meta["env"], meta["agent"]
+        encoder = Eyes(vae, settings["sample_z"])
+        agent = Agent(
+            encoder, memory, controller, parameters[None], actions or trained_in(env_id), seed=settings["seed"]
+        )
+        agent.env_id, agent.crop = env_id, describe(env_id).crop
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no C of this version: train it again with --noreload.") from error
+        raise UserError(f"The C of {run.path} does not say how it acts: train it again with --noreload.") from error
+    return agent
+
+
+def trained_in(env_id: str) -> Actions:
+    """The actions of the environment that a checkpoint names; a file never makes this process import a module.
+
+    Raises:
+        UserError: it is not registered.
+    """
+    bare = env_id.rpartition(":")[2]
+    if bare not in gymnasium.registry:
+        raise UserError(f"C was trained in {env_id}, which is not registered here: import its module first.")
+    return actions_in(World(bare))

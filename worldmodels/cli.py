@@ -1,33 +1,33 @@
 """`worldmodels <command>`: the only file that parses arguments.
 
-What wins: defaults < preset < the run's saved config < flags. A command imports what it needs when it runs, so that
-`--help` answers at once.
+What wins: defaults < preset < what the run was asked before < flags. A command imports what it needs when it runs, so
+that `--help` answers at once.
 """
 
 import argparse
-import dataclasses
-import errno
+import codecs
 import importlib
-import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from worldmodels import __version__
 from worldmodels.errors import UserError
-from worldmodels.runs import settings as config
-from worldmodels.runs.files import read_json, write_atomically, write_json
+from worldmodels.runs import presets, record, settings
+from worldmodels.runs.directory import RunDir
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "run": (config.Run, "worldmodels.commands.run"),
-    "collect": (config.Collect, "worldmodels.commands.collect"),
-    "train-vae": (config.TrainVAE, "worldmodels.commands.train_vae"),
-    "train-mdrnn": (config.TrainMDRNN, "worldmodels.commands.train_mdrnn"),
-    "train-controller": (config.TrainController, "worldmodels.commands.train_controller"),
-    "evaluate": (config.Evaluate, "worldmodels.commands.evaluate"),
-    "report": (config.Report, "worldmodels.commands.report"),
+    "run": (settings.Run, "worldmodels.commands.run"),
+    "collect": (settings.Collect, "worldmodels.commands.collect"),
+    "train-vae": (settings.TrainVAE, "worldmodels.commands.train_vae"),
+    "train-mdrnn": (settings.TrainMDRNN, "worldmodels.commands.train_mdrnn"),
+    "train-controller": (settings.TrainController, "worldmodels.commands.train_controller"),
+    "evaluate": (settings.Evaluate, "worldmodels.commands.evaluate"),
+    "report": (settings.Report, "worldmodels.commands.report"),
 }
-REMEMBERED = ("run", "train-vae", "train-mdrnn", "train-controller")  # a run's settings; other commands are asked anew
-NOT_SAVED = ("noreload", "logdir", "render", "display")  # said anew each time, or where the config itself lies
+REMEMBERED = {"run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl"}
+"""Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
 
 USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|paper] [options]
 
@@ -41,7 +41,7 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
   evaluate           drive held-out tracks of Gymnasium's own CarRacing-v3
   report             write report.html
 
-`worldmodels COMMAND --help` lists a command's options and their defaults.
+`worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
 Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a
 driver that beats the paper's), paper (the paper's numbers).
 """
@@ -50,38 +50,43 @@ driver that beats the paper's), paper (the paper's numbers).
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a user's mistake ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return
+    speak_plainly()
     try:
-        command = arguments[0]
-        if command not in COMMANDS:
-            raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
-        cfg, preset = parse(command, arguments[1:])
-        start(command, cfg, preset)
+        start(arguments)
+        sys.stdout.flush()
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:  # `| head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EDQUOT):
+        if error.filename is None and error.errno is None:
             raise
-        fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}): mend that and run the command again; "
+        fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): correct that and run the command again; "
              "what was finished is kept.")  # fmt: skip
     except KeyboardInterrupt:
         fail("Stopped. The same command continues.", code=130)
 
 
-def start(command: str, cfg: Any, preset: str | None) -> None:
-    """Do it, and remember what was asked; after a mistake the run remembers what it was asked before."""
-    module, path = importlib.import_module(COMMANDS[command][1]), Path(cfg.logdir) / "config.json"
-    before = path.read_bytes() if saved_config(command, cfg.logdir, noreload=False) else None
+def start(arguments: list[str]) -> None:
+    """Say what there is, or run a command."""
+    command = arguments[0] if arguments else "help"
+    if command in ("-h", "--help", "help"):
+        if arguments[1:]:
+            start([*arguments[1:2], "--help"])
+        print(USAGE)
+        return
+    if command in ("-V", "--version", "version"):
+        print(f"worldmodels {__version__}")
+        return
+    if command not in COMMANDS:
+        raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
+    cfg, preset = parse(command, arguments[1:])
+    stage = importlib.import_module(COMMANDS[command][1]).main
     if command in REMEMBERED:
-        save_config(command, config.resolve(cfg) if command == "run" else cfg, preset)
-    try:
-        module.main(cfg)
-    except UserError:
-        if before is not None:
-            write_atomically(path, before)
-        raise
+        stage(cfg, begin=lambda: record.write(command, cfg, preset))
+    else:
+        stage(cfg)
 
 
 def fail(sentence: str, code: int = 2) -> None:
@@ -90,89 +95,100 @@ def fail(sentence: str, code: int = 2) -> None:
 
 
 def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
-    """(the command's config, the preset's name): defaults < preset < the run's saved config < flags.
+    """(the command's config, the preset's name): defaults < preset < what the run was asked before < flags.
 
-    Exits with code 2 and one sentence for an unknown flag or value, as argparse does; UserError for a number that
-    cannot be.
+    Exits with code 2 and one sentence for an unknown flag or value, as argparse does; UserError for what cannot be.
     """
     import tyro
 
     cls = COMMANDS[command][0]
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset")
-    early.add_argument("--logdir")
-    known, rest = early.parse_known_args(arguments)
-    saved = saved_config(command, known.logdir or "exp_dir", "--noreload" in rest)
-    earlier = saved.pop("preset", None)
-    if command == "run" and known.preset and earlier and known.preset != earlier:
-        raise UserError(
-            f"{known.logdir or 'exp_dir'} holds a run of the preset {earlier}: give {known.preset} another --logdir, "
-            "or leave --preset out to continue that run."
-        )
-    preset = known.preset or earlier or ("laptop" if command == "run" else None)
-    default = updated(preset_config(command, preset), saved)
-    if known.logdir is not None:
-        rest = ["--logdir", known.logdir, *rest]
-    description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(config.PRESETS)}."
+    said = said_early(arguments)
+    run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
+    saved = record.read(command, run) if command in REMEMBERED and "--noreload" not in arguments else {}
+    preset, saved = choose_preset(command, said.preset, saved, run)
+    default = cls() if preset is None else preset_config(command, preset, said.env or saved.get("env"))
+    default = record.updated(default, saved)
+    rest = said.rest if said.logdir is None else ["--logdir", said.logdir, *said.rest]
+    description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
     cfg = tyro.cli(
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
         config=() if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
-    config.check(cfg)
+    settings.check(cfg)
+    check_env(getattr(cfg, "env", None), said.env is not None, run)
     return cfg, preset
 
 
-def preset_config(command: str, preset: str | None) -> Any:
-    """The command's settings in a preset (None: the dataclass defaults, the paper's values)."""
-    if preset is None:
-        return COMMANDS[command][0]()
-    if preset not in config.PRESETS:
-        raise UserError(f"There is no preset {preset!r}: it is one of {', '.join(config.PRESETS)}.")
-    run = config.PRESETS[preset]
+def said_early(arguments: list[str]) -> argparse.Namespace:
+    """`preset`, `logdir` and `env` as they are said, and the `rest` of the arguments (with env)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset")
+    parser.add_argument("--logdir")
+    env = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    env.add_argument("--env")
+    try:
+        known, rest = parser.parse_known_args(arguments)
+        known.env, known.rest = env.parse_known_args(rest)[0].env, rest
+    except argparse.ArgumentError as error:
+        raise UserError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+    return known
+
+
+def choose_preset(
+    command: str, said: str | None, saved: dict[str, Any], run: RunDir
+) -> tuple[str | None, dict[str, Any]]:
+    """(the preset that counts, what counts of the saved settings).
+
+    A preset that is said wins over what the run was asked before; when the run has work of other settings already, it
+    is refused.
+    """
+    earlier = saved.pop("preset", None)
+    if said is None or said == earlier or not saved:
+        return said or earlier or ("laptop" if command == "run" else None), saved
+    if command == "run" or (run.path / REMEMBERED[command] / "last.safetensors").exists():
+        raise UserError(
+            f"{run.path} holds a run of {f'the preset {earlier}' if earlier else 'no preset'}: give {said} another "
+            "--logdir, or leave --preset out to continue that run."
+        )
+    return said, {}
+
+
+def preset_config(command: str, preset: str, env_id: str | None) -> Any:
+    """The command's settings in a preset."""
+    run = presets.preset(preset, env_id or settings.CARRACING)
     if command == "run":
         return run
-    return getattr(run, config.STAGES[command]) if command in config.STAGES else COMMANDS[command][0]()
+    cls = COMMANDS[command][0]
+    return cls(**vars(getattr(run, settings.STAGES[command]))) if command in settings.STAGES else cls()
 
 
-def saved_config(command: str, logdir: str, noreload: bool) -> dict[str, Any]:
-    """What config.json of the run says about this command; nothing where there is none, or with --noreload."""
-    path = Path(logdir) / "config.json"
-    if command not in REMEMBERED or noreload or not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()).get(command, {}))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run the command again.") from error
+def check_env(env_id: str | None, said: bool, run: RunDir) -> None:
+    """UserError for an environment that cannot be found; a module that only a file names is not imported."""
+    if env_id is None:
+        return
+    from worldmodels.envs import find, register, registered
+
+    register()
+    if not said and not registered(env_id):
+        raise UserError(f"{run.config} names the environment {env_id}: say --env {env_id} again to import its module.")
+    find(env_id)
 
 
-def updated(default: Any, saved: dict[str, Any]) -> Any:
-    """A config with the saved values put in, nested configs included; names that are gone are left out.
+# ------------------------------------------------------------------------------------------------------ text
 
-    Raises:
-        UserError: a value is of another type than the setting.
-    """
-    changes = {}
-    for field in dataclasses.fields(default):
-        if field.name in saved:
-            value, old = getattr(default, field.name), saved[field.name]
-            nested, numbers = dataclasses.is_dataclass(value), (int, float)
-            expected = dict if nested else numbers if isinstance(value, numbers) else type(value)
-            if None not in (value, old) and not isinstance(old, expected):
-                raise UserError(f"config.json says {field.name} is {old!r}: mend that, or delete the file.")
-            changes[field.name] = updated(value, old) if nested else old
-    return dataclasses.replace(default, **changes)
+PLAIN = str.maketrans({"│": "|", "─": "-", "┼": "+", "±": "+-", "×": "x", "−": "-", "–": "-", "…": "...", "·": "-"})
 
 
-def save_config(command: str, cfg: Any, preset: str | None = None) -> None:
-    """Record what was asked, with versions and the commit, in <logdir>/config.json."""
-    from worldmodels.runs.versions import versions
+def speak_plainly() -> None:
+    """Where stdout or stderr cannot hold a character (cp1252, Latin-1, ASCII), say it with plain ones."""
+    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined, arg-type]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plain")
 
-    path = Path(cfg.logdir) / "config.json"
-    known = read_json(path) if path.exists() else {}
-    write_json(path, {**known, command: {"preset": preset, **settings(cfg)}, "versions": versions()})
 
-
-def settings(cfg: Any) -> dict[str, Any]:
-    """What a run remembers of a config, nested configs included."""
-    values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name not in NOT_SAVED}
-    return {name: settings(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+def _plain(error: UnicodeError) -> str:
+    """Every character that did not fit, as ASCII."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return text.encode("ascii", "replace").decode()

@@ -1,79 +1,108 @@
-"""C: the linear controller, a flat parameter vector that evolution can search (paper, section 2.3).
+"""C: the linear controller, weights that evolution can search (paper, section 2.3).
 
-Shapes: P population, L lanes, F features ([z, h] or what C sees), O outputs.
+Shapes: P population, L lanes, Z latent, H hidden of M, F features ([z, h] or what C sees), O outputs, n parameters.
 """
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 
-def feature_size(inputs: str, z_size: int, hidden_size: int) -> int:
-    """F: 288 for [z, h] of the car, 1,088 for [z, c, h] of Take Cover."""
-    return {"z": z_size, "zh": z_size + hidden_size, "zch": z_size + 2 * hidden_size}[inputs]
-
-
-def features(inputs: str, z: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
-    """What C sees, (L, F): z (L, Z) with h, or with c and h, of M's state (h, c)."""
-    h, c = state
-    seen = {"z": (z,), "zh": (z, h), "zch": (z, c, h)}[inputs]
-    return torch.cat(seen, dim=1)
+Inputs = Literal["z", "zh", "zch"]
+"""What C sees: z alone, z and h (paper, CarRacing), or z, c and h (paper, Take Cover)."""
 
 
-def parameter_count(feature_size: int, outputs: int, bias: bool = True, hidden: int = 0) -> int:
-    """867 for the car: 288 features × 3 outputs + 3; 1,088 for Take Cover, which has no bias.
+@dataclass(frozen=True)
+class Controller:
+    """The shape of C; its weights are a flat vector of `size` numbers, O rows of F weights and then O biases.
 
-    `hidden` tanh units between features and outputs (with biases) make it the paper's ablation of z alone.
+    867 numbers for the car (288 features × 3 outputs + 3), 1,088 for Take Cover (no bias). `hidden` tanh units, whose
+    weights and biases come first, make it the paper's ablation of z alone.
     """
-    if hidden:
-        return parameter_count(feature_size, hidden) + parameter_count(hidden, outputs)
-    return (feature_size + bias) * outputs
+
+    z_size: int = 32
+    hidden_size: int = 256
+    """H, numbers in M's h."""
+    outputs: int = 3
+    inputs: Inputs = "zh"
+    bias: bool = True
+    hidden: int = 0
+    """Units of C's own hidden layer; 0 is the paper's linear C."""
+
+    @property
+    def features(self) -> int:
+        """F: 288 for [z, h] of the car, 1,088 for [z, c, h] of Take Cover."""
+        return self.z_size + {"z": 0, "zh": 1, "zch": 2}[self.inputs] * self.hidden_size
+
+    @property
+    def size(self) -> int:
+        """n, numbers in a parameter vector."""
+        if self.hidden:
+            return (self.features + 1) * self.hidden + (self.hidden + 1) * self.outputs
+        return (self.features + self.bias) * self.outputs
+
+    def see(self, z: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        """What C sees, (L, F), of z (L, Z) and M's state (h, c)."""
+        h, c = state
+        return torch.cat({"z": (z,), "zh": (z, h), "zch": (z, c, h)}[self.inputs], dim=1)
+
+    def act(self, parameters: Tensor, seen: Tensor) -> Tensor:
+        """C's raw outputs (L, O) for features (L, F), all lanes in one batched product; row l of `parameters` (L, n)
+        drives lane l."""
+        if not self.hidden:
+            return _layer(parameters, seen, self.outputs, self.bias)
+        first = (self.features + 1) * self.hidden
+        inside = torch.tanh(_layer(parameters[:, :first], seen, self.hidden, True))
+        return _layer(parameters[:, first:], inside, self.outputs, True)
+
+    def settings(self) -> dict[str, Any]:
+        """What rebuilds it; JSON-able."""
+        return asdict(self)
 
 
-def outputs(parameters: Tensor, features: Tensor, size: int, hidden: int = 0) -> Tensor:
-    """C's raw outputs (L, O) of one parameter vector a lane, all lanes in one batched product.
+def save(run: RunDir, controller: Controller, parameters: np.ndarray, meta: dict[str, Any]) -> None:
+    """Make `parameters` float32 (n,) the run's best C; `meta` (JSON-able) how an agent acts and where C is from."""
+    tensors = {"parameters": torch.from_numpy(parameters)}
+    checkpoint.save(run.ctrl / "best.safetensors", tensors, {"controller": controller.settings(), **meta})
 
-    Args:
-        parameters: (L, n), row l drives lane l: O rows of F weights, then O biases where n leaves room for them;
-            before them the same of the hidden layer, where there is one.
-        features: (L, F).
-        size: O.
-        hidden: tanh units of the hidden layer.
+
+def load(run: RunDir) -> tuple[Controller, np.ndarray, dict[str, Any]]:
+    """The best C of a run: its shape, its parameters float32 (n,), and the rest of what `save` was given.
+
+    Raises:
+        UserError: there is none, or the file holds something else.
     """
-    lanes, width = features.shape
-    if hidden:
-        first = parameter_count(width, hidden)
-        inside = torch.tanh(outputs(parameters[:, :first], features, hidden))
-        return outputs(parameters[:, first:], inside, size)
+    path = run.trained("ctrl")
+    tensors, meta = checkpoint.load(path)
+    try:
+        settings = dict(meta["controller"])
+        if "z_size" not in settings:  # version 0.1 kept sizes beside the weights of V and M, and the bias in C's length
+            agent = {name: settings.pop(name) for name in ("sample_z", "seed")}
+            sizes = checkpoint.load(run.trained("mdrnn"))[1]["mdrnn"]
+            settings |= {
+                "z_size": sizes["z_size"],
+                "hidden_size": sizes["hidden_size"],
+                "outputs": sizes["action_size"],
+            }
+            settings["bias"] = settings["inputs"] != "zch"
+            meta = {**meta, "agent": agent}
+        controller, parameters = Controller(**settings), tensors["parameters"].float().numpy()
+        if parameters.shape != (controller.size,):
+            raise ValueError(f"{parameters.shape} parameters for {controller}")
+        return controller, parameters, meta
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} holds no C of this version: train it again with --noreload.") from error
+
+
+def _layer(parameters: Tensor, x: Tensor, size: int, bias: bool) -> Tensor:
+    """One linear layer a lane: x (L, F) → (L, size); `parameters` (L, (F + bias) · size)."""
+    lanes, width = x.shape
     weights = parameters[:, : size * width].reshape(lanes, size, width)
-    out = torch.bmm(weights, features[:, :, None])[:, :, 0]
-    return out + parameters[:, size * width :] if parameters.shape[1] > size * width else out
-
-
-def whitened_directions(features: np.ndarray, directions: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The linear map from a smaller search space to C's parameters.
-
-    [z, h] is nearly one-dimensional: a few principal directions hold almost all of its variance. Searching weights
-    of those directions, each scaled to unit variance, gives every coordinate the same say.
-
-    Args:
-        features: float (M, F), a sample of what C sees.
-        directions: D ≤ F, how many principal directions to keep.
-        outputs: O.
-
-    Returns:
-        `basis` float64 (O·(D + 1), n) and `scale` float64 (D,), the kept standard deviations: a point x of the
-        search space, O rows of D weights and then O biases of the centred features, is the parameter vector x @ basis.
-    """
-    mean = features.mean(axis=0)
-    _, singular, rows = np.linalg.svd(features - mean, full_matrices=False)
-    scale = singular[:directions] / np.sqrt(len(features))
-    whitening = rows[:directions] / np.maximum(scale, 1e-6)[:, None]  # (D, F)
-    width, size = features.shape[1], outputs
-    basis = np.zeros((size * (directions + 1), parameter_count(width, size)))
-    for o in range(size):
-        block = slice(o * directions, (o + 1) * directions)
-        basis[block, o * width : (o + 1) * width] = whitening
-        basis[block, size * width + o] = -whitening @ mean  # centre: w · (x − mean)
-        basis[size * directions + o, size * width + o] = 1
-    return basis, scale
+    out = torch.bmm(weights, x[:, :, None])[:, :, 0]
+    return out + parameters[:, size * width :] if bias else out

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 
 LOG_SIGMA_RANGE = (-6.0, 4.0)  # an unbounded log-sigma has driven the likelihood to 1e22
 State = tuple[Tensor, Tensor]  # (h, c), each (B, H)
@@ -54,7 +55,7 @@ class MDRNN(nn.Module):
         include_terminal: bool = False,
     ):
         super().__init__()
-        self.z_size, self.hidden_size, self.gaussians = z_size, hidden_size, gaussians
+        self.z_size, self.action_size, self.hidden_size, self.gaussians = z_size, action_size, hidden_size, gaussians
         self.logit_rows = z_size if mixture == "dimension" else 1
         self.include_reward, self.include_terminal = include_reward, include_terminal
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
@@ -91,6 +92,10 @@ class MDRNN(nn.Module):
         """One step of the LSTM alone: z (B, Z), action (B, A), state → the next state. C needs no more of M."""
         weights = [getattr(self.lstm, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
         return torch.lstm_cell(torch.cat([z, action], dim=-1), state, *weights)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
 
     def initial_state(self, batch: int) -> State:
         """Zeros (B, H), twice: the state at the start of an episode."""
@@ -183,20 +188,18 @@ def dream(memory: MDRNN, z: Tensor, actions: Tensor, warm_up: int, temperature: 
     return torch.stack(dreamed)
 
 
-def load(logdir: str | Path, device: torch.device | str = "cpu") -> MDRNN:
+def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> MDRNN:
     """The best M of a run, ready to act.
 
     Raises:
         UserError: there is none, or the file is damaged or of another architecture.
     """
-    path = Path(logdir) / "mdrnn" / "best.safetensors"
-    if not path.exists():
-        raise UserError(f"There is no trained M in {logdir}: run `worldmodels train-mdrnn --logdir {logdir}` first.")
+    path = RunDir.of(logdir).trained("mdrnn")
     tensors, meta = checkpoint.load(path)
     return build(path, tensors, meta).to(device).eval()
 
 
-def build(path: Path, tensors: dict[str, Tensor], meta: dict) -> MDRNN:
+def build(path: object, tensors: dict[str, Tensor], meta: dict) -> MDRNN:
     """M rebuilt from a checkpoint's content; UserError when the file holds something else."""
     try:
         memory = MDRNN(**meta["mdrnn"])

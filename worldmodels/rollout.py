@@ -14,10 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from worldmodels.envs import ActionKind
-
-HELD_OUT = 1_000_000  # first seed of the tracks that only `evaluate` drives
-SELECTION = 900_000  # first seed of the tracks on which `best` is chosen; training draws its tracks below
+from worldmodels.envs.actions import Actions
+from worldmodels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Episode:
     """One episode to drive."""
 
     seed: int
-    """Seed of the environment's reset: the track."""
+    """Seed of the environment's reset: in CarRacing the track."""
     candidate: int = 0
     """Row of the population that drives it."""
 
@@ -60,34 +58,13 @@ class Policy(Protocol):
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
         """`lanes` int64 (n,) start the given episodes: forget what they drove before."""
 
-    def act(self, lanes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 (L, 64, 64, 3) of `lanes` int64 (L,) → action vectors float32 (L, A)."""
-
-
-def track_seeds(*key: int, count: int) -> list[int]:
-    """`count` training seeds below `SELECTION` that depend on `key` alone, e.g. (seed, generation)."""
-    draws = np.random.default_rng(key).integers(SELECTION, size=count)
-    return [int(seed) for seed in draws]
-
-
-@dataclass
-class _Recorder:
-    """What one lane has seen of its episode so far."""
-
-    frames: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-    def rollout(self, last_frame: np.ndarray, terminated: bool) -> Rollout:
-        terminals = np.zeros(len(self.actions), dtype=bool)
-        terminals[-1] = terminated
-        frames = np.stack([*self.frames, last_frame])
-        return Rollout(frames, np.stack(self.actions), np.array(self.rewards, dtype=np.float32), terminals)
+    def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        """Observations of `lanes` int64 (L,), frames uint8 (L, 64, 64, 3) → action vectors float32 (L, A)."""
 
 
 def drive(
     env: VectorEnv,
-    kind: ActionKind,
+    actions: Actions,
     policy: Policy,
     episodes: Sequence[Episode],
     *,
@@ -100,67 +77,140 @@ def drive(
 
     Args:
         env: N ≤ E lanes, made by `worldmodels.envs.make`.
-        kind: how action vectors become the environment's actions.
+        actions: how action vectors become the environment's actions.
         policy: who drives.
         episodes: E episodes, started in order as lanes become free.
         options: passed to every reset (the simulator's training starts).
         give_up: when to end an episode early; None never does.
         on_rollout: called with (index into `episodes`, recorded rollout) as each episode ends; None records nothing.
         on_step: called with L after every step (progress bars).
+
+    Raises:
+        UserError: the environment pays a reward that is no finite number.
     """
     assert env.num_envs <= len(episodes), f"{env.num_envs} lanes for {len(episodes)} episodes"
-    scores, lengths = np.zeros(len(episodes)), np.zeros(len(episodes), dtype=np.int64)
-    driving = np.full(env.num_envs, -1)  # index of the episode that a lane drives; -1 rests
-    recorders = [_Recorder() for _ in range(env.num_envs)]
-    actions = np.zeros((env.num_envs, kind.size), dtype=np.float32)
-    idle_steps, idle_reward = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)  # since a reward above 0
-    started = 0
-    frames = np.empty(0)
+    tally = _Tally(env, episodes, give_up)
+    record = _Recorder(env.num_envs, on_rollout) if on_rollout is not None else None
+    vectors = np.zeros((env.num_envs, actions.size), dtype=np.float32)
 
-    while True:
-        free = np.flatnonzero(driving < 0)[: len(episodes) - started]
-        if len(free):
-            driving[free] = np.arange(started, started + len(free))
-            started += len(free)
-            seeds: list[int | None] = [None] * env.num_envs
-            for lane in free:
-                seeds[lane] = episodes[driving[lane]].seed
-                recorders[lane] = _Recorder()
-            idle_steps[free], idle_reward[free] = 0, 0.0
-            mask = np.zeros(env.num_envs, dtype=bool)
-            mask[free] = True
-            where = {**(options or {}), "reset_mask": mask}
-            frames, _ = env.reset(seed=seeds, options=where)  # type: ignore[arg-type]  # a list, as every vector env takes
-            policy.begin(free, [episodes[driving[lane]] for lane in free])
-
-        live = np.flatnonzero(driving >= 0)
-        if not len(live):
-            return scores, lengths
-        actions[live] = policy.act(live, frames[live])
-        if on_rollout is not None:
-            for lane in live:
-                recorders[lane].frames.append(frames[lane].copy())
-                recorders[lane].actions.append(actions[lane].copy())
-
-        frames, rewards, terminated, truncated, _ = env.step(kind.to_env(actions))
-        current = driving[live]
-        scores[current] += rewards[live]
-        lengths[current] += 1
-        over = terminated | truncated
-        if give_up is not None:
-            idle_steps = np.where(rewards > 0, 0, idle_steps + 1)
-            idle_reward = np.where(rewards > 0, 0.0, idle_reward + rewards)
-            for lane in live[(idle_steps[live] >= give_up.after) & ~over[live]]:
-                left = give_up.horizon - lengths[driving[lane]]
-                scores[driving[lane]] += left * idle_reward[lane] / idle_steps[lane]
-                over[lane] = True
-        if on_rollout is not None:
-            for lane in live:
-                recorders[lane].rewards.append(float(rewards[lane]))
+    while not tally.done:
+        if len(free := tally.start_free_lanes()):
+            observations = tally.reset(free, options)
+            policy.begin(free, [episodes[tally.driving[lane]] for lane in free])
+        live = tally.live
+        vectors[live] = policy.act(live, observations[live])
+        if record is not None:
+            record.before(live, observations, vectors)
+        observations, rewards, terminated, truncated, _ = env.step(actions.to_env(vectors))
+        over = tally.add(live, rewards, terminated | truncated)
+        if record is not None:
+            record.after(live, rewards)
+            record.finish(over, tally.driving[over], observations, terminated)
+        tally.rest(over)
         if on_step is not None:
             on_step(len(live))
+    return tally.scores, tally.lengths
 
-        for lane in live[over[live]]:
-            if on_rollout is not None:
-                on_rollout(int(driving[lane]), recorders[lane].rollout(frames[lane].copy(), bool(terminated[lane])))
-            driving[lane] = -1
+
+class _Tally:
+    """Which lane drives which episode, and what the episodes have scored."""
+
+    def __init__(self, env: VectorEnv, episodes: Sequence[Episode], give_up: GiveUp | None):
+        self.env, self.episodes, self.give_up = env, episodes, give_up
+        self.scores, self.lengths = np.zeros(len(episodes)), np.zeros(len(episodes), dtype=np.int64)
+        self.driving = np.full(env.num_envs, -1)  # index of the episode that a lane drives; −1 rests
+        self.started = 0
+        self.idle_steps = np.zeros(env.num_envs, dtype=np.int64)  # since a reward above zero
+        self.idle_reward = np.zeros(env.num_envs)
+
+    @property
+    def live(self) -> np.ndarray:
+        """int64 (L,): the lanes that drive."""
+        return np.flatnonzero(self.driving >= 0)
+
+    @property
+    def done(self) -> bool:
+        return self.started == len(self.episodes) and not len(self.live)
+
+    def start_free_lanes(self) -> np.ndarray:
+        """Hand the next episodes to the lanes that rest; returns those lanes."""
+        free = np.flatnonzero(self.driving < 0)[: len(self.episodes) - self.started]
+        self.driving[free] = np.arange(self.started, self.started + len(free))
+        self.started += len(free)
+        self.idle_steps[free], self.idle_reward[free] = 0, 0.0
+        return free
+
+    def reset(self, lanes: np.ndarray, options: dict[str, Any] | None) -> np.ndarray:
+        """Reset `lanes` to their episodes; returns the observations of all lanes."""
+        seeds: list[int | None] = [None] * self.env.num_envs
+        mask = np.zeros(self.env.num_envs, dtype=bool)
+        for lane in lanes:
+            seeds[lane], mask[lane] = self.episodes[self.driving[lane]].seed, True
+        observations, _ = self.env.reset(seed=seeds, options={**(options or {}), "reset_mask": mask})  # type: ignore[arg-type]  # a list, as every vector env takes
+        return observations
+
+    def add(self, live: np.ndarray, rewards: np.ndarray, over: np.ndarray) -> np.ndarray:
+        """Count one step of the lanes `live`; returns those whose episode ended or is given up."""
+        current = self.driving[live]
+        if not np.isfinite(rewards[live]).all():
+            lane = live[~np.isfinite(rewards[live])][0]
+            episode = self.driving[lane]
+            raise UserError(
+                f"{name_of(self.env)} paid {rewards[lane]} at step {self.lengths[episode] + 1} of the episode with "
+                f"seed {self.episodes[episode].seed}: a reward must be a finite number; correct the environment."
+            )
+        self.scores[current] += rewards[live]
+        self.lengths[current] += 1
+        if self.give_up is None:
+            return live[over[live]]
+        self.idle_steps = np.where(rewards > 0, 0, self.idle_steps + 1)
+        self.idle_reward = np.where(rewards > 0, 0.0, self.idle_reward + rewards)
+        hopeless = live[(self.idle_steps[live] >= self.give_up.after) & ~over[live]]
+        left = self.give_up.horizon - self.lengths[self.driving[hopeless]]
+        self.scores[self.driving[hopeless]] += left * self.idle_reward[hopeless] / self.idle_steps[hopeless]
+        return np.union1d(live[over[live]], hopeless)
+
+    def rest(self, lanes: np.ndarray) -> None:
+        self.driving[lanes] = -1
+
+
+class _Recorder:
+    """What the lanes have seen of their episodes so far."""
+
+    def __init__(self, lanes: int, on_rollout: Callable[[int, Rollout], None]):
+        self.on_rollout, self.lanes = on_rollout, [_Recording() for _ in range(lanes)]
+
+    def before(self, live: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
+        for lane in live:
+            self.lanes[lane].frames.append(frames[lane].copy())
+            self.lanes[lane].actions.append(actions[lane].copy())
+
+    def after(self, live: np.ndarray, rewards: np.ndarray) -> None:
+        for lane in live:
+            self.lanes[lane].rewards.append(float(rewards[lane]))
+
+    def finish(self, over: np.ndarray, episodes: np.ndarray, frames: np.ndarray, terminated: np.ndarray) -> None:
+        """Hand on the episodes of the lanes `over`."""
+        for lane, episode in zip(over, episodes, strict=True):
+            self.on_rollout(int(episode), self.lanes[lane].rollout(frames[lane].copy(), bool(terminated[lane])))
+            self.lanes[lane] = _Recording()
+
+
+@dataclass
+class _Recording:
+    """One lane's episode so far."""
+
+    frames: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    def rollout(self, last_frame: np.ndarray, terminated: bool) -> Rollout:
+        terminals = np.zeros(len(self.actions), dtype=bool)
+        terminals[-1] = terminated
+        frames = np.stack([*self.frames, last_frame])
+        return Rollout(frames, np.stack(self.actions), np.array(self.rewards, dtype=np.float32), terminals)
+
+
+def name_of(env: VectorEnv) -> str:
+    """The environment's id, for people."""
+    return env.spec.id if env.spec is not None else type(env).__name__

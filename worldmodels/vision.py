@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 
 
 class VAE(nn.Module):
@@ -113,20 +114,18 @@ def vae_loss(
     return loss, {"loss": loss.detach(), "reconstruction": error.detach().mean(), "kl": kl.detach().mean()}
 
 
-def load(logdir: str | Path, device: torch.device | str = "cpu") -> VAE:
+def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> VAE:
     """The best V of a run, ready to act.
 
     Raises:
         UserError: there is none, or the file is damaged or of another architecture.
     """
-    path = Path(logdir) / "vae" / "best.safetensors"
-    if not path.exists():
-        raise UserError(f"There is no trained V in {logdir}: run `worldmodels train-vae --logdir {logdir}` first.")
+    path = RunDir.of(logdir).trained("vae")
     tensors, meta = checkpoint.load(path)
     return build(path, tensors, meta).to(device).eval()
 
 
-def build(path: Path, tensors: dict[str, Tensor], meta: dict) -> VAE:
+def build(path: object, tensors: dict[str, Tensor], meta: dict) -> VAE:
     """V rebuilt from a checkpoint's content; UserError when the file holds something else."""
     try:
         vae = VAE(**meta["vae"])

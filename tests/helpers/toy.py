@@ -42,6 +42,8 @@ class Toy(gymnasium.Env):
         return image
 
 
-DESCRIPTIONS[TOY] = Description(TOY, crop=(4, 36, 0, 48), action="discrete", time_limit=18)
+DESCRIPTIONS["worldmodels-tests/Toy-v0"] = Description(
+    "worldmodels-tests/Toy-v0", crop=(4, 36, 0, 48), action="discrete", time_limit=18
+)
 if "worldmodels-tests/Toy-v0" not in gymnasium.registry:
     gymnasium.register("worldmodels-tests/Toy-v0", Toy, max_episode_steps=20)

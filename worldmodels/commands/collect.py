@@ -1,7 +1,7 @@
 """Drive with a random policy (or a trained agent) and store the episodes.
 
     worldmodels collect --rollouts 1000 --threads 8
-    (the seed: python data/generation_script.py --rollouts 1000 --rootdir datasets/carracing --threads 8)
+    (ctallec's port: python data/generation_script.py --rollouts 1000 --rootdir datasets/carracing --threads 8)
 
 Writes <rootdir>/rollout_000000.npz …, exactly as many as asked for, and collect.json with the settings they were driven
 with; at the end metrics.jsonl, a row an episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
@@ -11,33 +11,32 @@ Other settings, or more rollouts than asked for, in the folder are an error; `--
 made there, and nothing else. Further .npz files and subfolders are left alone (training reads them too).
 """
 
-import functools
-import hashlib
 import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from tqdm import tqdm
 
 from worldmodels import envs
-from worldmodels.data import minari as minari_export
-from worldmodels.data.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
-from worldmodels.data.policies import RandomPolicy
-from worldmodels.envs import ActionKind
+from worldmodels.data import minari
+from worldmodels.data.dataset import Dataset
+from worldmodels.data.episodes import BadFile, inspect, load_rewards
+from worldmodels.envs import World
+from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
-from worldmodels.rollout import Episode, Policy, Rollout, drive, track_seeds
-from worldmodels.runs import metrics as logs
-from worldmodels.runs import settings as config
-from worldmodels.runs.files import replacing
-from worldmodels.runs.settings import Collect
-from worldmodels.workers.pool import cores, run_jobs
+from worldmodels.rollout import Episode
+from worldmodels.runs import metrics
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import alone, write_atomically, write_json
+from worldmodels.runs.progress import Pace, progress
+from worldmodels.runs.settings import Collect, check
+from worldmodels.workers.driver import Course, Drivers, Job, best_of
+from worldmodels.workers.places import Place, choose_places, cores
+from worldmodels.workers.pool import open_pool
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
 ALL_LANES = 64  # in all the workers together: 64 recorded episodes of 1,000 frames are 0.8 GB
@@ -46,147 +45,110 @@ NAME = re.compile(r"rollout_(\d{6,})\.npz")
 
 
 def main(cfg: Collect) -> None:
-    root = Path(cfg.rootdir)
     check(cfg)
-    try_out(cfg)
-    claim(root, cfg)
-    missing = [rollout for rollout in range(cfg.rollouts) if not whole(rollout_path(root, rollout))]
-    if missing:
-        collect(cfg, missing)
-    remove_temporary_files(root)
-    dataset = collected(root, cfg.rollouts)
-    logs.write_whole(root, "rollout", metrics(cfg, dataset))
-    size = sum(path.stat().st_size for path in dataset.files) / 1e6
-    print(f"{root} holds {cfg.rollouts:,} rollouts: {dataset.steps:,} steps, {size:,.0f} MB.")
-    if cfg.format == "minari":
-        minari_export.export(dataset, root / "minari", cfg.env, cfg.policy)
+    root = Path(cfg.rootdir)
+    drivers, population = who_drives(cfg)
+    try_out(cfg, drivers)
+    make_folder(root)
+    with alone(root, "collecting"):
+        claim(root, cfg)
+        missing = [rollout for rollout in range(cfg.rollouts) if not whole(rollout_path(root, rollout))]
+        if missing:
+            collect(cfg, drivers, population, missing)
+        remove_temporary_files(root)
+        dataset = collected(root, cfg.rollouts)
+        metrics.write_whole(root, "rollout", rows(cfg, dataset))
+        size = sum(path.stat().st_size for path in dataset.files) / 1e6
+        print(f"{root} holds {cfg.rollouts:,} rollouts: {dataset.steps:,} steps, {size:,.0f} MB.")
+        if cfg.format == "minari":
+            minari.export(dataset, root / "minari", cfg.env, cfg.policy)
 
 
-def collect(cfg: Collect, missing: list[int]) -> None:
-    """Drive the missing rollouts on worker processes."""
-    threads = cfg.threads or cores()
-    native = envs.describe(cfg.env).native
-    parts = blocks(missing) if cfg.policy == "agent" and native else shares(missing, threads, native)
-    jobs = [Job(cfg, part, start_options(cfg)) for part in parts]
-    steps = 0
-    with tqdm(
-        total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout", dynamic_ncols=True
-    ) as bar:
-        for index, driven in run_jobs(drive_rollouts, jobs, min(threads, len(jobs))):
-            steps += driven
-            bar.update(len(set(jobs[index].rollouts) & set(missing)))
-            bar.set_postfix_str(f"{steps / bar.format_dict['elapsed']:.0f} steps/s")
+def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missing: list[int]) -> None:
+    """Drive the missing rollouts on workers, and write each job's as it ends."""
+    root, places = Path(cfg.rootdir), where(cfg)
+    parts = blocks(missing) if drivers.models and drivers.lanes > 1 else shares(missing, len(places), drivers.lanes)
+    jobs = [Job(tuple(episode(cfg, i) for i in part), population, course(cfg), record=True) for part in parts]
+    pace, wanted = Pace(), set(missing)
+    with (
+        progress(total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout") as bar,
+        open_pool(drivers, places[: len(jobs)]) as pool,
+    ):
+        for index, outcome in pool.run(jobs, pace.add):
+            for rollout, data in zip(parts[index], outcome.rollouts, strict=True):
+                if rollout in wanted:
+                    write_atomically(rollout_path(root, rollout), data)
+                    bar.update()
+            bar.set_postfix_str(str(pace), refresh=False)
 
 
-# --------------------------------------------------------------------------------------------- in a worker
+# ------------------------------------------------------------------------------------------------ who drives
 
 
-@dataclass(frozen=True)
-class Job:
-    """Rollouts that one worker drives side by side."""
+def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
+    """What every worker is set up with, and C's parameters (1, n) if a trained agent drives.
 
-    cfg: Collect
-    rollouts: tuple[int, ...]
-    options: dict[str, Any] | None
-    """of the environment's reset"""
-
-
-def drive_rollouts(job: Job) -> int:
-    """Drive those of the job's rollouts that are not there yet and write each as it ends; returns the steps driven.
-
-    An agent drives the others again too, so that its arithmetic is that of an uninterrupted collection.
+    Raises:
+        UserError: the environment cannot be found or has no such start; V, M or C is missing or does not fit.
     """
-    root = Path(job.cfg.rootdir)
-    asked = [rollout for rollout in job.rollouts if rollout < job.cfg.rollouts]
-    wanted = [rollout for rollout in asked if not whole(rollout_path(root, rollout))]
-    if not wanted:
-        return 0
-    driven = list(job.rollouts) if job.cfg.policy == "agent" else wanted
-    env = lanes(job.cfg.env, len(driven) if envs.describe(job.cfg.env).native else 1, job.cfg.max_steps)
-    kind = envs.action_kind(envs.describe(job.cfg.env), env.single_action_space)
-    episodes = [episode(job.cfg, rollout) for rollout in driven]
+    description = envs.find(cfg.env)
+    envs.reset_options(cfg.env, cfg.start)
+    if cfg.format == "minari":
+        minari.require()
+    world = World(cfg.env)
+    if cfg.policy != "agent":
+        return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
+    models, parameters = best_of(RunDir.of(cfg.logdir), envs.actions_in(world))
+    return Drivers(world, AGENT_LANES if description.batched else 1, models), parameters[None]
 
-    def write(index: int, rollout: Rollout) -> None:
-        if driven[index] in wanted:
-            save_rollout(rollout_path(root, driven[index]), rollout, episodes[index].seed)
 
-    _, lengths = drive(env, kind, driver(job.cfg, kind), episodes, options=job.options, on_rollout=write)
-    return int(lengths.sum())
+def where(cfg: Collect) -> tuple[Place, ...]:
+    """A process a core, each on one thread; with an agent and a GPU, on the GPU."""
+    if cfg.policy != "agent":
+        return tuple(Place(i, "cpu", 1) for i in range(cfg.threads or cores()))
+    from worldmodels.workers.places import choose_device
+
+    return choose_places(choose_device(cfg.device), cfg.threads, batched=False)
 
 
 def episode(cfg: Collect, rollout: int) -> Episode:
-    """The track and the driver of a rollout: an agent is the only one of its population, a random policy has as many
+    """The seed and the driver of a rollout: an agent is the only one of its population, a random policy has as many
     noises as there are rollouts."""
-    seed = track_seeds(cfg.seed, rollout, count=1)[0]
+    seed = training_seeds(cfg.seed, rollout, count=1)[0]
     return Episode(seed, candidate=0 if cfg.policy == "agent" else rollout)
 
 
-@functools.lru_cache(maxsize=1)
-def lanes(env_id: str, count: int, max_steps: int | None) -> VectorEnv:
-    """The worker's environment, kept from one job to the next."""
-    return envs.make(env_id, count, num_threads=1, max_steps=max_steps)
+def course(cfg: Collect) -> Course:
+    return Course(cfg.start, cfg.max_steps)
 
 
-def driver(cfg: Collect, kind: ActionKind) -> Policy:
-    """Who drives."""
-    return load_agent(cfg, kind) if cfg.policy == "agent" else RandomPolicy(cfg.policy, kind, cfg.seed)
+def try_out(cfg: Collect, drivers: Drivers) -> None:
+    """Make the environment once in this process and take a step.
 
-
-def load_agent(cfg: Collect, kind: ActionKind) -> Policy:
-    """The trained agent of `cfg.logdir`; UserError when V, M or C is missing."""
-    import torch  # random policies do without: 0.2 GB and two seconds a worker
-
-    from worldmodels import agent
-
-    if parent_process() is not None:
-        torch.set_num_threads(1)  # the workers share the cores among them
-    return agent.load(cfg.logdir, kind, agent.choose_device(cfg.device))
-
-
-# ------------------------------------------------------------------------------------------ before driving
-
-
-def check(cfg: Collect) -> None:
-    """UserError for settings that cannot be."""
-    config.check(cfg)
-    if cfg.start == "anywhere" and not envs.describe(cfg.env).native:
-        raise UserError(f"--start anywhere needs our own simulator, and {cfg.env} is another: leave the flag out.")
-    if cfg.format == "minari":
-        minari_export.require()
-
-
-def try_out(cfg: Collect) -> None:
-    """Make the environment and the driver once in this process and take a step.
-
-    Whatever is wrong with them is said before anything is written, and a simulator that has to be compiled is compiled
+    Whatever is wrong with it is said before anything is written, and a simulator that has to be compiled is compiled
     once, not by every worker.
     """
-    env = envs.make(cfg.env, 1, num_threads=1, max_steps=cfg.max_steps)
+    env = envs.make(drivers.world, 1, threads=1, max_steps=cfg.max_steps)
     try:
-        kind = envs.action_kind(envs.describe(cfg.env), env.single_action_space)
-        driver(cfg, kind)
-        env.reset(seed=0, options=start_options(cfg))
-        env.step(kind.to_env(np.zeros((1, kind.size), dtype=np.float32)))
+        actions = envs.actions_for(drivers.world, env.single_action_space)
+        env.reset(seed=0, options=envs.reset_options(cfg.env, cfg.start))
+        env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
     finally:
         env.close()
 
 
-def start_options(cfg: Collect) -> dict[str, Any] | None:
-    """Reset options for `cfg.start`."""
-    return envs.TRAINING_START if cfg.start == "anywhere" else None
-
-
 def blocks(missing: Sequence[int]) -> list[tuple[int, ...]]:
-    """The blocks of an agent's rollouts that hold a missing one: always the same blocks, whatever is missing."""
+    """The blocks of an agent's rollouts that hold a missing one: always the same blocks, whatever is missing, so that
+    its arithmetic is that of an uninterrupted collection."""
     numbers = sorted({rollout // AGENT_LANES for rollout in missing})
     return [tuple(range(n * AGENT_LANES, (n + 1) * AGENT_LANES)) for n in numbers]
 
 
-def shares(missing: Sequence[int], threads: int, native: bool) -> list[tuple[int, ...]]:
-    """The missing rollouts in equal shares, one a job: a full set of lanes in our own simulator, one elsewhere."""
-    most = max(1, min(LANES, ALL_LANES // threads)) if native else 1
-    rounds = -(-len(missing) // (threads * most))
-    count = min(threads * rounds, len(missing))
+def shares(missing: Sequence[int], workers: int, lanes: int) -> list[tuple[int, ...]]:
+    """The missing rollouts in equal shares, one a job."""
+    most = max(1, min(lanes, ALL_LANES // workers))
+    rounds = -(-len(missing) // (workers * most))
+    count = min(workers * rounds, len(missing))
     return [tuple(share.tolist()) for share in np.array_split(np.array(missing), count)]
 
 
@@ -213,7 +175,7 @@ def whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        return episode_length(path) == len(load_rewards(path))
+        return inspect(path).length == len(load_rewards(path))
     except BadFile as error:
         tqdm.write(f"{path} is damaged ({error.reason}): it is driven again.", file=sys.stderr)
         return False
@@ -222,16 +184,23 @@ def whole(path: Path) -> bool:
 def collected(root: Path, rollouts: int) -> Dataset:
     """The first `rollouts` rollouts of the folder."""
     files = tuple(rollout_path(root, rollout) for rollout in range(rollouts))
-    return Dataset(files, tuple(episode_length(path) for path in files))
+    return Dataset(files, tuple(map(inspect, files)))
 
 
-def metrics(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
-    """A row an episode, in order: number of the rollout from 1, seed of the track, sum of the rewards, steps."""
-    rows = []
+def rows(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
+    """A row an episode, in order: number of the rollout from 1, seed, sum of the rewards, steps."""
+    found = []
     for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
         score = float(load_rewards(path).sum(dtype=np.float64))
-        rows.append({"rollout": rollout + 1, "seed": episode(cfg, rollout).seed, "score": score, "length": length})
-    return rows
+        found.append({"rollout": rollout + 1, "seed": episode(cfg, rollout).seed, "score": score, "length": length})
+    return found
+
+
+def make_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root} cannot be made ({error.strerror}): choose another --rootdir.") from error
 
 
 def claim(root: Path, cfg: Collect) -> None:
@@ -241,7 +210,6 @@ def claim(root: Path, cfg: Collect) -> None:
         UserError: it cannot be written, or holds rollouts of other settings, or more of them than asked for.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
         if cfg.noreload and (root / "collect.json").exists():
             start_over(root)
         wanted, found = settings(cfg), recorded(root)
@@ -250,12 +218,7 @@ def claim(root: Path, cfg: Collect) -> None:
             raise UserError(
                 f"{root} holds {held}, but no collect.json that says how they were made: choose another --rootdir."
             )
-        if found is not None and found != wanted:
-            differences = ", ".join(
-                f"{key} {found.get(key)} there, {wanted.get(key)} asked for"
-                for key in sorted({*found, *wanted})
-                if found.get(key) != wanted.get(key)
-            )
+        if found is not None and (differences := different(found, wanted)):
             raise UserError(
                 f"{root} holds rollouts of other settings ({differences}): "
                 "use --noreload to start over, or another --rootdir."
@@ -266,8 +229,7 @@ def claim(root: Path, cfg: Collect) -> None:
                 f"{root} holds rollouts beyond the {cfg.rollouts} asked for: ask for {last + 1} or more, "
                 "use --noreload to start over, or another --rootdir."
             )
-        with replacing(root / "collect.json") as temporary:
-            temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+        write_json(root / "collect.json", wanted)
     except OSError as error:
         raise UserError(f"{root} cannot be written ({error}): choose another --rootdir.") from error
 
@@ -276,18 +238,25 @@ def settings(cfg: Collect) -> dict[str, Any]:
     """What decides on the episodes of a collection, as collect.json holds it."""
     chosen = {key: getattr(cfg, key) for key in ("env", "policy", "start", "max_steps", "seed")}
     if cfg.policy == "agent":
-        weights = hashlib.sha256()
-        for part in ("vae", "mdrnn", "ctrl"):
-            weights.update((Path(cfg.logdir) / part / "best.safetensors").read_bytes())
-        chosen |= {"logdir": cfg.logdir, "weights": weights.hexdigest()[:16]}
+        chosen |= {"logdir": cfg.logdir, "driver": RunDir.of(cfg.logdir).driver()[:16]}
     return chosen
+
+
+def different(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """The settings that differ, for people; where the same driver lies now does not count."""
+    names = sorted({*found, *wanted} - {"logdir", "weights"})
+    return ", ".join(
+        f"{name} {found.get(name)} there, {wanted.get(name)} asked for"
+        for name in names
+        if found.get(name) != wanted.get(name) and not (name == "driver" and "weights" in found)  # version 0.1
+    )
 
 
 def recorded(root: Path) -> dict[str, Any] | None:
     """The settings in collect.json; None where there is none."""
     path = root / "collect.json"
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("no settings in it")
         return found
@@ -301,7 +270,7 @@ def start_over(root: Path) -> None:
     """Delete what this command made in the folder; collect.json, by which it knows its own, at last."""
     for path in [*own_files(root).values(), *metrics_files(root)]:
         path.unlink()
-    minari_export.remove(root / "minari")
+    minari.remove(root / "minari")
     (root / "collect.json").unlink()
 
 

@@ -1,259 +1,238 @@
-"""Drive held-out tracks with the trained agent and write evaluation.json, a table, and a video when asked.
+"""Drive held-out tracks with the trained agent; write evaluation.json, a table, and a video when asked.
 
     worldmodels evaluate --logdir exp_dir --episodes 100
     python test_controller.py --logdir exp_dir --render
 
-The environment is Gymnasium's own CarRacing-v3 unless `--env` says otherwise. Track FIRST + i is driven once, for
-i = 0 … episodes − 1. An ordinary environment drives one track at a time in each worker process; our own simulators
-drive a block of tracks side by side in this process. Either way an episode's score depends on its seed and the
-agent alone, not on the number of workers. Scores are kept in evaluation.partial.json as they come: a run that is
-killed and started again goes on, and writes the same evaluation.json. At the end the folder evaluation/ beside it
-gets metrics.jsonl, a row a track, and TensorBoard events.
+The environment is Gymnasium's own CarRacing-v3 unless `--env` says otherwise. The episodes with the seeds SEED …
+SEED + episodes − 1 are driven once each. An ordinary environment drives one at a time in each worker process, our own
+simulator a block side by side in this process. Either way a score depends on the seed and the agent alone, not on the
+number of workers.
+
+Every evaluation is kept in evaluation/, by what was driven; episodes that this driver has driven there are not driven
+again, so that a run that is killed goes on, and 200 episodes extend 100. evaluation.json is the widest evaluation of
+the present driver. evaluation/ also gets metrics.jsonl, a row an episode, and TensorBoard events.
 """
 
 import contextlib
 import hashlib
-import signal
-from collections.abc import Callable, Iterator
+import json
+import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from worldmodels import agent, envs, pretrained
+from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
-from worldmodels.runs import metrics as logs
-from worldmodels.runs import settings as config
-from worldmodels.runs.files import read_json, write_json
-from worldmodels.runs.settings import Evaluate
+from worldmodels.runs import metrics
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import alone, read_json, write_json
+from worldmodels.runs.progress import progress
+from worldmodels.runs.settings import Evaluate, check, evaluation_env
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
-from worldmodels.workers.pool import cores, run_jobs
+from worldmodels.workers.driver import Course, Drivers, Job, best_of
+from worldmodels.workers.places import choose_device, choose_places, limited_threads
+from worldmodels.workers.pool import open_pool
 
-LANES = 64  # episodes that our own simulators drive side by side
-RESULT, PARTIAL, VIDEO = "evaluation.json", "evaluation.partial.json", "evaluation.mp4"
+LANES = 64  # episodes that a batched environment drives side by side
+Score = tuple[float, int]
+"""Sum of the rewards, steps."""
 
 
 def main(cfg: Evaluate) -> None:
-    """Score every track that has no score yet, then write evaluation.json and print the table."""
-    config.check(cfg)
+    """Score every episode that has no score yet, then write the evaluation and print the table."""
+    check(cfg)
     if cfg.pretrained is not None:
         output = cfg.output or f"evaluation-{cfg.pretrained}"
         cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)
-    folder = Path(cfg.output or cfg.logdir)
-    settings = Settings.of(cfg)
-    settings.load_agent()  # a missing V, M or C is said before anything starts
+    run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
+    driver = agent.load(run)  # a missing V, M or C is said before anything starts
+    cfg = replace(cfg, env=cfg.env or evaluation_env(driver.env_id))
     window, filming = ways_to_watch(cfg)
-    key = identity(cfg, settings)
-    progress = Progress.load(folder, key)
-    if window and progress.complete():
-        progress.scores.clear()  # somebody wants to watch: drive again
-
-    todo = blocks(cfg, settings, progress, folder / VIDEO if filming and not progress.filmed(folder) else None)
-    if not todo:
-        print(f"{cfg.logdir} has driven these tracks already: delete {folder / RESULT} to drive them again.")
-    else:
-        progress.commit = versions().get("commit")
-        progress.save()  # an unwritable folder is said before the driving
-        score(todo, settings, progress, workers(cfg, settings, todo, window), window)
-
-    result = summarise(key, progress, command(cfg))
-    write_json(folder / RESULT, result)
-    (folder / PARTIAL).unlink(missing_ok=True)
-    logs.write_whole(folder / "evaluation", "track", metrics(result))
+    with alone(folder.evaluations, "evaluating"):
+        book = Book.open(folder, identity(cfg, run), range(cfg.seed, cfg.seed + cfg.episodes))
+        if window:
+            watch(cfg, run, book)
+        elif not book.missing:
+            print(f"{cfg.logdir} has driven these tracks already: delete {book.path} to drive them again.")
+        else:
+            score(cfg, run, book)
+        if filming and not book.filmed:
+            film(cfg, run, book)
+        result = summarise(book, command(cfg))
+        book.close(result)
+        metrics.write_whole(folder.evaluations, "track", rows(result))
     print(table(result))
-    print(f"Written to {folder / RESULT}" + (f" and {folder / VIDEO}." if progress.video else "."))
+    print(f"Written to {folder.evaluation}" + (f" and {folder.video}." if book.video else "."))
 
 
-def score(todo: list["Block"], settings: "Settings", progress: "Progress", workers: int, window: bool) -> None:
-    """Drive the blocks, keeping every score as it comes."""
-    with tqdm(total=sum(len(block.seeds) for block in todo), desc="evaluate", unit="track") as bar:
-        for block, driven in drive_blocks(todo, settings, workers, window):
-            progress.add(block, driven)
-            bar.update(len(block.seeds))
-            if progress.scores:
-                bar.set_postfix_str(f"mean {np.mean([score for score, _ in progress.scores.values()]):.1f}")
+def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
+    """Drive the missing episodes on workers, keeping every score as it comes."""
+    assert cfg.env is not None
+    world = World(cfg.env)
+    batched = envs.find(cfg.env).batched
+    models, parameters = best_of(run, envs.actions_in(world))
+    blocks = book.blocks(LANES if batched else 1)
+    jobs = [Job(tuple(map(Episode, block)), parameters[None], Course(max_steps=cfg.max_steps)) for block in blocks]
+    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, batched)[: len(jobs)]
+    with (
+        progress(
+            total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit="track"
+        ) as bar,
+        open_pool(Drivers(world, LANES if batched else 1, models), places) as pool,
+    ):
+        for index, outcome in pool.run(jobs):
+            book.add(blocks[index], zip(outcome.scores.tolist(), outcome.lengths.tolist(), strict=True))
+            bar.update(len(blocks[index]))
+            bar.set_postfix_str(f"mean {book.mean:.1f}", refresh=False)
 
 
-# ------------------------------------------------------------------------------------------- what to drive
+def device_of(cfg: Evaluate) -> str:
+    """A single lane gains nothing from a GPU, so `auto` uses one for batched environments only."""
+    assert cfg.env is not None
+    return "cpu" if cfg.device == "auto" and not envs.describe(cfg.env).batched else cfg.device
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a worker needs to drive; picklable."""
+# --------------------------------------------------------------------------------------- what has been driven
 
-    logdir: str
-    env: str
-    max_steps: int | None
-    device: str
+
+def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
+    """Everything that a score depends on besides the seed."""
+    installed = {name: found for name, found in versions().items() if name not in ("commit", "dirty")}
+    device = choose_device(device_of(cfg)).type
+    return {
+        "env": cfg.env, "max_steps": cfg.max_steps, "model": run.driver(), "device": device, "versions": installed,
+    }  # fmt: skip
+
+
+@dataclass
+class Book:
+    """The scores of one evaluation, on disk as they come."""
+
+    folder: RunDir
+    key: dict[str, Any]
+    """What drives where."""
+    seeds: range
+    """What is asked for."""
+    scores: dict[int, Score] = field(default_factory=dict)
+    """By seed."""
+    video: dict[str, Any] | None = None
+    """The drive that the video shows: file, seed, score, length."""
 
     @staticmethod
-    def of(cfg: Evaluate) -> "Settings":
-        """A single lane gains nothing from a GPU, so `auto` uses one for our own simulators' batches only."""
-        native = envs.describe(cfg.env).native
-        device = "cpu" if cfg.device == "auto" and not native else agent.choose_device(cfg.device).type
-        return Settings(cfg.logdir, cfg.env, cfg.max_steps, device)
+    def open(folder: RunDir, key: dict[str, Any], seeds: range) -> "Book":
+        """What earlier evaluations of the same driver in the same environment have left, finished or not."""
+        book = Book(folder, key, seeds)
+        for path in [folder.evaluation, *sorted(folder.evaluations.glob("*.json"))]:
+            with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # missing, damaged, or foreign
+                found = read_json(path)
+                if all(found[part] == value for part, value in key.items()):
+                    pairs = zip(found["seeds"], found["scores"], found["lengths"], strict=True)
+                    book.scores |= {seed: (score, length) for seed, score, length in pairs if score is not None}
+                    book.video = found["video"] or book.video
+        return book
 
     @property
-    def native(self) -> bool:
-        """The environment drives a block of tracks side by side."""
-        return envs.describe(self.env).native
+    def path(self) -> Path:
+        """Named by what is driven, and which episodes."""
+        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:8]
+        name = re.sub(r"[^-\w.]", "_", self.key["env"])
+        return self.folder.evaluations / f"{name}_{self.seeds[0]}+{len(self.seeds)}_{digest}.json"
 
-    def load_agent(self) -> agent.Agent:
-        """The logdir's best driver; UserError names what is missing and the command that makes it."""
-        return agent.load(self.logdir, envs.kind_of(self.env), self.device)
+    @property
+    def missing(self) -> list[int]:
+        return [seed for seed in self.seeds if seed not in self.scores]
 
+    @property
+    def mean(self) -> float:
+        return float(np.mean([self.scores[seed][0] for seed in self.seeds if seed in self.scores]))
 
-@dataclass(frozen=True)
-class Block:
-    """Tracks driven side by side: one job of a worker."""
-
-    first: int
-    """Index of the first of its tracks."""
-    seeds: tuple[int, ...]
-    video: Path | None = None
-    """Where to write the video of its first track."""
-
-
-def identity(cfg: Evaluate, settings: Settings) -> dict[str, Any]:
-    """Everything that a score depends on: two evaluations with the same identity have the same scores."""
-    parts = [Path(cfg.logdir) / stage / "best.safetensors" for stage in ("vae", "mdrnn", "ctrl")]
-    model = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in parts)).hexdigest()
-    seeds = list(range(cfg.seed, cfg.seed + cfg.episodes))
-    where = {"env": cfg.env, "episodes": cfg.episodes, "seeds": seeds, "max_steps": cfg.max_steps}
-    installed = {name: found for name, found in versions().items() if name != "commit"}
-    return {**where, "model": model, "device": settings.device, "versions": installed}
-
-
-def command(cfg: Evaluate) -> str:
-    """The command line that repeats the evaluation."""
-    driver = f"--pretrained {cfg.pretrained}" if cfg.pretrained else f"--logdir {cfg.logdir}"
-    parts = f"worldmodels evaluate {driver} --env {cfg.env} --episodes {cfg.episodes} --seed {cfg.seed}"
-    parts += f" --max-steps {cfg.max_steps}" if cfg.max_steps else ""
-    return parts + (f" --device {cfg.device}" if cfg.device != "auto" else "")
-
-
-def blocks(cfg: Evaluate, settings: Settings, progress: "Progress", video: Path | None) -> list[Block]:
-    """The blocks that still have to be driven; their borders never depend on what was driven before.
-
-    The video is the first track's own drive, so that track is driven (again) to film it.
-    """
-    size = LANES if settings.native else 1
-    seeds = range(cfg.seed, cfg.seed + cfg.episodes)
-    todo = [
-        Block(first, tuple(seeds[first : first + size]))
-        for first in range(0, cfg.episodes, size)
-        if not all(index in progress.scores for index in range(first, min(first + size, cfg.episodes)))
-    ]
-    if video is not None:
-        if todo and todo[0].first == 0 and size == 1:
-            del todo[0]
-        todo.insert(0, Block(0, (cfg.seed,), video))
-    return todo
-
-
-# --------------------------------------------------------------------------------------------- what was driven
-
-
-@dataclass
-class Driven:
-    """Outcome of a block."""
-
-    scores: list[float]
-    lengths: list[int]
-
-
-@dataclass
-class Progress:
-    """Scores so far, kept on disk."""
-
-    folder: Path
-    key: dict[str, Any]
-    scores: dict[int, tuple[float, int]] = field(default_factory=dict)
-    """Index of the track → score, length."""
-    video: dict[str, Any] | None = None
-    """The drive that evaluation.mp4 shows: file, seed, score, length."""
-    commit: str | None = None
-    """Of the code that drove last."""
-
-    @staticmethod
-    def load(folder: Path, key: dict[str, Any]) -> "Progress":
-        """What an earlier evaluation with the same identity has left, finished or not."""
-        for name in (RESULT, PARTIAL):
-            with contextlib.suppress(UserError):  # missing, or cut short by a full disk: drive again
-                found = read_json(folder / name)
-                if all(found.get(part) == value for part, value in key.items()):
-                    pairs = zip(found["scores"], found["lengths"], strict=True)
-                    scores = {i: (s, n) for i, (s, n) in enumerate(pairs) if s is not None}
-                    return Progress(folder, key, scores, found["video"], found["commit"])
-        return Progress(folder, key)
-
-    def complete(self) -> bool:
-        """Whether every track has a score."""
-        return len(self.scores) == self.key["episodes"]
-
-    def filmed(self, folder: Path) -> bool:
+    @property
+    def filmed(self) -> bool:
         """Whether the video of this evaluation is there."""
-        return self.video is not None and (folder / VIDEO).exists()
+        return self.video is not None and self.video["seed"] == self.seeds[0] and self.folder.video.exists()
 
-    def add(self, block: Block, driven: Driven) -> None:
-        """Enter a block's scores and save."""
-        if block.video is not None:
-            first = {"seed": block.seeds[0], "score": driven.scores[0], "length": driven.lengths[0]}
-            self.video = {"file": block.video.name, **first}
-        if block.video is None or not envs.describe(self.key["env"]).native:  # blocks alone score a native simulator
-            for offset, pair in enumerate(zip(driven.scores, driven.lengths, strict=True)):
-                self.scores[block.first + offset] = pair
+    def blocks(self, size: int) -> list[tuple[int, ...]]:
+        """The missing episodes side by side; the borders of the blocks do not depend on what was driven before."""
+        parts = [tuple(self.seeds[i : i + size]) for i in range(0, len(self.seeds), size)]
+        return [part for part in parts if not all(seed in self.scores for seed in part)]
+
+    def add(self, seeds: tuple[int, ...], driven: "Iterator[Score] | zip[Score]") -> None:
+        """Enter scores and save."""
+        self.scores |= dict(zip(seeds, driven, strict=True))
         self.save()
 
     def save(self) -> None:
-        """Write evaluation.partial.json, atomically."""
-        scores = [self.scores.get(i, (None, None)) for i in range(self.key["episodes"])]
-        content = {"scores": [score for score, _ in scores], "lengths": [length for _, length in scores]}
-        write_json(self.folder / PARTIAL, {**self.key, **content, "video": self.video, "commit": self.commit})
+        kept = [self.scores.get(seed, (None, None)) for seed in self.seeds]
+        scores, lengths = [score for score, _ in kept], [length for _, length in kept]
+        content = {**self.key, "seeds": list(self.seeds), "scores": scores, "lengths": lengths, "video": self.video}
+        write_json(self.path, content)
+
+    def close(self, result: dict[str, Any]) -> None:
+        """Keep the finished evaluation; evaluation.json stays where it says more about the same driver."""
+        write_json(self.path, result)
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            there = read_json(self.folder.evaluation)
+            says_more = there["max_steps"] is None, there["episodes"]
+            if there["model"] == result["model"] and says_more > (result["max_steps"] is None, result["episodes"]):
+                kept = f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} tracks"
+                print(f"{kept}; this one is in {self.path}.")
+                return
+        write_json(self.folder.evaluation, result)
 
 
-def summarise(key: dict[str, Any], progress: Progress, command: str) -> dict[str, Any]:
+def summarise(book: Book, command: str) -> dict[str, Any]:
     """The content of evaluation.json.
 
-    `std` is the sample standard deviation (n − 1) over the tracks, `stderr` that of the mean; both are None for a
-    single track, which has no spread.
+    `std` is the sample standard deviation (n − 1) over the episodes, `stderr` that of the mean; both are None for a
+    single one, which has no spread.
     """
-    scores = np.array([progress.scores[i][0] for i in range(key["episodes"])])
+    scores = np.array([book.scores[seed][0] for seed in book.seeds])
     spread = float(scores.std(ddof=1)) if len(scores) > 1 else None
     return {
-        "env": key["env"],
-        "episodes": key["episodes"],
+        "env": book.key["env"],
+        "episodes": len(scores),
         "mean": float(scores.mean()),
         "std": spread,
         "stderr": None if spread is None else spread / len(scores) ** 0.5,
         "min": float(scores.min()),
         "max": float(scores.max()),
         "command": command,
-        "max_steps": key["max_steps"],
-        "device": key["device"],
-        "versions": key["versions"],
-        "commit": progress.commit,
-        "model": key["model"],
-        "video": progress.video,
-        "seeds": key["seeds"],
+        **book.key,
+        "commit": versions().get("commit"),
+        "video": book.video,
+        "seeds": list(book.seeds),
         "scores": scores.tolist(),
-        "lengths": [progress.scores[i][1] for i in range(key["episodes"])],
+        "lengths": [book.scores[seed][1] for seed in book.seeds],
     }
 
 
-def metrics(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a track, in order: its number from 1, seed, score and length in steps."""
-    tracks = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
-    return [{"track": i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(tracks, 1)]
+def command(cfg: Evaluate) -> str:
+    """The command line that repeats the evaluation."""
+    words = [
+        "worldmodels",
+        "evaluate",
+        *(("--pretrained", cfg.pretrained) if cfg.pretrained else ("--logdir", cfg.logdir)),
+    ]
+    words += ["--env", str(cfg.env), "--episodes", str(cfg.episodes), "--seed", str(cfg.seed)]
+    words += ["--max-steps", str(cfg.max_steps)] if cfg.max_steps else []
+    return shlex.join(words + (["--device", cfg.device] if cfg.device != "auto" else []))
+
+
+def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row an episode, in order: its number from 1, seed, score and length in steps."""
+    driven = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
+    return [{"track": i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(driven, 1)]
 
 
 def table(result: dict[str, Any], columns: int = 10) -> str:
-    """Every score, ten tracks a line, and what they come to."""
+    """Every score, ten a line, and what they come to."""
     seeds, scores = result["seeds"], result["scores"]
     columns = min(columns, len(scores))
     width = max(len(str(seeds[-1])), 5)
@@ -275,79 +254,40 @@ def headline(result: dict[str, Any]) -> str:
     return f"{spread} (standard error {result['stderr']:.1f}, lowest {result['min']:.1f}, highest {result['max']:.1f})"
 
 
-# --------------------------------------------------------------------------------------------------- driving
+# -------------------------------------------------------------------------------------------------- watching
 
 
 def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
     """(in a window, as an mp4): `--render` falls back to the mp4, in a sentence, where no window can be opened."""
     if not cfg.render:
         return False, cfg.video
+    assert cfg.env is not None
     if "human" not in spectator.render_modes(cfg.env):
-        print(f"{cfg.env} draws no window: {VIDEO} shows the drive instead.")
+        print(f"{cfg.env} draws no window: evaluation.mp4 shows the drive instead.")
         return False, True
     if not spectator.has_display():
-        print(f"There is no display to open a window on: {VIDEO} shows the drive instead.")
+        print("There is no display to open a window on: evaluation.mp4 shows the drive instead.")
         return False, True
     return True, cfg.video
 
 
-def workers(cfg: Evaluate, settings: Settings, todo: list[Block], window: bool) -> int:
-    """Worker processes; a window and our own simulators need this process only."""
-    return 1 if window or settings.native else min(cfg.max_workers or cores(), len(todo))
+def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
+    """Drive every episode in a window, which stays open from one to the next."""
+    assert cfg.env is not None
+    driver = agent.load(run, envs.actions_in(World(cfg.env)))
+    lane = spectator.lane(cfg.env, cfg.max_steps, "human")
+    try:
+        with limited_threads(1):
+            for seed in book.seeds:
+                scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)])
+                book.add((seed,), zip(scores.tolist(), lengths.tolist(), strict=True))
+    finally:
+        lane.close()
 
 
-class Driver:
-    """Drives blocks with the logdir's agent, on fresh environments (a window stays open from track to track)."""
-
-    def __init__(self, settings: Settings, window: bool = False):
-        self.env, self.max_steps = settings.env, settings.max_steps
-        self.agent = settings.load_agent()
-        self.window = spectator.lane(self.env, self.max_steps, "human") if window else None
-
-    def __call__(self, block: Block) -> Driven:
-        """Scores and lengths of a block's tracks, or of its first track alone when it is filmed."""
-        if block.video is not None:
-            score, length = spectator.film(self.agent, self.env, block.seeds[0], block.video, max_steps=self.max_steps)
-            return Driven([score], [length])
-        lanes = self.window or envs.make(self.env, len(block.seeds), max_steps=self.max_steps)
-        try:
-            scores, lengths = drive(lanes, self.agent.kind, self.agent, [Episode(seed) for seed in block.seeds])
-        finally:
-            if lanes is not self.window:
-                lanes.close()
-        return Driven(scores.tolist(), lengths.tolist())
-
-    def close(self) -> None:
-        if self.window is not None:
-            self.window.close()
-
-
-_driver: Callable[[Block], Driven] | None = None  # a worker process's own
-
-
-def _start_worker(settings: Settings) -> None:
-    """Load the agent once in a worker, which computes on one thread: there are as many workers as cores."""
-    global _driver
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    torch.set_num_threads(1)
-    _driver = Driver(settings)
-
-
-def _drive_in_worker(block: Block) -> Driven:
-    assert _driver is not None
-    return _driver(block)
-
-
-def drive_blocks(todo: list[Block], settings: Settings, workers: int, window: bool) -> Iterator[tuple[Block, Driven]]:
-    """Drive the blocks as workers become free; yields each with its outcome as it ends."""
-    if workers > 1:
-        for index, driven in run_jobs(_drive_in_worker, todo, workers, _start_worker, (settings,)):
-            yield todo[index], driven
-        return
-    with contextlib.nullcontext() if settings.native else spectator.one_thread():  # as a worker, to the last bit
-        driver = Driver(settings, window)
-        try:
-            for block in todo:
-                yield block, driver(block)
-        finally:
-            driver.close()
+def film(cfg: Evaluate, run: RunDir, book: Book) -> None:
+    """Drive the first episode once more for the video."""
+    assert cfg.env is not None
+    driver, seed = agent.load(run, envs.actions_in(World(cfg.env))), book.seeds[0]
+    total, length = spectator.film(driver, cfg.env, seed, book.folder.video, max_steps=cfg.max_steps)
+    book.video = {"file": book.folder.video.name, "seed": seed, "score": total, "length": length}

@@ -19,10 +19,9 @@ from typing import Any
 from PIL import Image
 
 from worldmodels import __version__
-from worldmodels.commands import evaluate
 from worldmodels.commands.train_mdrnn import DREAM_STRIDE, DREAM_WARM_UP
+from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
-from worldmodels.rollout import HELD_OUT
 from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.files import read_json, write_atomically
@@ -61,7 +60,7 @@ def write_report(logdir: Path) -> Path:
 
 def page(logdir: Path) -> str:
     """The whole page."""
-    evaluation = _json(logdir / evaluate.RESULT)
+    evaluation = _json(logdir / "evaluation.json")
     sizes, picture = model_sizes(logdir), newest(logdir / "vae" / "samples", "reconstruction")
     frame = first_frame(picture) if picture else None
     drawings = "".join(diagram.pipeline(sizes, frame, vertical) for vertical in (False, True))
@@ -144,7 +143,7 @@ def comparison(evaluation: Row) -> str:
 def drive(logdir: Path, evaluation: Row | None) -> str:
     """The video of one evaluated drive."""
     video = evaluation and evaluation.get("video")
-    path = logdir / evaluate.VIDEO
+    path = logdir / "evaluation.mp4"
     if not video or not path.exists():
         command = f"worldmodels evaluate --logdir {logdir} --video"
         return f"<section>{missing('There is no video of a drive yet:', command, 'films one.')}</section>"

@@ -1,16 +1,17 @@
 """Evolve C with V and M held fixed.
 
     worldmodels train-controller --logdir exp_dir
-    (the seed: python traincontroller.py --logdir exp_dir --n-samples 4 --pop-size 4 --target-return 950 --display)
+    (ctallec's port: python traincontroller.py --logdir exp_dir --n-samples 4 --pop-size 4 --target-return 950)
 
-Every candidate of a generation drives the same tracks. Every few generations the distribution's MEAN drives the
+Every candidate of a generation drives the same episodes. Every few generations the distribution's MEAN drives the
 selection tracks, which training never sees: best.safetensors is the mean that did best there. Writes <logdir>/ctrl:
 best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 """
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,105 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import choose_device
-from worldmodels.data.latents import Latents
+from worldmodels.agent import Eyes, check_fit
+from worldmodels.controller import Controller
+from worldmodels.data.latents import stored_latents
+from worldmodels.envs import Description, World
+from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
-from worldmodels.evolution import strategies as evolution
-from worldmodels.evolution.fitness import Crew, Setting, choose_devices
-from worldmodels.rollout import SELECTION, Episode, GiveUp, track_seeds
+from worldmodels.evolution import strategies
+from worldmodels.evolution.fitness import fitness
+from worldmodels.evolution.search import Search, whitened_directions
+from worldmodels.rollout import GiveUp
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
-from worldmodels.runs.settings import TrainController
+from worldmodels.runs.progress import progress
+from worldmodels.runs.settings import TrainController, check
+from worldmodels.workers.driver import Course, Drivers, Models
+from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
+from worldmodels.workers.pool import open_pool
 
 WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
+FIXED = ("env", "strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
+"""Settings that an evolution keeps from its first generation to its last."""
+
+
+def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None:
+    """Evolve; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
+    check(cfg)
+    run, description = RunDir.of(cfg.logdir), envs.find(cfg.env)
+    refuse(cfg, description)
+    shape = shape_of_c(cfg, run)
+    places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
+    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision_of(cfg, places))
+    with alone(run.ctrl, "evolving C"):
+        state = resume(cfg, run, shape)
+        begin()
+        if state.finished(cfg, description):
+            print(
+                f"C in {run.ctrl} is trained already ({state.loop.generation} generations, {state.loop.best_so_far}): "
+                "more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
+            )
+            return
+        evolve(cfg, run, state, Drivers(World(cfg.env), cfg.batch_size, models), places, description)
+    loop = state.loop
+    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best_so_far}.")
+
+
+def evolve(
+    cfg: TrainController,
+    run: RunDir,
+    state: "State",
+    drivers: Drivers,
+    places: tuple[Place, ...],
+    description: Description,
+) -> None:
+    """ask → fitness → tell, until the evolution has what it was asked for."""
+    loop, strategy, space = state.loop, state.strategy, state.space
+    share = {"lanes": cfg.batch_size, "workers": len(places)}
+    metrics = Metrics(run.ctrl, "generation", loop.generation)
+    started = time.perf_counter() - loop.seconds
+    bar = progress(total=cfg.epochs, initial=loop.generation, unit="generation", desc="C")
+    with open_pool(drivers, places) as pool, bar:
+        while not state.finished(cfg, description):
+            began, steps_before = time.perf_counter(), loop.env_steps
+            tracks = training_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
+            with progress(inner=True, unit=" steps", desc=f"generation {loop.generation + 1}") as steps:
+                candidates = space.parameters(strategy.ask())
+                course = training_course(cfg, description, loop.generation)
+                scores, driven = fitness(pool, candidates, tracks, course, on_step=steps.update, **share)
+            strategy.tell(scores.mean(axis=1))
+            state.count(scores.mean(axis=1), driven)
+
+            selected = None
+            if loop.generation % cfg.select_every == 0 or loop.generation == 1 or state.finished(cfg, description):
+                mean = space.parameters(state.mean)
+                with progress(inner=True, unit=" steps", desc="selection tracks") as steps:
+                    selection = range(SELECTION, SELECTION + cfg.select_tracks)
+                    results, driven = fitness(pool, mean[None], selection, Course(), on_step=steps.update, **share)
+                selected = float(results.mean())
+                loop.env_steps += driven
+                if loop.best is None or selected > loop.best:
+                    loop.best = selected
+                    save_best(run, state, mean, cfg)
+
+            now = time.perf_counter()
+            loop.seconds = now - started
+            pace = (loop.env_steps - steps_before) / (now - began)
+            metrics.write(state.row(selected) | {"steps_per_second": pace, "seconds": loop.seconds})
+            state.save(run)
+            bar.set_postfix_str(
+                f"population {state.history[-1].mean():.0f}, best mean {loop.best_so_far}", refresh=False
+            )
+            bar.update()
+            if cfg.display:
+                show(state, selected)
+    metrics.close()
+
+
+# --------------------------------------------------------------------------------------- where it stands
 
 
 @dataclass
@@ -43,7 +132,9 @@ class Loop:
     best: float | None = None
     """Highest mean score on the selection tracks,"""
     select_tracks: int = 0
-    """which were so many."""
+    """which were so many,"""
+    models: str = ""
+    """driven with this V and M."""
     seconds: float = 0.0
 
     @property
@@ -52,13 +143,133 @@ class Loop:
         return "not selected yet" if self.best is None else f"{self.best:.1f} on the selection tracks"
 
 
-def main(cfg: TrainController) -> None:
-    device = choose_device(cfg.device)
-    folder = Path(cfg.logdir) / "ctrl"
-    vae, mdrnn = vision.load(cfg.logdir), memory.load(cfg.logdir)  # said at once when one is missing
-    description = envs.describe(cfg.env)
-    if cfg.start == "anywhere" and not description.native:
-        raise UserError(f"Only our own simulator starts anywhere: use --start line with --env {cfg.env}.")
+@dataclass
+class State:
+    """An evolution: the loop, and the strategy, which is rebuilt from the scores it was told."""
+
+    loop: Loop
+    settings: dict[str, Any]
+    """The values of FIXED."""
+    shape: Controller
+    space: Search
+    strategy: strategies.Strategy
+    means: deque[np.ndarray]
+    """The distribution's mean after each of the last generations."""
+    history: list[np.ndarray] = field(default_factory=list)
+    """The scores (P,) of every generation."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The point that is evaluated and kept."""
+        return np.mean(self.means, axis=0)
+
+    def count(self, scores: np.ndarray, steps: int) -> None:
+        """Enter a generation that the strategy was told."""
+        self.means.append(self.strategy.mean)
+        self.history.append(scores)
+        self.loop.generation += 1
+        self.loop.env_steps += steps
+
+    def finished(self, cfg: TrainController, description: Description) -> bool:
+        """Whether the evolution has what it was asked for: generations, steps, or the score."""
+        loop = self.loop
+        target = description.target_return if cfg.target_return is None else cfg.target_return
+        spent = loop.generation >= cfg.epochs or (cfg.env_steps and loop.env_steps >= cfg.env_steps)
+        return bool(spent) or (loop.best is not None and target is not None and loop.best >= target)
+
+    def row(self, selected: float | None) -> dict[str, Any]:
+        """The last generation's metrics."""
+        scores = self.history[-1]
+        return {
+            "generation": self.loop.generation, "env_steps": self.loop.env_steps,
+            "best": float(scores.max()), "mean": float(scores.mean()), "std": float(scores.std()),
+            "worst": float(scores.min()), "sigma": self.strategy.sigma, "selected": selected,
+        }  # fmt: skip
+
+    def save(self, run: RunDir) -> None:
+        """The scores are all there is to save of the strategy; its mean proves later that a replay arrived."""
+        arrays = {"history": np.array(self.history), "mean": self.strategy.mean}
+        if self.space.basis is not None:
+            arrays["basis"] = self.space.basis
+        meta = {"settings": self.settings, "loop": asdict(self.loop)}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        checkpoint.save(run.ctrl / "last.safetensors", tensors, meta)
+
+
+def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
+    """The evolution in last.safetensors; a fresh one where there is none, or with --noreload.
+
+    Raises:
+        UserError: the evolution there was started with other settings, or is damaged.
+    """
+    settings = {name: getattr(cfg, name) for name in FIXED}
+    path = run.ctrl / "last.safetensors"
+    loop, history, arrays = Loop(), [], {}
+    if path.exists() and not cfg.noreload:
+        tensors, meta = checkpoint.load(path)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        try:
+            refuse_other_settings(run, settings, meta["settings"])
+            loop, history = Loop(**meta["loop"]), list(arrays["history"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} holds no evolution: delete it, or start over with --noreload.") from error
+        print(f"Continuing C in {run.ctrl} at generation {loop.generation + 1}.")
+    space = Search(shape, arrays.get("basis"))
+    if cfg.directions and space.basis is None:
+        space = Search(shape, basis_of(cfg, run, shape))
+    if cfg.noreload:
+        start_over(run.ctrl)
+    strategy = strategies.make(cfg.strategy, space.size, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
+    means = deque(strategies.replay(strategy, history), maxlen=cfg.average)
+    if "mean" in arrays and not np.allclose(strategy.mean, arrays["mean"], rtol=1e-6, atol=1e-9):
+        raise UserError(
+            f"The evolution in {run.ctrl} cannot be continued: replaying its scores leads elsewhere with this version "
+            "of cma and NumPy. Install the versions in config.json, or start over with --noreload."
+        )
+    forget_best_of_another_course(cfg, run, loop)
+    return State(loop, settings, shape, space, strategy, means, history)
+
+
+def refuse_other_settings(run: RunDir, settings: dict[str, Any], before: dict[str, Any]) -> None:
+    """UserError for an evolution that was started with other settings."""
+    plain = {name: getattr(TrainController(), name) for name in settings} | {"env": settings["env"]}  # version 0.1
+    changed = [name for name, value in settings.items() if {**plain, **before}[name] != value]
+    if changed:
+        raise UserError(
+            f"C in {run.ctrl} was started with other settings ({', '.join(changed)}): "
+            "use the same ones, another --logdir, or --noreload to start over."
+        )
+
+
+def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop) -> None:
+    """Scores on other selection tracks, or with another V or M, do not compare."""
+    models = checkpoint.digest(run.trained("vae"), run.trained("mdrnn"))
+    if loop.models not in ("", models):
+        print("V or M has changed since C evolved: it goes on with the new ones.")
+        loop.best = None
+    if loop.select_tracks != cfg.select_tracks:
+        loop.best = None
+    loop.select_tracks, loop.models = cfg.select_tracks, models
+
+
+def start_over(folder: Path) -> None:
+    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), folder / "metrics.jsonl"]:
+        old.unlink(missing_ok=True)
+
+
+def save_best(run: RunDir, state: State, parameters: np.ndarray, cfg: TrainController) -> None:
+    """The weights that act, with what an agent needs to know about them."""
+    agent = {"sample_z": cfg.sample_z, "seed": cfg.seed}
+    origin = {"env": cfg.env, "generation": state.loop.generation, "selected": state.loop.best}
+    controller.save(run, state.shape, parameters, {"agent": agent, **origin})
+
+
+# --------------------------------------------------------------------------------------------- what it needs
+
+
+def refuse(cfg: TrainController, description: Description) -> None:
+    """UserError for settings that do not go together."""
+    envs.reset_options(cfg.env, cfg.start)
     if cfg.strategy in ("openai-es", "pgpe") and cfg.pop_size % 2:
         raise UserError(f"{cfg.strategy} draws mirrored pairs: --pop-size must be even, not {cfg.pop_size}.")
     if cfg.give_up and not (description.time_limit or cfg.max_steps):
@@ -67,178 +278,57 @@ def main(cfg: TrainController) -> None:
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
     if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
-    kind = envs.kind_of(cfg.env)
-    if kind.size != mdrnn.lstm.input_size - mdrnn.z_size:
-        raise UserError(
-            f"M was trained on actions of {mdrnn.lstm.input_size - mdrnn.z_size} numbers, {cfg.env} takes {kind.size}."
-        )
-
-    # The search space: all of C's weights, or those of the principal directions of what C sees.
-    width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
-    size = controller.parameter_count(width, kind.size, cfg.inputs != "zch", cfg.hidden)
-    fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
-    settings = {name: getattr(cfg, name) for name in fixed}
-    loop, history, basis = (Loop(), [], None) if cfg.noreload else resume(folder, settings)
-    if cfg.directions and basis is None:
-        sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
-        most = min(width, len(sample) - 1)
-        if cfg.directions > most:
-            raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
-        basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
-    if cfg.noreload:
-        for old in [*folder.glob("*.safetensors"), folder / "metrics.jsonl"]:
-            old.unlink(missing_ok=True)
-    searched = size if basis is None else len(basis)
-    strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
-    means = deque(evolution.replay(strategy, history), maxlen=cfg.average)  # after each generation
-    if loop.select_tracks != cfg.select_tracks:  # scores on other tracks do not compare
-        loop.best, loop.select_tracks = None, cfg.select_tracks
-
-    def to_parameters(points: np.ndarray) -> np.ndarray:
-        return (points if basis is None else points @ basis).astype(np.float32)
-
-    devices = choose_devices(device, cfg.max_workers, description.native)
-    setting = Setting(
-        cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices, cfg.precision, cfg.hidden
-    )
-    if finished(loop, cfg):
-        print(
-            f"C in {folder} is trained already ({loop.generation} generations, {loop.best_so_far}): "
-            "more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
-        )
-        return
-    if loop.generation:
-        print(f"Continuing C in {folder} at generation {loop.generation + 1}.")
-    metrics = Metrics(folder, "generation", loop.generation)
-    started = time.perf_counter() - loop.seconds
-    selection = [Episode(SELECTION + i) for i in range(cfg.select_tracks)]
-
-    with Crew(setting) as crew, tqdm(
-        total=cfg.epochs, initial=loop.generation, unit="generation", desc="C", dynamic_ncols=True
-    ) as bar:  # fmt: skip
-        while not finished(loop, cfg):
-            began, steps_before = time.perf_counter(), loop.env_steps
-            tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
-            episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
-
-            with tqdm(
-                unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}"
-            ) as inner:
-                candidates = to_parameters(strategy.ask())
-                course = training_course(cfg, description.time_limit, loop.generation)
-                scores, steps = crew.scores(candidates, episodes, **course, on_step=inner.update)
-            fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
-            strategy.tell(fitness)
-            means.append(strategy.mean)
-            history.append(fitness)
-            loop.generation += 1
-            loop.env_steps += steps
-
-            selected = None
-            if loop.generation % cfg.select_every == 0 or loop.generation == 1 or finished(loop, cfg):
-                mean = to_parameters(np.mean(means, axis=0)[None])
-                with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc="selection tracks") as inner:
-                    results, steps = crew.scores(mean, selection, on_step=inner.update)
-                selected = float(results.mean())
-                loop.env_steps += steps
-                if loop.best is None or selected > loop.best:
-                    loop.best = selected
-                    save_best(folder, mean[0], cfg, loop)
-
-            now = time.perf_counter()
-            loop.seconds = now - started
-            metrics.write({
-                "generation": loop.generation, "env_steps": loop.env_steps,
-                "best": float(fitness.max()), "mean": float(fitness.mean()),
-                "std": float(fitness.std()), "worst": float(fitness.min()), "sigma": strategy.sigma,
-                "selected": selected,
-                "steps_per_second": (loop.env_steps - steps_before) / (now - began), "seconds": loop.seconds,
-            })  # fmt: skip
-            save_last(folder, settings, loop, history, basis)
-            bar.set_postfix_str(f"population {fitness.mean():.0f}, best mean {loop.best_so_far}")
-            bar.update()
-            if cfg.display:
-                show(loop, fitness, selected)
-    metrics.close()
-    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best_so_far}.")
 
 
-def finished(loop: Loop, cfg: TrainController) -> bool:
-    """Whether the evolution has what it was asked for: generations, steps, or the score."""
-    spent = loop.generation >= cfg.epochs or (cfg.env_steps and loop.env_steps >= cfg.env_steps)
-    return bool(spent) or (loop.best is not None and loop.best >= cfg.target_return)
+def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
+    """C as this V, M and environment need it; UserError when they do not fit each other."""
+    vae, mdrnn, actions = vision.load(run), memory.load(run), envs.actions_in(World(cfg.env))
+    shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs, cfg.inputs, cfg.inputs != "zch", cfg.hidden)
+    check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+    return shape
 
 
-def training_course(cfg: TrainController, time_limit: int | None, generation: int) -> dict[str, Any]:
+def precision_of(cfg: TrainController, places: tuple[Place, ...]) -> str:
+    """Decided once, here: workers on unlike machines must not decide differently."""
+    return "bfloat16" if choose_bfloat16(cfg.precision, torch.device(places[0].device)) else "float32"
+
+
+def training_course(cfg: TrainController, description: Description, generation: int) -> Course:
     """Where the generation's episodes start, how long they go on, and when a hopeless one is given up."""
-    whole = cfg.whole_after and generation >= cfg.whole_after
+    whole = bool(cfg.whole_after) and generation >= cfg.whole_after
     max_steps = None if whole else cfg.max_steps
-    horizon = max_steps or time_limit
-    return {
-        "options": envs.TRAINING_START if cfg.start == "anywhere" and not whole else None,
-        "max_steps": max_steps,
-        "give_up": GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None,
-    }
+    horizon = max_steps or description.time_limit
+    give_up = GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None
+    return Course("line" if whole else cfg.start, max_steps, give_up)
 
 
-def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
+def basis_of(cfg: TrainController, run: RunDir, shape: Controller) -> np.ndarray:
+    """The principal directions of what C sees in M's episodes."""
+    sample = seen_by_c(shape, memory.load(run), run)
+    most = min(shape.features, len(sample) - 1)
+    if cfg.directions > most:
+        raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
+    return whitened_directions(sample, cfg.directions, shape.outputs)
+
+
+def seen_by_c(shape: Controller, mdrnn: memory.MDRNN, run: RunDir) -> np.ndarray:
     """A sample of what C sees, float64 (M, F): z and M's state over the episodes that M was trained on."""
-    seen, count = [], 0
-    for path in sorted(latents.glob("*.safetensors")):
-        tensors, _ = checkpoint.load(path)
-        episode = Latents(**tensors)
+    seen: list[torch.Tensor] = []
+    for episode in stored_latents(run.latents, run.trained("vae")):
         state, z = mdrnn.initial_state(1), episode.mean
         for t in range(len(episode.actions)):
-            seen.append(controller.features(inputs, z[t : t + 1], state))
+            seen.append(shape.see(z[t : t + 1], state))
             with torch.no_grad():
                 state = mdrnn.step(z[t : t + 1], episode.actions[t : t + 1], state)
-        count += len(episode.actions)
-        if count >= WHITENING_SAMPLE:
+        if len(seen) >= WHITENING_SAMPLE:
             break
     if not seen:
-        raise UserError(f"{latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
+        raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
     return torch.cat(seen).double().numpy()
 
 
-def resume(folder: Path, settings: dict) -> tuple[Loop, list[np.ndarray], np.ndarray | None]:
-    """(loop, scores told so far, basis of the search space) of last.safetensors; a fresh start where there is none.
-
-    Raises:
-        UserError: the evolution there was started with other settings.
-    """
-    path = folder / "last.safetensors"
-    if not path.exists():
-        return Loop(), [], None
-    tensors, meta = checkpoint.load(path)
-    before = {name: getattr(TrainController(), name) for name in settings} | meta.get("settings", {})
-    if before != settings:
-        changed = [name for name, value in settings.items() if before[name] != value]
-        raise UserError(
-            f"C in {folder} was started with other settings ({', '.join(changed)}): "
-            "use the same ones, another --logdir, or --noreload to start over."
-        )
-    basis = tensors["basis"].numpy() if "basis" in tensors else None
-    return Loop(**meta["loop"]), list(tensors["history"].numpy()), basis
-
-
-def save_last(folder: Path, settings: dict, loop: Loop, history: list[np.ndarray], basis: np.ndarray | None) -> None:
-    """The strategy is rebuilt by replaying `history` (G, P), so its scores are all there is to save."""
-    tensors = {"history": torch.from_numpy(np.array(history))}
-    if basis is not None:
-        tensors["basis"] = torch.from_numpy(basis)
-    checkpoint.save(folder / "last.safetensors", tensors, {"settings": settings, "loop": asdict(loop)})
-
-
-def save_best(folder: Path, parameters: np.ndarray, cfg: TrainController, loop: Loop) -> None:
-    """The weights that act, with what an agent needs to know about them."""
-    meta = {
-        "controller": {"inputs": cfg.inputs, "sample_z": cfg.sample_z, "seed": cfg.seed, "hidden": cfg.hidden},
-        "env": cfg.env, "generation": loop.generation, "selected": loop.best,
-    }  # fmt: skip
-    checkpoint.save(folder / "best.safetensors", {"parameters": torch.from_numpy(parameters)}, meta)
-
-
-def show(loop: Loop, fitness: np.ndarray, selected: float | None) -> None:
+def show(state: State, selected: float | None) -> None:
     """--display: every candidate's score, best first."""
-    ranked = " ".join(f"{score:.0f}" for score in sorted(fitness, reverse=True))
-    tqdm.write(f"generation {loop.generation}: {ranked}" + (f" | mean {selected:.1f}" if selected is not None else ""))
+    ranked = " ".join(f"{score:.0f}" for score in sorted(state.history[-1], reverse=True))
+    mean = f" | mean {selected:.1f}" if selected is not None else ""
+    tqdm.write(f"generation {state.loop.generation}: {ranked}{mean}")

@@ -1,6 +1,6 @@
 """Train M on the episodes as V sees them.
 
-    worldmodels train-mdrnn --logdir exp_dir        (the seed: python trainmdrnn.py --logdir exp_dir)
+    worldmodels train-mdrnn --logdir exp_dir        (ctallec's port: python trainmdrnn.py --logdir exp_dir)
 
 V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
 every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
@@ -8,32 +8,36 @@ TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reco
 """
 
 import hashlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldmodels import vision
-from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.data.dataset import load_rollout, open_dataset, split
+from worldmodels.data.dataset import open_dataset, split
+from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset
 from worldmodels.memory import MDRNN, dream, mdrnn_loss
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.metrics import save_picture
-from worldmodels.runs.settings import TrainMDRNN
+from worldmodels.runs.settings import TrainMDRNN, check
 from worldmodels.training.fit import Trainee, fit
+from worldmodels.workers.places import choose_bfloat16, choose_device
 
 DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # frames shown, steps between them, steps M watches first
 
 
-def main(cfg: TrainMDRNN) -> None:
+def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
+    """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
+    check(cfg)
     device = choose_device(cfg.device)
-    vae = vision.load(cfg.logdir, device)
+    run = RunDir.of(cfg.logdir)
+    vae = vision.load(run, device)
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
-    folder = Path(cfg.logdir) / "mdrnn"
-    vae_path = Path(cfg.logdir) / "vae" / "best.safetensors"
-    episodes = encode_dataset(vae, vae_path, dataset, folder / "latents")
+    vae_path = run.trained("vae")
+    episodes = encode_dataset(vae, vae_path, dataset, run.latents)
     train_set, test_set = (
         Sequences([episodes[path] for path in part.files if path in episodes], cfg.sequence_length, cfg.batch_size)
         for part in (train, test)
@@ -51,9 +55,10 @@ def main(cfg: TrainMDRNN) -> None:
     }
     mdrnn = MDRNN(**settings).to(device)
     mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, device)
+    precision = "bfloat16" if mdrnn.use_bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
-    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, folder)
+    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision)
 
     def loss(batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         mean, logvar, actions, rewards, terminals, mask = (x.to(device) for x in batch)
@@ -78,6 +83,7 @@ def main(cfg: TrainMDRNN) -> None:
         trainee,
         cfg,
         data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
+        cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
         batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
         batches_per_epoch=train_set.batches_per_epoch,
         loss=loss,
@@ -85,4 +91,5 @@ def main(cfg: TrainMDRNN) -> None:
         rate_name="transitions_per_second",
         clip=cfg.clip,
         after_epoch=None if cfg.nosamples else pictures,
+        begin=begin,
     )

@@ -1,27 +1,31 @@
 """Train V on the collected frames.
 
-    worldmodels train-vae --logdir exp_dir          (the seed: python trainvae.py --logdir exp_dir)
+    worldmodels train-vae --logdir exp_dir          (ctallec's port: python trainvae.py --logdir exp_dir)
 
 Writes <logdir>/vae: best.safetensors (lowest test loss), last.safetensors (to continue), metrics.jsonl, TensorBoard
 events, and after every epoch samples/reconstruction_NNNN.png (real above, V's below) and samples/samples_NNNN.png.
 """
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.data.dataset import frame_batches, open_dataset, split
+from worldmodels.data.dataset import open_dataset, split
+from worldmodels.data.frames import frame_batches
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.metrics import save_picture
-from worldmodels.runs.settings import TrainVAE
+from worldmodels.runs.settings import TrainVAE, check
 from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.vision import VAE, to_images, vae_loss
+from worldmodels.workers.places import choose_bfloat16, choose_device
 
 
-def main(cfg: TrainVAE) -> None:
+def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
+    """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
+    check(cfg)
     device = choose_device(cfg.device)
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
@@ -29,8 +33,9 @@ def main(cfg: TrainVAE) -> None:
     torch.manual_seed(cfg.seed)
     vae = VAE(cfg.z_size).to(device)
     vae.use_bfloat16 = choose_bfloat16(cfg.precision, device)
+    precision = "bfloat16" if vae.use_bfloat16 else "float32"
     optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
-    trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, Path(cfg.logdir) / "vae")
+    trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision)
 
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         images = to_images(frames, device)
@@ -51,10 +56,12 @@ def main(cfg: TrainVAE) -> None:
         trainee,
         cfg,
         data=dataset.fingerprint,
+        cut=f"{cfg.batch_size} frames",
         batches=lambda epoch, skip: frame_batches(train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip),
         batches_per_epoch=math.ceil(train.frames / cfg.batch_size),
         loss=loss,
         test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0),
         rate_name="frames_per_second",
         after_epoch=None if cfg.nosamples else pictures,
+        begin=begin,
     )

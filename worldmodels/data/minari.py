@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodels import envs
-from worldmodels.data.dataset import Dataset, load_seed, rollouts
-from worldmodels.envs import FRAME_SIZE, ActionKind
+from worldmodels.data.dataset import Dataset, rollouts
+from worldmodels.data.episodes import load_seed
+from worldmodels.envs import FRAME_SIZE, Actions, World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 
@@ -66,15 +67,13 @@ def export(dataset: Dataset, folder: Path, env_id: str, policy: str) -> Path:
     temporary = folder / ".export"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    spec, kind = _spec_and_kind(env_id)
+    spec, space, actions = _env(env_id)
     try:
-        storage = MinariStorage.new(
-            temporary, FRAMES, kind.space, env_spec=spec, data_format="hdf5", jpeg_encoding=False
-        )
+        storage = MinariStorage.new(temporary, FRAMES, space, env_spec=spec, data_format="hdf5", jpeg_encoding=False)
         for number, (index, rollout) in enumerate(
             tqdm(rollouts(dataset), total=len(dataset.files), desc="Exporting", unit="rollout", dynamic_ncols=True)
         ):
-            _append(storage, temporary, number, rollout, kind, load_seed(dataset.files[index]))
+            _append(storage, temporary, number, rollout, actions, load_seed(dataset.files[index]))
         storage.update_metadata(_metadata(name, policy) | {MARK: dataset.fingerprint})
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +97,7 @@ def remove(folder: Path) -> None:
 
 
 def _append(
-    storage: "MinariStorage", folder: Path, number: int, rollout: Rollout, kind: ActionKind, seed: int | None
+    storage: "MinariStorage", folder: Path, number: int, rollout: Rollout, actions: Actions, seed: int | None
 ) -> None:
     """Add one episode through Minari's storage, its frames into a compressed array made beforehand.
 
@@ -120,7 +119,7 @@ def _append(
                 id=number,
                 seed=seed,
                 observations=rollout.frames,
-                actions=kind.to_env(rollout.actions),
+                actions=actions.to_env(rollout.actions),
                 rewards=rollout.rewards,
                 terminations=rollout.terminals,
                 truncations=truncations,
@@ -129,14 +128,14 @@ def _append(
     )
 
 
-def _spec_and_kind(env_id: str) -> tuple[Any, ActionKind]:
-    """The action kind, and the spec that makes the environment again: None unless it shows the stored frames."""
-    description = envs.describe(env_id)
-    env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.native else gymnasium.make(env_id)
-    kind = envs.action_kind(description, env.action_space)
+def _env(env_id: str) -> tuple[Any, gymnasium.Space, Actions]:
+    """The spec that makes the environment again (None unless it shows the stored frames), its actions' space, and how
+    action vectors become its actions."""
+    description = envs.find(env_id)
+    env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.batched else gymnasium.make(env_id)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()
-    return (env.spec if same else None), kind
+    return (env.spec if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)
 
 
 def _metadata(name: str, policy: str) -> dict[str, Any]:

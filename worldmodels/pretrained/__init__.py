@@ -29,14 +29,9 @@ def load_pretrained(name: str, device: str = "cpu") -> "Agent":
     Raises:
         UserError: the package has no driver of that name.
     """
-    from worldmodels import agent, envs
-    from worldmodels.runs import checkpoint
+    from worldmodels.agent import load
 
-    run = folder(name)
-    _, meta = checkpoint.load(run / "ctrl" / "best.safetensors")
-    driver = agent.load(run, envs.kind_of(meta["env"]), device)
-    driver.crop = envs.describe(meta["env"]).crop
-    return driver
+    return load(folder(name), device=device)
 
 
 def pack(logdir: Path, into: Path) -> None:

@@ -4,7 +4,10 @@ A checkpoint is a dictionary of tensors and a JSON text in the file's metadata. 
 is loaded, and one rename replaces the whole of it: a run killed at any instant finds either the old or the new.
 """
 
+import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,39 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
+    with _damage(path), safe_open(path, framework="pt") as file:
+        meta = _meta(file.metadata())
+        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+
+
+def parse(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """`load` of a checkpoint's bytes, which `name` names in the UserError: workers get models as bytes."""
+    with _damage(name):
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format's own layout
+        return safetensors.load(data), _meta(header.get("__metadata__"))
+
+
+def _meta(metadata: dict[str, str] | None) -> dict[str, Any]:
+    meta = json.loads((metadata or {})["json"])
+    if not isinstance(meta, dict):
+        raise ValueError("its metadata is no dictionary")
+    return meta
+
+
+@contextmanager
+def _damage(name: object) -> Iterator[None]:
+    """What reading a file of another kind raises, as one sentence."""
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["json"])
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        yield
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise UserError(
-            f"{path} is damaged or no checkpoint of ours ({error}): delete it, or start over with --noreload."
+            f"{name} is damaged or no checkpoint of ours ({error}): delete it, or start over with --noreload."
         ) from error
+
+
+def digest(*paths: Path) -> str:
+    """Names the content of checkpoints, in 16 hexadecimal digits."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def pack(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from worldmodels.errors import UserError
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Hold `folder` while something is done in it; UserError when another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"Another process is {doing} in {folder}: wait for it, or stop it.") from error
 
 
 @contextmanager

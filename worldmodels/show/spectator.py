@@ -3,26 +3,26 @@
 One lane, one episode; the score is that of the drive shown. Watching changes nothing about it.
 """
 
-import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory
-from worldmodels.agent import Agent, load
-from worldmodels.envs import Lanes, describe, kind_of, make_one
+from worldmodels.agent import Agent, Eyes, load
+from worldmodels.envs import Lanes, World, actions_in, describe, make_one
+from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
-from worldmodels.rollout import HELD_OUT, Episode, drive
+from worldmodels.rollout import Episode, drive
 from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer
+from worldmodels.workers.places import limited_threads
 
 VIDEO_FPS = 25  # every second step of CarRacing's 50 a second
 LABELS = ("what V sees", "V's reconstruction", "M's next frame")
@@ -65,7 +65,8 @@ class Spectator:
 
     def glimpse(self, frames: np.ndarray) -> Glimpse:
         """The picture of this step; M has just read its action, so its h predicts the next z."""
-        vae, mdrnn = self.agent.vae, self.agent.mdrnn
+        assert isinstance(self.agent.encoder, Eyes)
+        vae, mdrnn = self.agent.encoder.vae, self.agent.memory
         mean, _ = vae.encode(frames)  # (1, Z)
         expected = memory.sample(mdrnn.predict(self.agent.h[:1]), temperature=0)  # (1, Z)
         env = self.lanes.envs[0]
@@ -82,7 +83,7 @@ class Spectator:
 
 def render_modes(env_id: str) -> list[str]:
     """The render modes that an environment offers, e.g. ["human", "rgb_array"]."""
-    env = make_one(env_id)
+    env = make_one(World(env_id))
     modes = list(env.metadata.get("render_modes", []))
     env.close()
     return modes
@@ -90,7 +91,7 @@ def render_modes(env_id: str) -> list[str]:
 
 def frames_per_second(env_id: str) -> float:
     """Steps of the environment that make a second of its world; 30 where it does not say."""
-    env = make_one(env_id)
+    env = make_one(World(env_id))
     fps = env.metadata.get("render_fps") or 30
     env.close()
     return float(fps)
@@ -100,9 +101,9 @@ def lane(env_id: str, max_steps: int | None, render_mode: str | None) -> Lanes:
     """One lane around a scalar environment that draws for people, its score so far at hand."""
 
     def make() -> gymnasium.Env:
-        return RecordEpisodeStatistics(make_one(env_id, max_steps=max_steps, render_mode=render_mode))
+        return RecordEpisodeStatistics(make_one(World(env_id), max_steps=max_steps, render_mode=render_mode))
 
-    return Lanes([make], describe(env_id))
+    return Lanes(make, 1, describe(env_id).crop)
 
 
 def watch(
@@ -122,8 +123,8 @@ def watch(
     mode = "rgb_array" if view and "rgb_array" in render_modes(env_id) else None
     lanes = lane(env_id, max_steps, mode)
     try:
-        with one_thread():
-            scores, lengths = drive(lanes, agent.kind, Spectator(agent, lanes, stride, show), [Episode(seed)])
+        with limited_threads(1):
+            scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
     finally:
         lanes.close()
     return float(scores[0]), int(lengths[0])
@@ -160,7 +161,8 @@ def readme_picture(
         UserError: V, M or C is missing, or the drive ended before `first`.
     """
     seen: list[Glimpse] = []
-    watch(load(logdir, kind_of(env_id)), env_id, seed, seen.append, max_steps=first + steps, view=False)
+    agent = load(logdir, actions_in(World(env_id)))
+    watch(agent, env_id, seed, seen.append, max_steps=first + steps, view=False)
     if len(seen) <= first:
         raise UserError(f"The drive on track {seed} ended after {len(seen)} steps: choose another track.")
     labels = ("real", "V's reconstruction", "M's prediction")
@@ -173,17 +175,6 @@ def readme_picture(
     grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
             ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip
     pictures.write_png(path.with_name("reconstructions.png"), np.concatenate(grid))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread inside the block: a batch of one frame is slower on two, and the score must not depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def has_display() -> bool:

@@ -7,6 +7,7 @@ in one file that is replaced in one rename.
 
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,10 +21,15 @@ from tqdm import tqdm
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
+from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 
 Settings = TrainVAE | TrainMDRNN  # a training command's config
+Loss = Callable[[Any, torch.Generator], tuple[Tensor, dict[str, Tensor], float]]
+"""(batch, noise) → loss, metrics without a graph, number of items in the batch"""
+SYNC = 20  # batches between two looks at the loss: a GPU is not waited for at every one
 
 
 @dataclass
@@ -33,8 +39,12 @@ class Loop:
     epoch: int = 0
     """Finished epochs."""
     batch: int = 0
-    """Finished batches of the epoch in progress."""
+    """Finished batches of the epoch in progress,"""
+    cut: str = ""
+    """which was cut into batches so."""
     learning_rate: float = 0.0
+    asked_rate: float = 0.0
+    """The learning rate that was asked for; `learning_rate` has been halved since."""
     best: float = math.inf
     """Lowest test loss so far."""
     stale: int = 0
@@ -44,6 +54,18 @@ class Loop:
     weight: float = 0.0
     """Items (frames, transitions) of the epoch in progress, and the weighted sums of its metrics:"""
     sums: dict[str, float] = field(default_factory=dict)
+
+    def begin_epoch_anew(self) -> None:
+        self.batch, self.weight, self.sums = 0, 0.0, {}
+
+    def finish_epoch(self, test_loss: float, patience: int) -> None:
+        """Count the epoch; halve the learning rate after each `patience` epochs without progress."""
+        self.epoch += 1
+        self.begin_epoch_anew()
+        self.stale = 0 if test_loss < self.best else self.stale + 1
+        self.best = min(self.best, test_loss)
+        if patience and self.stale and self.stale % patience == 0:
+            self.learning_rate /= 2
 
 
 @dataclass
@@ -58,48 +80,82 @@ class Trainee:
     settings: dict[str, Any]
     optimizer: torch.optim.Optimizer
     folder: Path
+    precision: str
+    """float32 or bfloat16, for the record."""
 
     def tensors(self) -> dict[str, Tensor]:
         return checkpoint.pack(self.name, self.model.state_dict())
 
     def save_best(self) -> None:
-        checkpoint.save(self.folder / "best.safetensors", self.tensors(), {self.name: self.settings})
+        meta = {self.name: self.settings, "precision": self.precision}
+        checkpoint.save(self.folder / "best.safetensors", self.tensors(), meta)
 
     def save_last(self, loop: Loop, data: str) -> None:
         """Replace last.safetensors; UserError instead when a weight is no number any more."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise diverged(self, f"{self.title} has weights that are not numbers")
-        meta = {self.name: self.settings, "loop": dataclasses.asdict(loop), "data": data}
+            raise self.diverged(f"{self.title} has weights that are not numbers")
+        meta = {self.name: self.settings, "precision": self.precision, "loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
 
-    def resume(self, cfg: Settings, data: str) -> Loop:
-        """Continue from last.safetensors, or start over with --noreload or where there is none.
+    def start_over(self) -> None:
+        """Delete the model that is there and what was made with it."""
+        for old in [*self.folder.glob("*.safetensors"), *self.folder.glob("events.out.tfevents.*")]:
+            old.unlink()
+        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "samples", ignore_errors=True)
 
-        On other episodes than before, the epoch in progress begins anew.
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
-        Raises:
-            UserError: the checkpoint is damaged or of another architecture.
-        """
-        path = self.folder / "last.safetensors"
-        if cfg.noreload:
-            for old in [*self.folder.glob("*.safetensors"), self.folder / "metrics.jsonl"]:
-                old.unlink(missing_ok=True)
-        if not path.exists():
-            return Loop(learning_rate=cfg.learning_rate)
-        tensors, meta = checkpoint.load(path)
-        if meta.get(self.name) != self.settings:
-            raise UserError(
-                f"{path} holds a {self.title} with {meta.get(self.name)} where {self.settings} is asked for: "
-                "use the same settings, another --logdir, or --noreload to start over."
-            )
+    def diverged(self, what: str) -> UserError:
+        return UserError(
+            f"{what}: the training diverged; the last good checkpoint in {self.folder} is kept. "
+            "Run again with a lower --learning-rate, or --noreload to start over."
+        )
+
+
+def resume(trainee: Trainee, cfg: Settings, data: str, cut: str) -> Loop:
+    """Continue from last.safetensors, or start over with --noreload or where there is none.
+
+    On other episodes than before, or in other batches, the epoch in progress begins anew; another --learning-rate than
+    was asked for before counts from here on.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another architecture.
+    """
+    path = trainee.folder / "last.safetensors"
+    if cfg.noreload:
+        trainee.start_over()
+    if not path.exists():
+        return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut)
+    tensors, meta = checkpoint.load(path)
+    if meta.get(trainee.name) != trainee.settings:
+        raise UserError(
+            f"{path} holds a {trainee.title} with {meta.get(trainee.name)} where {trainee.settings} is asked for: "
+            "use the same settings, another --logdir, or --noreload to start over."
+        )
+    try:
         loop = Loop(**meta["loop"])
-        self.model.load_state_dict(checkpoint.unpack(self.name, tensors))
-        checkpoint.unpack_optimizer(self.optimizer, tensors, loop.learning_rate)
-        if meta["data"] != data:
-            print(f"The episodes have changed since {self.title} was trained: it goes on with the new ones.")
-            loop.batch, loop.weight, loop.sums, loop.best, loop.stale = 0, 0.0, {}, math.inf, 0
-        return loop
+        trainee.model.load_state_dict(checkpoint.unpack(trainee.name, tensors))
+        if loop.asked_rate not in (0.0, cfg.learning_rate):  # version 0.1 did not keep it
+            loop.learning_rate = cfg.learning_rate
+        loop.asked_rate = cfg.learning_rate
+        checkpoint.unpack_optimizer(trainee.optimizer, tensors, loop.learning_rate)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be continued ({error}): start over with --noreload.") from error
+    if meta["data"] != data:
+        print(f"The episodes have changed since {trainee.title} was trained: it goes on with the new ones.")
+        loop.begin_epoch_anew()
+        loop.best, loop.stale = math.inf, 0
+    elif loop.cut not in ("", cut) and loop.batch:
+        print(f"The batches are others than before: epoch {loop.epoch + 1} begins anew.")
+        loop.begin_epoch_anew()
+    if meta.get("precision", trainee.precision) != trainee.precision:
+        print(f"{trainee.title} was trained in {meta['precision']} so far and goes on in {trainee.precision}.")
+    loop.cut = cut
+    return loop
 
 
 def generator(device: torch.device, *key: int) -> torch.Generator:
@@ -112,13 +168,15 @@ def fit(
     cfg: Settings,
     *,
     data: str,
+    cut: str,
     batches: Callable[[int, int], Iterable[Any]],
     batches_per_epoch: int,
-    loss: Callable[[Any, torch.Generator], tuple[Tensor, dict[str, Tensor], float]],
+    loss: Loss,
     test_batches: Callable[[], Iterable[Any]],
     rate_name: str,
     clip: float | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until `cfg.epochs`, or until the test loss has not improved for `cfg.stop_after` epochs.
 
@@ -126,39 +184,76 @@ def fit(
         trainee: what to train.
         cfg: how.
         data: a fingerprint of the data; resuming on other data is noticed and said.
+        cut: how an epoch is cut into batches; resuming with another cut begins the epoch anew.
         batches: (epoch, batches to skip) → the epoch's batches.
         batches_per_epoch: for the progress bar.
-        loss: (batch, generator) → loss, metrics, and the number of items in the batch.
+        loss: of a batch.
         test_batches: → the batches of the test episodes.
-        rate_name: metric name of items a second.
+        rate_name: metric name of items per second.
         clip: bound of each gradient number.
         after_epoch: called with the number of the finished epoch (pictures).
+        begin: called when all is known to be good, before the first epoch.
 
     Raises:
-        UserError: the loss is not a number; the last good checkpoint stays.
+        UserError: another process trains here; the loss is not a number (the last good checkpoint stays).
     """
-    loop = trainee.resume(cfg, data)
+    with alone(trainee.folder, f"training {trainee.title}"):
+        loop = resume(trainee, cfg, data, cut)
+        begin()
+        if finished(trainee, cfg, loop):
+            return
+        device = next(trainee.model.parameters()).device
+        metrics = Metrics(trainee.folder, "epoch", loop.epoch)
+        clock = Clock(loop)
+        while loop.epoch < cfg.epochs and loop.stale < cfg.stop_after:
+            rate = train_epoch(trainee, cfg, loop, data, batches, batches_per_epoch, loss, clip, clock)
+            row = {f"train_{name}": total / loop.weight for name, total in loop.sums.items()}
+            tested = test(trainee.model, test_batches(), loss, generator(device, cfg.seed))
+            if not math.isfinite(tested["loss"]):
+                raise trainee.diverged(f"The test loss of {trainee.title} is {tested['loss']}")
+            loop.finish_epoch(tested["loss"], cfg.patience)
+            trainee.set_learning_rate(loop.learning_rate)
+            if loop.stale == 0:
+                trainee.save_best()
+            clock.stop()
+            row |= {f"test_{name}": value for name, value in tested.items()}
+            row |= {"learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
+            metrics.write({"epoch": loop.epoch, **row})
+            if after_epoch is not None:
+                after_epoch(loop.epoch)
+            trainee.save_last(loop, data)
+            tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
+        metrics.close()
+
+
+def finished(trainee: Trainee, cfg: Settings, loop: Loop) -> bool:
+    """Whether there is nothing to do, and say so."""
     if cfg.epochs == 0 and not loop.epoch:
         trainee.save_best()
         print(f"{trainee.title} in {trainee.folder} stays untrained.")
-        return
+        return True
     if loop.epoch >= cfg.epochs or loop.stale >= cfg.stop_after:
         print(
             f"{trainee.title} in {trainee.folder} is trained already ({loop.epoch} epochs, test loss {loop.best:.4f}): "
             "more --epochs train it further, --noreload starts over."
         )
-        return
+        return True
     if loop.epoch or loop.batch:
         print(f"Continuing {trainee.title} in {trainee.folder} at epoch {loop.epoch + 1}, batch {loop.batch}.")
-    device = next(trainee.model.parameters()).device
-    metrics_file = Metrics(trainee.folder, "epoch", loop.epoch)
-    started, saved = time.perf_counter() - loop.seconds, time.perf_counter()
+    return False
 
-    while loop.epoch < cfg.epochs and loop.stale < cfg.stop_after:
-        bar = tqdm(total=batches_per_epoch, initial=loop.batch, unit="batch", dynamic_ncols=True,
-                   desc=f"{trainee.title} epoch {loop.epoch + 1}/{cfg.epochs}")  # fmt: skip
-        trainee.model.train()
-        epoch_started, epoch_weight = time.perf_counter(), loop.weight
+
+def train_epoch(
+    trainee: Trainee, cfg: Settings, loop: Loop, data: str, batches: Callable[[int, int], Iterable[Any]], count: int,
+    loss: Loss, clip: float | None, clock: "Clock",
+) -> float:  # fmt: skip
+    """The rest of the epoch in progress, `count` batches in all; returns items per second."""
+    device = next(trainee.model.parameters()).device
+    trainee.model.train()
+    began, weight_before = time.perf_counter(), loop.weight
+    sums = Sums(loop, trainee)
+    title = f"{trainee.title} epoch {loop.epoch + 1}/{cfg.epochs}"
+    with progress(total=count, initial=loop.batch, unit="batch", desc=title) as bar:
         for batch in batches(loop.epoch, loop.batch):
             value, metrics, weight = loss(batch, generator(device, cfg.seed, loop.epoch, loop.batch))
             trainee.optimizer.zero_grad(set_to_none=True)
@@ -166,71 +261,57 @@ def fit(
             if clip is not None:
                 torch.nn.utils.clip_grad_value_(trainee.model.parameters(), clip)
             trainee.optimizer.step()
-            add(loop, metrics, weight, trainee)
+            sums.add(metrics, weight)
             loop.batch += 1
             bar.update()
-            bar.set_postfix_str(f"loss {loop.sums['loss'] / loop.weight:.3f}")
-            if time.perf_counter() - saved > cfg.checkpoint_seconds:
-                loop.seconds, saved = time.perf_counter() - started, time.perf_counter()
+            if loop.batch % SYNC == 0 or clock.due(cfg.checkpoint_seconds):
+                sums.check()
+                bar.set_postfix_str(f"loss {loop.sums['loss'] / loop.weight:.3f}", refresh=False)
+            if clock.due(cfg.checkpoint_seconds):
+                clock.stop()
                 trainee.save_last(loop, data)
-        rate = (loop.weight - epoch_weight) / (time.perf_counter() - epoch_started)
-        bar.close()
-
-        tested = test(trainee.model, test_batches(), loss, generator(device, cfg.seed))
-        if not math.isfinite(tested["loss"]):
-            raise diverged(trainee, f"The test loss of {trainee.title} is {tested['loss']}")
-        row = {f"train_{name}": total / loop.weight for name, total in loop.sums.items()}
-        row |= {f"test_{name}": value for name, value in tested.items()}
-        finish_epoch(loop, tested["loss"], cfg)
-        for group in trainee.optimizer.param_groups:
-            group["lr"] = loop.learning_rate
-        if loop.stale == 0:
-            trainee.save_best()
-        loop.seconds = time.perf_counter() - started
-        metrics_file.write(
-            {"epoch": loop.epoch, **row, "learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
-        )
-        if after_epoch is not None:
-            after_epoch(loop.epoch)
-        trainee.save_last(loop, data)
-        saved = time.perf_counter()
-        tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
-    metrics_file.close()
+        sums.check()
+    return (loop.weight - weight_before) / (time.perf_counter() - began)
 
 
-def add(loop: Loop, metrics: dict[str, Tensor], weight: float, trainee: Trainee) -> None:
-    """Add a batch's metrics to the epoch's sums; UserError at the first that is not a number."""
-    for name, value in metrics.items():
-        number = float(value)
-        if not math.isfinite(number):
-            raise diverged(trainee, f"The {name} of {trainee.title} is {number}")
-        loop.sums[name] = loop.sums.get(name, 0.0) + number * weight
-    loop.weight += weight
+class Clock:
+    """Seconds of training, of all sessions together, kept in the loop; and when the next checkpoint is due."""
+
+    def __init__(self, loop: Loop):
+        self.loop, self.started, self.saved = loop, time.perf_counter() - loop.seconds, time.perf_counter()
+
+    def due(self, seconds: float) -> bool:
+        return time.perf_counter() - self.saved > seconds
+
+    def stop(self) -> None:
+        self.saved = time.perf_counter()
+        self.loop.seconds = self.saved - self.started
 
 
-def diverged(trainee: Trainee, what: str) -> UserError:
-    return UserError(
-        f"{what}: the training diverged; the last good checkpoint in {trainee.folder} is kept. "
-        "Run again with a lower --learning-rate, or --noreload to start over."
-    )
+class Sums:
+    """The epoch's weighted sums of metrics, kept on the model's device between two looks."""
 
+    def __init__(self, loop: Loop, trainee: Trainee):
+        self.loop, self.trainee = loop, trainee
+        self.waiting: list[tuple[dict[str, Tensor], float]] = []
 
-def finish_epoch(loop: Loop, test_loss: float, cfg: Settings) -> None:
-    """Count the epoch; halve the learning rate after each `cfg.patience` epochs without progress."""
-    loop.epoch, loop.batch, loop.weight, loop.sums = loop.epoch + 1, 0, 0.0, {}
-    loop.stale = 0 if test_loss < loop.best else loop.stale + 1
-    loop.best = min(loop.best, test_loss)
-    if loop.stale and loop.stale % cfg.patience == 0:
-        loop.learning_rate /= 2
+    def add(self, metrics: dict[str, Tensor], weight: float) -> None:
+        self.waiting.append((metrics, weight))
+
+    def check(self) -> None:
+        """Move what waits into the loop; UserError at the first metric that is not a number."""
+        for metrics, weight in self.waiting:
+            for name, value in metrics.items():
+                number = float(value)
+                if not math.isfinite(number):
+                    raise self.trainee.diverged(f"The {name} of {self.trainee.title} is {number}")
+                self.loop.sums[name] = self.loop.sums.get(name, 0.0) + number * weight
+            self.loop.weight += weight
+        self.waiting = []
 
 
 @torch.no_grad()
-def test(
-    model: nn.Module,
-    batches: Iterable[Any],
-    loss: Callable[[Any, torch.Generator], tuple[Tensor, dict[str, Tensor], float]],
-    noise: torch.Generator,
-) -> dict[str, float]:
+def test(model: nn.Module, batches: Iterable[Any], loss: Loss, noise: torch.Generator) -> dict[str, float]:
     """The metrics over the test episodes, the same noise in every epoch."""
     model.eval()
     sums: dict[str, float] = {}

@@ -1,0 +1,178 @@
+"""Environments by name: what the pipeline knows about each, and how a worker anywhere makes lanes of one.
+
+Shapes: N lanes.
+
+Any Gymnasium environment with image observations and Box or Discrete actions plugs in through one small `Description`:
+what to crop, how C's outputs become an action, when an episode is cut. One that is not in the table below is described
+from its spaces alone.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from worldmodels.envs.actions import Actions, actions_of
+from worldmodels.envs.frames import FRAME_SIZE, Crop
+from worldmodels.envs.lanes import Lanes
+from worldmodels.errors import UserError
+
+CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Description:
+    """How the pipeline looks at one Gymnasium environment."""
+
+    env_id: str
+    """Gymnasium's id, without `module:`."""
+    crop: Crop | None = None
+    """Pixels kept before resizing: top, bottom, left, right. None keeps the whole frame."""
+    action: Literal["car", "box", "discrete", "threshold"] | None = None
+    """How C's outputs become an action (`worldmodels.envs.actions`); None: box or discrete, as the space is."""
+    order: tuple[int, ...] = ()
+    """With `threshold`: the actions from the lowest output of C to the highest."""
+    time_limit: int | None = None
+    """Steps after which an episode is cut; None leaves it to the environment's own limit."""
+    target_return: float | None = None
+    """Evolution stops when the mean of the distribution scores this much, unless told otherwise."""
+    batched: bool = False
+    """It is a vector environment by itself: all lanes in one process on all its threads, frames 64×64, ended lanes at
+    rest. Any other environment gets a process a core and one lane after another in it."""
+    starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
+    """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
+
+
+DESCRIPTIONS: dict[str, Description] = {
+    d.env_id: d
+    for d in (
+        Description(
+            CARRACING, action="car", time_limit=1000, target_return=950.0, batched=True,
+            # anywhere: on any tile, at 0–70 units/s, past the first second's zoom
+            starts={"line": NO_OPTIONS, "anywhere": {"start": "random", "speed": (0.0, 70.0), "zoomed": True}},
+        ),
+        Description("CarRacing-v3", action="car", time_limit=1000, target_return=950.0),
+    )
+}  # fmt: skip
+
+
+def describe(env_id: str) -> Description:
+    """The description of `env_id`, with or without its `module:`; the plain one where the table has none."""
+    bare = env_id.rpartition(":")[2]
+    return DESCRIPTIONS.get(bare, Description(bare))
+
+
+def registered(env_id: str) -> bool:
+    """Whether Gymnasium knows the environment without importing anything more."""
+    return env_id.rpartition(":")[2] in gymnasium.registry
+
+
+def find(env_id: str) -> Description:
+    """Import the module of a `module:id`, as Gymnasium does, and describe the environment.
+
+    Raises:
+        UserError: the module cannot be imported, or nothing of that name is registered.
+    """
+    module, _, bare = env_id.rpartition(":")
+    if module and not registered(env_id):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a module of the user's does
+            raise UserError(f"The module {module} of {env_id} cannot be imported ({_said(error)}).") from error
+    try:
+        gymnasium.spec(bare)
+    except gymnasium.error.Error as error:
+        raise UserError(f"The environment {env_id} is not registered: {error}") from error
+    return describe(env_id)
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a worker anywhere needs to build an environment; picklable."""
+
+    env_id: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Of the environment's constructor."""
+
+
+def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int | None = None) -> VectorEnv:
+    """`lanes` lanes as the pipeline wants them: frames uint8 (N, 64, 64, 3), ended lanes at rest.
+
+    What a lane does depends on its seed and its actions alone.
+
+    Args:
+        world: which environment.
+        lanes: N.
+        threads: of a batched environment (None: all cores).
+        max_steps: cut episodes after so many steps (None: the description's time limit, else the environment's own).
+
+    Raises:
+        UserError: unknown id, observations that are no images, actions that cannot be learned.
+    """
+    description = find(world.env_id)
+    limit = max_steps or description.time_limit
+    if not description.batched:
+        env = Lanes(lambda: make_one(world, max_steps=max_steps), lanes, description.crop)
+        actions_for(world, env.single_action_space)
+        return env
+    try:
+        return gymnasium.make_vec(
+            world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, max_episode_steps=limit,
+            autoreset_mode=AutoresetMode.DISABLED, copy=False, **world.kwargs,
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{world.env_id} cannot be made ({_said(error)}).") from error
+
+
+def make_one(world: World, *, max_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+    """One scalar environment, its observations as Gymnasium gives them; raises UserError as `make`."""
+    description = find(world.env_id)
+    mode: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # some environments know none
+    try:
+        limit = max_steps or description.time_limit
+        env = gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
+    except Exception as error:  # whatever a constructor raises
+        raise UserError(f"The environment {world.env_id} cannot be made ({_said(error)}).") from error
+    space = env.observation_space
+    shape = space.shape if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 else ()
+    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 3)):
+        env.close()
+        raise UserError(
+            f"{world.env_id} has observations {space}: V needs images, uint8 (height, width) or (height, width, 3); "
+            "a wrapper can turn or unstack them."
+        )
+    return env
+
+
+def actions_for(world: World, space: gymnasium.Space) -> Actions:
+    """How C acts in this world, whose (single) action space is `space`."""
+    description = describe(world.env_id)
+    return actions_of(world.env_id, space, description.action, description.order)
+
+
+def actions_in(world: World) -> Actions:
+    """The same, asked of the environment itself."""
+    env = make(world, 1)
+    try:
+        return actions_for(world, env.single_action_space)
+    finally:
+        env.close()
+
+
+def reset_options(env_id: str, start: str) -> dict[str, Any]:
+    """The options of `reset` behind `--start`; UserError where the environment has no such start."""
+    starts = describe(env_id).starts
+    if start not in starts:
+        raise UserError(f"{env_id} cannot start {start!r}: --start is one of {', '.join(starts)}.")
+    return dict(starts[start])
+
+
+def _said(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

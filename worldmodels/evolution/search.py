@@ -1,0 +1,49 @@
+"""The space that evolution searches: all of C's weights, or those of a few principal directions of what C sees.
+
+Shapes: P population, n parameters of C, s numbers searched, F features, D directions, O outputs, M samples.
+"""
+
+import numpy as np
+
+from worldmodels.controller import Controller
+
+
+class Search:
+    """Points of the search space (P, s) → parameter vectors of C (P, n)."""
+
+    def __init__(self, controller: Controller, basis: np.ndarray | None = None):
+        """`basis`: float64 (s, n), or None to search all the weights."""
+        self.basis, self.size = basis, controller.size if basis is None else len(basis)
+
+    def parameters(self, points: np.ndarray) -> np.ndarray:
+        """float (P, s) or (s,) → float32 (P, n) or (n,)."""
+        return (points if self.basis is None else points @ self.basis).astype(np.float32)
+
+
+def whitened_directions(features: np.ndarray, directions: int, outputs: int) -> np.ndarray:
+    """The linear map from a smaller search space to C's parameters.
+
+    [z, h] is nearly one-dimensional: a few principal directions hold almost all of its variance. Searching weights
+    of those directions, each scaled to unit variance, gives every coordinate the same say.
+
+    Args:
+        features: float (M, F), a sample of what C sees.
+        directions: D ≤ F, how many principal directions to keep.
+        outputs: O.
+
+    Returns:
+        float64 (O·(D + 1), n): a point x of the search space, O rows of D weights and then O biases of the centred
+        features, is the parameter vector x @ basis.
+    """
+    mean = features.mean(axis=0)
+    _, singular, rows = np.linalg.svd(features - mean, full_matrices=False)
+    scale = singular[:directions] / np.sqrt(len(features))
+    whitening = rows[:directions] / np.maximum(scale, 1e-6)[:, None]  # (D, F)
+    width = features.shape[1]
+    basis = np.zeros((outputs * (directions + 1), (width + 1) * outputs))
+    for o in range(outputs):
+        block = slice(o * directions, (o + 1) * directions)
+        basis[block, o * width : (o + 1) * width] = whitening
+        basis[block, outputs * width + o] = -whitening @ mean  # centre: w · (x − mean)
+        basis[outputs * directions + o, outputs * width + o] = 1
+    return basis

@@ -1,0 +1,43 @@
+"""Progress bars in a terminal; in a log file a line every few seconds."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0  # between two lines of a log
+
+
+class _Lines:
+    """A text file that gets each state of a bar as a line of its own."""
+
+    def __init__(self, file: TextIO):
+        self.file = file
+
+    def write(self, text: str) -> None:
+        if state := text.strip("\r\n "):
+            self.file.write(state + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def progress(inner: bool = False, **settings: Any) -> "tqdm[Any]":
+    """A tqdm bar on stderr; an `inner` one (inside another bar) is left out of logs."""
+    if sys.stderr.isatty():
+        return tqdm(dynamic_ncols=True, leave=not inner, **settings)
+    return tqdm(file=_Lines(sys.stderr), disable=inner, mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
+
+
+class Pace:
+    """Things done per second since it was made."""
+
+    def __init__(self) -> None:
+        self.began, self.done = time.perf_counter(), 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+
+    def __str__(self) -> str:
+        return f"{self.done / max(time.perf_counter() - self.began, 1e-9):,.0f} steps/s"

@@ -1,0 +1,68 @@
+"""config.json: what a run was asked, so that the same command without flags continues it.
+
+Where something runs (device, workers, precision) and what is said anew each time are not remembered. Folders are kept
+relative to the run: a run that is moved together with its episodes finds them.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from worldmodels.errors import UserError
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import read_json, write_json
+from worldmodels.runs.versions import versions
+
+NOT_KEPT = {"logdir", "noreload", "render", "display", "device", "max_workers", "threads", "precision"}
+FROM_RUN = "relative to the run"  # marks an entry whose folders are; version 0.1 kept them as they were said
+
+
+def read(command: str, run: RunDir) -> dict[str, Any]:
+    """What config.json says about this command; nothing where there is none. UserError when it is damaged."""
+    if not run.config.exists():
+        return {}
+    whole = read_json(run.config)
+    entry = whole.get(command, {}) if isinstance(whole, dict) else None
+    if not isinstance(entry, dict):
+        raise UserError(
+            f"{run.config} is damaged (no settings of {command} in it): delete it and run the command again."
+        )
+    entry = {name: value for name, value in entry.items() if name not in NOT_KEPT}
+    if entry.pop(FROM_RUN, False) and isinstance(entry.get("rootdir"), str):
+        entry["rootdir"] = os.path.normpath(run.path / entry["rootdir"])
+    return entry
+
+
+def write(command: str, cfg: Any, preset: str | None) -> None:
+    """Record what was asked, with versions, in <logdir>/config.json."""
+    run = RunDir(Path(cfg.logdir))
+    known = read_json(run.config) if run.config.exists() else {}
+    asked = {"preset": preset, **settings(cfg)}
+    if "rootdir" in asked:
+        asked |= {"rootdir": os.path.relpath(asked["rootdir"], run.path), FROM_RUN: True}
+    write_json(run.config, {**known, command: asked, "versions": versions()})
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """What is kept of a config, nested configs included."""
+    values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name not in NOT_KEPT}
+    return {name: settings(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+
+
+def updated(default: Any, saved: dict[str, Any]) -> Any:
+    """A config with the saved values put in, nested configs included; names that are gone are left out.
+
+    Raises:
+        UserError: a value is of another type than the setting.
+    """
+    changes = {}
+    for field in dataclasses.fields(default):
+        if field.name in saved:
+            value, old = getattr(default, field.name), saved[field.name]
+            nested, numbers = dataclasses.is_dataclass(value), (int, float)
+            expected = dict if nested else numbers if isinstance(value, numbers) else type(value)
+            if None not in (value, old) and not isinstance(old, expected):
+                raise UserError(f"config.json says {field.name} is {old!r}: correct that, or delete the file.")
+            changes[field.name] = updated(value, old) if nested else old
+    return dataclasses.replace(default, **changes)

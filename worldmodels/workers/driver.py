@@ -1,0 +1,168 @@
+"""The ONE thing a worker holds: V and M, and the lanes it drives in. collect, train-controller and evaluate send it
+the same jobs.
+
+Shapes: P population, n parameters of C, E episodes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from worldmodels.data.episodes import encode
+from worldmodels.data.policies import RandomPolicy
+from worldmodels.envs import Actions, World, actions_for, make, reset_options
+from worldmodels.rollout import Episode, GiveUp, Policy, Rollout, drive
+from worldmodels.runs.directory import RunDir
+from worldmodels.workers.places import Place, choose_bfloat16
+
+if TYPE_CHECKING:
+    from worldmodels.controller import Controller
+    from worldmodels.memory import MDRNN
+    from worldmodels.vision import VAE
+
+
+@dataclass(frozen=True)
+class Models:
+    """V, M and the shape of C, as they travel to a worker anywhere."""
+
+    vae: bytes
+    """V's checkpoint."""
+    mdrnn: bytes
+    """M's."""
+    controller: "Controller"
+    sample_z: bool = False
+    seed: int = 0
+    """Of the samples of z."""
+    precision: str = "float32"
+    """Of V: "float32" or "bfloat16"."""
+
+    @staticmethod
+    def of(run: RunDir, controller: "Controller", sample_z: bool, seed: int, precision: str = "float32") -> "Models":
+        """V and M of a run; UserError names the command that makes a missing one."""
+        vae, mdrnn = (run.trained(stage).read_bytes() for stage in ("vae", "mdrnn"))
+        return Models(vae, mdrnn, controller, sample_z, seed, precision)
+
+
+def best_of(run: RunDir, actions: Actions) -> tuple[Models, np.ndarray]:
+    """What workers need to drive with the best driver of a run, and C's parameters float32 (n,).
+
+    Raises:
+        UserError: V, M or C is missing, damaged, or does not fit the others or the actions.
+    """
+    from worldmodels.agent import load
+
+    agent = load(run, actions)
+    models = Models.of(run, agent.controller, agent.encoder.samples, agent.seed)
+    return models, agent.population[0].numpy()
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is driven of an episode."""
+
+    start: str = "line"
+    """A start of the environment's description."""
+    max_steps: int | None = None
+    """Cut after so many steps (None: the environment's limit)."""
+    give_up: GiveUp | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Episodes that one worker drives side by side."""
+
+    episodes: tuple[Episode, ...]
+    population: np.ndarray | None = None
+    """float32 (P, n), the candidates that drive; None: the random policy does."""
+    course: Course = Course()
+    record: bool = False
+    """Return the episodes, not only their scores."""
+
+
+@dataclass
+class Outcome:
+    """Of a job with E episodes."""
+
+    scores: np.ndarray
+    """float64 (E,)"""
+    lengths: np.ndarray
+    """int64 (E,), steps"""
+    rollouts: list[bytes] = field(default_factory=list)
+    """The recorded episodes as their files' contents (`worldmodels.data.episodes`)."""
+
+
+@dataclass(frozen=True)
+class Drivers:
+    """The setup of workers that drive: everything but the jobs."""
+
+    world: World
+    lanes: int
+    """Episodes side by side in one worker."""
+    models: Models | None = None
+    policy: str = "agent"
+    """agent, or a random policy (`worldmodels.data.policies`)"""
+    seed: int = 0
+    """Of the random policy."""
+
+    def __call__(self, place: Place) -> "Driver":
+        return Driver(self, place)
+
+
+class Driver:
+    """Drives jobs. Models are loaded once; lanes are kept from one job to the next."""
+
+    def __init__(self, setup: Drivers, place: Place):
+        self.setup, self.place = setup, place
+        self.envs: dict[tuple[int, int | None], VectorEnv] = {}
+        self.models = load_models(setup.models, place.device) if setup.models is not None else None
+
+    def __call__(self, job: Job, on_step: Callable[[int], None] | None = None) -> Outcome:
+        env = self.env(min(self.setup.lanes, len(job.episodes)), job.course.max_steps)
+        actions = actions_for(self.setup.world, env.single_action_space)
+        options = reset_options(self.setup.world.env_id, job.course.start)
+        rollouts: dict[int, bytes] = {}
+
+        def keep(index: int, rollout: Rollout) -> None:
+            rollouts[index] = encode(rollout, job.episodes[index].seed)
+
+        scores, lengths = drive(
+            env, actions, self.policy(job, actions), job.episodes, options=options, give_up=job.course.give_up,
+            on_rollout=keep if job.record else None, on_step=on_step,
+        )  # fmt: skip
+        return Outcome(scores, lengths, [rollouts[index] for index in sorted(rollouts)])
+
+    def env(self, lanes: int, max_steps: int | None) -> VectorEnv:
+        key = (lanes, max_steps)
+        if key not in self.envs:
+            self.envs[key] = make(self.setup.world, lanes, threads=self.place.threads, max_steps=max_steps)
+        return self.envs[key]
+
+    def policy(self, job: Job, actions: Actions) -> Policy:
+        """Who drives: the job's candidates, or a random policy."""
+        setup = self.setup
+        if setup.models is None or self.models is None or job.population is None:
+            return RandomPolicy(setup.policy, actions, setup.seed)
+        from worldmodels.agent import Agent, Eyes  # PyTorch: random policies do without, 0.2 GB and 2 s a worker
+
+        vae, memory = self.models
+        eyes = Eyes(vae, setup.models.sample_z)
+        return Agent(eyes, memory, setup.models.controller, job.population, actions, setup.models.seed)
+
+    def close(self) -> None:
+        for env in self.envs.values():
+            env.close()
+        self.envs.clear()
+
+
+def load_models(models: Models, device: str) -> tuple["VAE", "MDRNN"]:
+    """V and M on the device, ready to act."""
+
+    from worldmodels import memory, vision
+    from worldmodels.runs import checkpoint
+
+    vae = vision.build("V", *checkpoint.parse(models.vae, "V")).to(device).eval()
+    vae.use_bfloat16 = choose_bfloat16(models.precision, vae.device)
+    return vae, memory.build("M", *checkpoint.parse(models.mdrnn, "M")).to(device).eval()
