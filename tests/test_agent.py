@@ -5,15 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels import agent as acting
 from worldmodels import envs, pretrained
-from worldmodels.agent import Agent
+from worldmodels.agent import Agent, Eyes
+from worldmodels.controller import Controller
+from worldmodels.envs import World
+from worldmodels.envs.actions import OneHot
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE
+from worldmodels.workers import places
 
-KIND = envs.action_kind(envs.describe("CarRacing-v3"), gymnasium.make("CarRacing-v3").action_space)
+CAR = envs.actions_in(World("worldmodels/CarRacing-v3"))
+C = Controller()
 EPISODES = [Episode(seed, candidate) for candidate in (0, 1, 2) for seed in (7, 8)]
 
 
@@ -27,6 +31,11 @@ def population(parameters: int = 867) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((3, parameters)).astype(np.float32)
 
 
+def make(models, sample_z: bool = False, seed: int = 0) -> Agent:
+    vae, mdrnn = models
+    return Agent(Eyes(vae, sample_z), mdrnn, C, population(), CAR, seed)
+
+
 def frames(step: int) -> np.ndarray:
     return np.random.default_rng(step).integers(256, size=(6, 64, 64, 3), dtype=np.uint8)
 
@@ -35,7 +44,7 @@ def driven(models, lanes: list[list[int]], **settings) -> np.ndarray:
     """Actions (steps, 6, 3) of six lanes whose episodes are driven in the given groups, one agent a group."""
     actions = np.zeros((4, 6, 3))
     for group in lanes:
-        agent = Agent(*models, population(), KIND, **settings)
+        agent = make(models, **settings)
         index = np.arange(len(group))
         agent.begin(index, [EPISODES[i] for i in group])
         for step in range(4):
@@ -59,7 +68,7 @@ def test_one_step_is_the_paper_s(models) -> None:
     expected = []
     for step in range(4):
         z, _ = vae.encode(frames(step)[2:3])
-        action = KIND.squash((torch.cat([z, h], 1) @ weights.T + bias).numpy())
+        action = CAR.squash((torch.cat([z, h], 1) @ weights.T + bias).numpy())
         _, hidden = mdrnn(z[:, None], torch.from_numpy(action)[:, None], (h, c))
         h, c = mdrnn.step(z, torch.from_numpy(action), (h, c))
         torch.testing.assert_close(hidden[:, 0], h, rtol=1e-4, atol=1e-5)
@@ -68,7 +77,7 @@ def test_one_step_is_the_paper_s(models) -> None:
 
 
 def test_a_new_episode_forgets_the_last(models) -> None:
-    agent = Agent(*models, population(), KIND)
+    agent = make(models)
     lanes = np.arange(6)
     agent.begin(lanes, EPISODES)
     first = agent.act(lanes, frames(0))
@@ -88,16 +97,20 @@ def test_samples_of_z_depend_on_the_track_and_candidate(models) -> None:
 def test_models_that_do_not_fit_are_one_sentence(models) -> None:
     vae, mdrnn = models
     with pytest.raises(UserError, match="C has 100 parameters where .* need 867"):
-        Agent(vae, mdrnn, population(100), KIND)
+        Agent(Eyes(vae), mdrnn, C, population(100), CAR)
+    with pytest.raises(UserError, match="C has 291 parameters where .* need 867"):
+        Agent(Eyes(vae), mdrnn, Controller(hidden_size=64), population(291), CAR)
     with pytest.raises(UserError, match="V makes z of 16 numbers and M expects 32"):
-        Agent(VAE(16), mdrnn, population(), KIND)
+        Agent(Eyes(VAE(16)), mdrnn, C, population(), CAR)
+    with pytest.raises(UserError, match="M was trained on actions of 3 numbers, and this environment takes 2"):
+        Agent(Eyes(vae), mdrnn, C, population(), OneHot(gymnasium.spaces.Discrete(2)))
 
 
 def test_a_missing_gpu_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert acting.choose_device("auto").type == "cpu"
+    assert places.choose_device("auto").type == "cpu"
     with pytest.raises(UserError, match="--device cpu"):
-        acting.choose_device("cuda")
+        places.choose_device("cuda")
 
 
 def test_an_unknown_driver_is_one_sentence() -> None:

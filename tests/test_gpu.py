@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.commands.test_evaluate import save_agent
+from tests.helpers.runs import save_agent
 from worldmodels.commands import run, train_vae
 from worldmodels.evolution.fitness import Crew, Setting
 from worldmodels.memory import MDRNN

@@ -6,9 +6,11 @@ import pytest
 
 from tests.helpers.toy import TOY
 from worldmodels import envs
-from worldmodels.envs import area_weights, as_frames
+from worldmodels.envs import World
+from worldmodels.envs.frames import area_weights, as_frames
+from worldmodels.envs.seeds import DEVELOPMENT, HELD_OUT, SELECTION, training_seeds
 from worldmodels.errors import UserError
-from worldmodels.rollout import HELD_OUT, SELECTION, Episode, GiveUp, drive, track_seeds
+from worldmodels.rollout import Episode, GiveUp, drive
 
 
 class Steady:
@@ -26,8 +28,8 @@ class Steady:
 
 
 def driven(num_envs: int, episodes: list[Episode], record: bool = False):
-    env = envs.make(TOY, num_envs)
-    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    env = envs.make(World(TOY), num_envs)
+    kind = envs.actions_for(World(TOY), env.single_action_space)
     rollouts = {}
     result = drive(env, kind, Steady(), episodes, on_rollout=rollouts.__setitem__ if record else None)
     return *result, rollouts
@@ -88,7 +90,7 @@ def test_crop_and_grey_images() -> None:
 
 def test_a_description_crops_and_cuts() -> None:
     """The toy's table entry: 4 rows above and below are cropped, episodes end after 18 steps."""
-    env, plain = envs.make(TOY, 1), gymnasium.make(TOY)
+    env, plain = envs.make(World(TOY), 1), gymnasium.make(TOY)
     frames, _ = env.reset(seed=5)
     image, _ = plain.reset(seed=5)
     np.testing.assert_array_equal(frames[0], as_frames(image[None, 4:36])[0])
@@ -97,22 +99,22 @@ def test_a_description_crops_and_cuts() -> None:
 
 
 def test_training_never_draws_a_selection_or_held_out_track() -> None:
-    seeds = [seed for generation in range(500) for seed in track_seeds(7, generation, count=16)]
-    assert max(seeds) < SELECTION < HELD_OUT
-    assert track_seeds(7, 3, count=16) == track_seeds(7, 3, count=16) != track_seeds(7, 4, count=16)
+    seeds = [seed for generation in range(500) for seed in training_seeds(7, generation, count=16)]
+    assert max(seeds) < SELECTION < DEVELOPMENT < HELD_OUT
+    assert training_seeds(7, 3, count=16) == training_seeds(7, 3, count=16) != training_seeds(7, 4, count=16)
 
 
 def test_environments_that_cannot_be_learned_are_one_sentence() -> None:
     with pytest.raises(UserError, match="V needs images"):
-        envs.make("CartPole-v1", 1)
-    with pytest.raises(UserError, match="NoSuchEnvironment-v0 cannot be made"):
-        envs.make("NoSuchEnvironment-v0", 1)
+        envs.make(World("CartPole-v1"), 1)
+    with pytest.raises(UserError, match="NoSuchEnvironment-v0 is not registered"):
+        envs.make(World("NoSuchEnvironment-v0"), 1)
 
 
 def test_a_hopeless_episode_is_given_up_and_scored_to_its_horizon() -> None:
     """Candidate 0 never reaches the edge; candidate 2 does and is left alone: idle steps count anew after a reward."""
-    env = envs.make(TOY, 3)
-    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    env = envs.make(World(TOY), 3)
+    kind = envs.actions_for(World(TOY), env.single_action_space)
     scores, lengths = drive(env, kind, Steady(), EPISODES, give_up=GiveUp(after=11, horizon=18))
     expected = [alone(episode) for episode in EPISODES]
     assert scores.tolist() == [score for score, _ in expected], "the toy pays 0 for idle steps"
@@ -126,7 +128,7 @@ def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -
 
     step = Toy.step
     monkeypatch.setattr(Toy, "step", lambda self, action: (*(out := step(self, action))[:1], -0.5, *out[2:]))
-    env = envs.make(TOY, 1)
-    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
+    env = envs.make(World(TOY), 1)
+    kind = envs.actions_for(World(TOY), env.single_action_space)
     scores, lengths = drive(env, kind, Steady(), EPISODES[:1], give_up=GiveUp(after=4, horizon=18))
     assert scores.tolist() == [-9.0] and lengths.tolist() == [4]

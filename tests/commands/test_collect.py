@@ -21,12 +21,17 @@ import pytest
 from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
-from worldmodels.data.dataset import BadFile, episode_length, load_rollout, load_seed, open_dataset, save_rollout
+from worldmodels.data.dataset import open_dataset
+from worldmodels.data.episodes import BadFile, load_rollout, load_seed, save_rollout
 from worldmodels.data.policies import RandomPolicy
+from worldmodels.envs import World
+from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
-from worldmodels.rollout import Episode, Rollout, drive, track_seeds
+from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.settings import Collect
+from worldmodels.workers.driver import Job
+from worldmodels.workers.places import Place
 
 TOY = f"{__name__}:Slide-v0"  # the workers import this module to find it
 CAR = "worldmodels/CarRacing-v3"
@@ -76,11 +81,11 @@ def toy(rootdir: Path, **changes) -> Collect:
 
 def by_hand(cfg: Collect, numbers: list[int], options: dict | None = None) -> list[Rollout]:
     """Each rollout driven alone, in this process."""
-    env = envs.make(cfg.env, 1, num_threads=1, max_steps=cfg.max_steps)
-    kind = envs.action_kind(envs.describe(cfg.env), env.single_action_space)
+    env = envs.make(World(cfg.env), 1, threads=1, max_steps=cfg.max_steps)
+    kind = envs.actions_for(World(cfg.env), env.single_action_space)
     driven: list[Rollout] = []
     for number in numbers:
-        episode = Episode(track_seeds(cfg.seed, number, count=1)[0], number)
+        episode = Episode(training_seeds(cfg.seed, number, count=1)[0], number)
         policy = RandomPolicy(cfg.policy, kind, cfg.seed)
         drive(env, kind, policy, [episode], options=options, on_rollout=lambda _, rollout: driven.append(rollout))
     return driven
@@ -88,7 +93,7 @@ def by_hand(cfg: Collect, numbers: list[int], options: dict | None = None) -> li
 
 def contents(rootdir: Path) -> dict[str, bytes]:
     """Every file but the events, whose names and bytes hold the time."""
-    files = {path.name: path.read_bytes() for path in rootdir.iterdir() if path.is_file()}
+    files = {path.name: path.read_bytes() for path in rootdir.iterdir() if path.is_file() and path.name != ".lock"}
     return {name: content for name, content in files.items() if "tfevents" not in name}
 
 
@@ -129,7 +134,7 @@ def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
     for number, expected in enumerate(by_hand(cfg, list(range(10)))):
         path = collect.rollout_path(reference, number)
         assert_same(load_rollout(path), expected)
-        assert load_seed(path) == track_seeds(0, number, count=1)[0]
+        assert load_seed(path) == training_seeds(0, number, count=1)[0]
     lengths = open_dataset(reference).lengths
     assert max(lengths) == 25 and min(lengths) < 25  # some were cut, some ended
     seeds = [load_seed(path) for path in open_dataset(reference).files]
@@ -150,7 +155,7 @@ def test_metrics_are_those_of_the_episodes(reference, tmp_path):
     rows = logs.read(reference / "metrics.jsonl")
     driven = by_hand(toy(reference), list(range(10)))
     assert [row.pop("score") for row in rows] == pytest.approx([rollout.rewards.sum() for rollout in driven], rel=1e-6)
-    tracks = [track_seeds(0, number, count=1)[0] for number in range(10)]
+    tracks = [training_seeds(0, number, count=1)[0] for number in range(10)]
     expected = zip(tracks, [len(rollout.rewards) for rollout in driven], strict=True)
     assert rows == [{"rollout": i, "seed": seed, "length": n} for i, (seed, n) in enumerate(expected, 1)]
     assert_events_are_the_rows(reference)
@@ -206,12 +211,12 @@ def test_workers_and_repetitions_do_without_torch(tmp_path):
 
 def test_lanes_of_the_simulator_change_nothing(tmp_path):
     """Three and two lanes at once in two workers, starting anywhere, against one car alone."""
-    from worldmodels.envs import TRAINING_START
-
     cfg = Collect(rollouts=5, rootdir=str(tmp_path), threads=2, policy="gas", start="anywhere", max_steps=30, seed=7)
     collect.main(cfg)
     rollouts = [load_rollout(path) for path in open_dataset(tmp_path).files]
-    for rollout, expected in zip(rollouts, by_hand(cfg, list(range(5)), TRAINING_START), strict=True):
+    for rollout, expected in zip(
+        rollouts, by_hand(cfg, list(range(5)), envs.reset_options(CAR, "anywhere")), strict=True
+    ):
         assert_same(rollout, expected)
     at_the_line = by_hand(cfg, [0])[0]
     assert not np.array_equal(rollouts[0].frames[0], at_the_line.frames[0])
@@ -277,7 +282,7 @@ def test_a_killed_workers_rollouts_are_driven_again(reference, tmp_path, monkeyp
     assert contents(tmp_path / "data") == contents(reference)
     suicide.write_text("always")
     with pytest.raises(UserError, match="Worker processes died 3 times"):
-        collect.main(toy(tmp_path / "data", rollouts=12))
+        collect.main(toy(tmp_path / "data", rollouts=12, threads=2))
     assert contents(tmp_path / "data") == contents(reference)
 
 
@@ -291,7 +296,7 @@ def test_a_damaged_rollout_is_driven_again(reference, tmp_path, capsys):
 
 
 def test_a_rollout_with_damaged_rewards_is_not_whole(tmp_path, capsys):
-    steps, path = 2000, tmp_path / "rollout_000000.npz"  # so long that its headers do not show the damage
+    steps, path = 2000, tmp_path / "rollout_000000.npz"
     rewards = np.random.default_rng(0).normal(size=steps).astype(np.float32)
     frames, actions = np.zeros((steps + 1, 64, 64, 3), dtype=np.uint8), np.zeros((steps, 3), dtype=np.float32)
     save_rollout(path, Rollout(frames, actions, rewards, np.zeros(steps, dtype=bool)))
@@ -301,7 +306,7 @@ def test_a_rollout_with_damaged_rewards_is_not_whole(tmp_path, capsys):
     content = bytearray(path.read_bytes())
     content[end - 10] ^= 255
     path.write_bytes(content)
-    assert episode_length(path) == steps and not collect.whole(path)
+    assert not collect.whole(path)
     assert "rollout_000000.npz is damaged" in capsys.readouterr().err
 
 
@@ -309,9 +314,11 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
     """Twenty episodes of 100 frames in one job: no more than the recorded one, its stack and what is compressed."""
     monkeypatch.setattr(Slide, "step", lambda self, action: (self.frame(), 0.0, False, False, {}))
     cfg = toy(tmp_path, rollouts=20, max_steps=100)
-    drive_some = collect.Job(cfg, tuple(range(20)), None)
+    drivers, _ = collect.who_drives(cfg)
+    driver = drivers(Place(0, "cpu", 1))
+    job = Job(tuple(collect.episode(cfg, i) for i in range(20)), course=collect.course(cfg), record=True)
     tracemalloc.start()
-    assert collect.drive_rollouts(drive_some) == 2000
+    assert driver(job).lengths.sum() == 2000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * 101 * 64 * 64 * 3
@@ -319,51 +326,38 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2, 8, 100])
 @pytest.mark.parametrize("count", [1, 7, 80, 1000])
-@pytest.mark.parametrize("native", [True, False])
-def test_shares(threads, count, native):
+@pytest.mark.parametrize("lanes", [collect.LANES, 1])
+def test_shares(threads, count, lanes):
     missing = list(range(5, 5 + 2 * count, 2))
-    shares = collect.shares(missing, threads, native)
+    shares = collect.shares(missing, threads, lanes)
     assert [rollout for share in shares for rollout in share] == missing
     sizes = {len(share) for share in shares}
     assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= (collect.LANES if native else 1)
+    assert max(sizes) <= lanes
     assert max(sizes) * min(threads, len(shares)) <= max(collect.ALL_LANES, threads)
     most = min(collect.LANES, max(1, collect.ALL_LANES // threads))
-    assert not native or count < threads * most or min(sizes) >= most // 2  # lanes are used
-    assert len(shares) % threads == 0 or not native or max(sizes) == 1  # no worker is left without work
+    assert lanes == 1 or count < threads * most or min(sizes) >= most // 2  # lanes are used
+    assert len(shares) % threads == 0 or lanes == 1 or max(sizes) == 1  # no worker is left without work
 
 
 def test_the_agent_of_a_logdir_collects(tmp_path):
-    torch = pytest.importorskip("torch")
-    from worldmodels import agent, controller
-    from worldmodels.memory import MDRNN
-    from worldmodels.runs import checkpoint
-    from worldmodels.vision import VAE
+    from tests.helpers.runs import save_agent  # PyTorch: the workers of other tests import this module without
+    from worldmodels import agent
 
-    torch.manual_seed(0)
-    logdir, settings = tmp_path / "logdir", {"z_size": 4, "action_size": 3, "hidden_size": 8}
-    checkpoint.save(
-        logdir / "vae/best.safetensors", checkpoint.pack("vae", VAE(4).state_dict()), {"vae": {"z_size": 4}}
-    )
-    mdrnn = checkpoint.pack("mdrnn", MDRNN(**settings).state_dict())
-    checkpoint.save(logdir / "mdrnn/best.safetensors", mdrnn, {"mdrnn": settings})
-
-    def evolve(size: float) -> None:
-        parameters = size * torch.randn((controller.feature_size("zh", 4, 8) + 1) * 3)
-        checkpoint.save(logdir / "ctrl/best.safetensors", {"parameters": parameters}, {"controller": {"inputs": "zh"}})
-
-    evolve(1.0)
+    logdir = save_agent(tmp_path / "logdir", actions=3, env=TOY)
     cfg = toy(tmp_path / "data", rollouts=2, policy="agent", logdir=str(logdir), device="cpu")
     collect.main(cfg)
-    env = envs.make(TOY, 1, max_steps=25)
-    kind = envs.action_kind(envs.describe(TOY), env.single_action_space)
-    episodes = [Episode(track_seeds(0, number, count=1)[0]) for number in range(2)]
+    env = envs.make(World(TOY), 1, max_steps=25)
+    kind = envs.actions_for(World(TOY), env.single_action_space)
+    episodes = [Episode(training_seeds(0, number, count=1)[0]) for number in range(2)]
     driven: list[Rollout] = []
     drive(env, kind, agent.load(logdir, kind), episodes, on_rollout=lambda _, rollout: driven.append(rollout))
     for number, expected in enumerate(driven):
         assert_same(load_rollout(collect.rollout_path(tmp_path / "data", number)), expected)
-    evolve(2.0)  # another driver: its rollouts do not belong into the same collection
-    with pytest.raises(UserError, match="weights"):
+    save_agent(
+        logdir, actions=3, seed=2, env=TOY
+    )  # its rollouts do not belong here
+    with pytest.raises(UserError, match="driver"):
         collect.main(dataclasses.replace(cfg, rollouts=3))
 
 
@@ -395,8 +389,8 @@ def test_an_agent_s_collection_resumes_to_the_last_bit(tmp_path):
         ({"rollouts": 9}, "beyond the 9 asked for: ask for 10 or more"),
         ({"rollouts": 0}, "--rollouts is 0"),
         ({"threads": -1}, "--threads is -1"),
-        ({"start": "anywhere"}, "--start anywhere needs our own simulator"),
-        ({"env": "NoSuchEnv-v0"}, "NoSuchEnv-v0 cannot be made"),
+        ({"start": "anywhere"}, "cannot start 'anywhere': --start is one of line"),
+        ({"env": "NoSuchEnv-v0"}, "NoSuchEnv-v0 is not registered"),
         ({"env": "CartPole-v1"}, "V needs images"),
         ({"policy": "agent", "logdir": "no_such_logdir"}, "no_such_logdir"),
     ],
@@ -424,7 +418,7 @@ def test_folders_that_are_not_ours(tmp_path):
     with pytest.raises(UserError, match="collect.json is damaged"):
         collect.main(toy(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made"):
         collect.main(toy(tmp_path / "file" / "folder"))
 
 
@@ -443,7 +437,8 @@ def test_noreload_deletes_only_what_collect_made(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     def files() -> set[str]:
-        return {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+        found = (path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock")
+        return {path.relative_to(tmp_path).as_posix() for path in found}
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(collect, "collect", interrupt)
@@ -488,7 +483,7 @@ def test_minari_round_trip(reference, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     minari_export.export(dataset, tmp_path, TOY, "brown")
     assert "already" in capsys.readouterr().out and (target / "main_data.hdf5").stat().st_mtime_ns == data.st_mtime_ns
-    fewer = dataclasses.replace(dataset, files=dataset.files[:4], lengths=dataset.lengths[:4])
+    fewer = dataset.subset(range(4))
     assert minari.MinariDataset(minari_export.export(fewer, tmp_path, TOY, "brown")).total_episodes == 4
     assert [path.name for path in tmp_path.iterdir()] == ["Slide-v0"]
     minari_export.remove(tmp_path)
@@ -499,7 +494,7 @@ def test_minari_makes_our_simulator_again_with_the_frames_it_stored(tmp_path):
     minari = pytest.importorskip("minari")
     cfg = toy(tmp_path, env=CAR, policy="gas", max_steps=5)
     rollout = by_hand(cfg, [0])[0]
-    save_rollout(tmp_path / "rollout_000000.npz", rollout, seed=track_seeds(0, 0, count=1)[0])
+    save_rollout(tmp_path / "rollout_000000.npz", rollout, seed=training_seeds(0, 0, count=1)[0])
     exported = minari.MinariDataset(minari_export.export(open_dataset(tmp_path), tmp_path / "minari", CAR, "gas"))
     env = exported.recover_environment()
     first, _ = env.reset(seed=next(iter(exported.storage.get_episode_metadata([0])))["seed"])

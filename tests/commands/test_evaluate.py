@@ -12,43 +12,28 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.helpers.runs import save_agent
 from tests.helpers.toy import TOY
-from worldmodels import agent, controller, envs, memory, vision
+from worldmodels import agent, envs, memory
 from worldmodels.commands import evaluate
+from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
-from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Evaluate
 from worldmodels.show import spectator
 from worldmodels.show.mp4 import mp4_writer
+from worldmodels.workers.driver import Driver, Job, Outcome
+from worldmodels.workers.places import limited_threads
 
 CAR = "CarRacing-v3"
 STEPS = 20  # of a CarRacing episode here
 
 
-def save_agent(logdir: Path, actions: int, seed: int = 1) -> Path:
-    """A run directory with an untrained V, M and C that fit together, and that act on what they see."""
-    torch.manual_seed(seed)
-    z, h = 4, 8
-    vae, mdrnn = vision.VAE(z), memory.MDRNN(z, actions, h)
-    with torch.no_grad():
-        vae.mean.weight.mul_(100)  # a fresh V hardly tells two frames apart, nor two z
-        vae.dense.weight.mul_(100)
-        mdrnn.head.weight.mul_(10)
-    shape = {"z_size": z, "action_size": actions, "hidden_size": h}
-    for name, model, settings in (("vae", vae, {"z_size": z}), ("mdrnn", mdrnn, shape)):
-        tensors = checkpoint.pack(name, model.state_dict())
-        checkpoint.save(logdir / name / "best.safetensors", tensors, {name: settings})
-    parameters = torch.randn(controller.parameter_count(z + h, actions))
-    settings = {"inputs": "zh", "sample_z": False, "seed": 0}
-    checkpoint.save(logdir / "ctrl" / "best.safetensors", {"parameters": parameters}, {"controller": settings})
-    return logdir
-
-
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_agent(tmp_path_factory.mktemp("toy"), actions=3)
+    return save_agent(tmp_path_factory.mktemp("toy"), actions=3, env=TOY)
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +45,15 @@ def play(logdir: Path, env_id: str, seed: int, max_steps: int | None = None) -> 
     """The reference: plain Gymnasium, one frame at a time; (score, length, frames)."""
     description = envs.describe(env_id)
     env = gymnasium.make(env_id, max_episode_steps=max_steps or description.time_limit)
-    driver = agent.load(logdir, envs.action_kind(description, env.action_space))
+    driver = agent.load(logdir, envs.actions_for(World(env_id), env.action_space))
     lane = np.array([0])
     driver.begin(lane, [Episode(seed)])
     observation, _ = env.reset(seed=seed)
     score, frames, over = 0.0, [], False
-    with spectator.one_thread():
+    with limited_threads(1):
         while not over:
             frames.append(envs.as_frames(observation[None], description.crop)[0])
-            action = driver.kind.to_env(driver.act(lane, frames[-1][None]))[0]
+            action = driver.actions.to_env(driver.act(lane, frames[-1][None]))[0]
             observation, reward, terminated, truncated, _ = env.step(action)
             score, over = score + float(reward), terminated or truncated
     env.close()
@@ -144,9 +129,9 @@ def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypat
 
 def test_statistics_agree_with_numpy() -> None:
     scores = np.random.default_rng(0).normal(800, 90, size=37)
-    key = {"env": "E", "episodes": 37, "seeds": list(range(37)), "max_steps": None, "model": "", "device": "cpu"}
-    progress = evaluate.Progress(Path(), {}, {i: (float(score), 900) for i, score in enumerate(scores)})
-    result = evaluate.summarise({**key, "versions": {}}, progress, "command")
+    key = {"env": "E", "max_steps": None, "model": "", "device": "cpu", "versions": {}}
+    book = evaluate.Book(RunDir(Path()), key, range(37), {i: (float(score), 900) for i, score in enumerate(scores)})
+    result = evaluate.summarise(book, "command")
     assert result["mean"] == pytest.approx(np.mean(scores))
     assert result["std"] == pytest.approx(np.std(scores, ddof=1))
     assert result["stderr"] == pytest.approx(np.std(scores, ddof=1) / np.sqrt(37))
@@ -171,15 +156,15 @@ def test_one_track_has_no_spread(toy_run: Path, tmp_path: Path) -> None:
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, tracks: int) -> list[int]:
     """Ctrl-C when so many tracks are driven; returns the list that collects the tracks driven."""
     driven: list[int] = []
-    drive = evaluate.Driver.__call__
+    drive = Driver.__call__
 
-    def counted(self: evaluate.Driver, block: evaluate.Block) -> evaluate.Driven:
+    def counted(self: Driver, job: Job, on_step=None) -> Outcome:
         if len(driven) == tracks:
             raise KeyboardInterrupt
-        driven.extend(block.seeds)
-        return drive(self, block)
+        driven.extend(episode.seed for episode in job.episodes)
+        return drive(self, job, on_step)
 
-    monkeypatch.setattr(evaluate.Driver, "__call__", counted)
+    monkeypatch.setattr(Driver, "__call__", counted)
     return driven
 
 
@@ -227,7 +212,7 @@ def test_scores_of_another_agent_are_not_mixed_in(
         interrupt_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             evaluate.main(cfg)
-    save_agent(run, actions=3, seed=4)
+    save_agent(run, actions=3, seed=4, env=TOY)
     driven = interrupt_after(monkeypatch, 99)
     evaluate.main(cfg)
     assert len(driven) == 4
@@ -277,7 +262,7 @@ def test_a_window_shows_the_drives_and_changes_no_score(
 
 
 def test_the_spectator_shows_what_v_and_m_make_of_the_drive(toy_run: Path) -> None:
-    kind = envs.action_kind(envs.describe(TOY), gymnasium.make(TOY).action_space)
+    kind = envs.actions_for(World(TOY), gymnasium.make(TOY).action_space)
     driver, actions, seen = agent.load(toy_run, kind), [], []
     act = driver.act
     driver.act = lambda lanes, frames: (actions.append(act(lanes, frames)), actions[-1])[1]  # type: ignore[method-assign]
@@ -287,15 +272,15 @@ def test_the_spectator_shows_what_v_and_m_make_of_the_drive(toy_run: Path) -> No
     np.testing.assert_array_equal([now.frame for now in seen], frames)
     assert [now.step for now in seen] == list(range(length)) and seen[0].view.shape == (40, 48, 3)
 
-    z, _ = driver.vae.encode(np.array(frames))  # (T, Z): the whole drive at once is the reference
+    z, _ = driver.encoder.vae.encode(np.array(frames))  # (T, Z): the whole drive at once is the reference
     with torch.no_grad():
-        prediction, _ = driver.mdrnn(z[None], torch.from_numpy(np.concatenate(actions))[None])
-    expected = driver.vae.decode(memory.sample(prediction, temperature=0)[0]).astype(int)
+        prediction, _ = driver.memory(z[None], torch.from_numpy(np.concatenate(actions))[None])
+    expected = driver.encoder.vae.decode(memory.sample(prediction, temperature=0)[0]).astype(int)
     predictions = np.array([now.prediction for now in seen]).astype(int)
     assert np.abs(predictions - expected).max() <= 1
     assert np.abs(predictions[1:] - expected[:-1]).max() > 10, "a step late would pass"
     reconstructions = np.array([now.reconstruction for now in seen]).astype(int)
-    assert np.abs(reconstructions - driver.vae.decode(z).astype(int)).max() <= 1
+    assert np.abs(reconstructions - driver.encoder.vae.decode(z).astype(int)).max() <= 1
 
 
 def test_a_video_keeps_its_frames_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:

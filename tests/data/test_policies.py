@@ -7,21 +7,22 @@ import pytest
 from worldmodels import envs
 from worldmodels.data import policies
 from worldmodels.data.policies import RandomPolicy
+from worldmodels.envs import Actions, World, actions_of
 from worldmodels.rollout import Episode, drive
 
 CAR = "worldmodels/CarRacing-v3"
 
 
-def a_kind(name: str) -> envs.ActionKind:
+def a_kind(name: str) -> Actions:
     spaces = {
         "car": gymnasium.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)),
         "box": gymnasium.spaces.Box(-3.0, 5.0, (2, 2)),
         "discrete": gymnasium.spaces.Discrete(4, start=1),
     }
-    return envs.ActionKind(name, spaces[name])
+    return actions_of(name, spaces[name], name)
 
 
-def actions(policy: str, kind: envs.ActionKind, episodes: int = 40, steps: int = 500) -> np.ndarray:
+def actions(policy: str, kind: Actions, episodes: int = 40, steps: int = 500) -> np.ndarray:
     """(episodes, steps, A)"""
     driver = RandomPolicy(policy, kind, seed=1)
     lanes = np.arange(episodes)
@@ -87,8 +88,8 @@ def test_gas_is_smooth_and_hardly_brakes():
 
 def test_gas_drives_further_than_brown():
     """Mean score of 150 steps on 12 tracks."""
-    env = envs.make(CAR, 12, num_threads=1, max_steps=150)
-    kind = envs.action_kind(envs.describe(CAR), env.single_action_space)
+    env = envs.make(World(CAR), 12, threads=1, max_steps=150)
+    kind = envs.actions_for(World(CAR), env.single_action_space)
     episodes = [Episode(seed, seed) for seed in range(12)]
     scores = {name: drive(env, kind, RandomPolicy(name, kind, 0), episodes)[0].mean() for name in ("brown", "gas")}
     assert scores["gas"] > scores["brown"] + 10, scores

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.test_evaluate import save_agent
+from tests.helpers.runs import save_agent
 from tests.helpers.toy import TOY
 from worldmodels.commands import evaluate, report
 from worldmodels.errors import UserError

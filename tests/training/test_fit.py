@@ -23,7 +23,7 @@ CFG = config.TrainVAE(epochs=9, patience=2, stop_after=5, learning_rate=1e-2)
 def fit_scripted(folder: Path, test_losses: list[float], cfg: config.TrainVAE = CFG) -> Trainee:
     """Train a single number whose test loss in each epoch is given."""
     model = nn.Linear(1, 1)
-    trainee = Trainee("vae", "V", model, {}, torch.optim.Adam(model.parameters(), cfg.learning_rate), folder)
+    trainee = Trainee("vae", "V", model, {}, torch.optim.Adam(model.parameters(), cfg.learning_rate), folder, "float32")
     left = iter(test_losses)
 
     def loss(batch: str, noise: torch.Generator):
@@ -31,7 +31,7 @@ def fit_scripted(folder: Path, test_losses: list[float], cfg: config.TrainVAE = 
         return value, {"loss": value.detach()}, 1.0
 
     fit(
-        trainee, cfg, data="x", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
+        trainee, cfg, data="x", cut="", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
         test_batches=lambda: ["test"], rate_name="rate",
     )  # fmt: skip
     return trainee

@@ -2,15 +2,36 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from worldmodels.errors import UserError
-from worldmodels.workers.pool import Workers, run_jobs
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import Processes
 
 
-def square_but_die_once(job: tuple[int, str]) -> int:
+@dataclass(frozen=True)
+class Does:
+    """A setup whose workers do the same with every job."""
+
+    function: Callable
+
+    def __call__(self, place: Place) -> Callable:
+        return self.function
+
+
+def pool(function: Callable, workers: int) -> Processes:
+    return Processes(Does(function), [Place(i, "cpu", 1) for i in range(workers)])
+
+
+def square_but_die_once(job: tuple[int, str], on_step=None) -> int:
     number, folder = job
     marker = Path(folder) / f"died-{number}"
     if number == 3 and not marker.exists():
@@ -19,29 +40,70 @@ def square_but_die_once(job: tuple[int, str]) -> int:
     return number * number
 
 
-def always_die(job: int) -> int:
+def always_die(job: int, on_step=None) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return job
 
 
-def fail(job: int) -> int:
+def fail(job: int, on_step=None) -> int:
     raise ZeroDivisionError(f"job {job} divides by zero")
 
 
 def test_a_killed_worker_s_jobs_are_run_again(tmp_path, capfd) -> None:
-    with Workers(2) as workers:
-        results = dict(workers.run(square_but_die_once, [(i, str(tmp_path)) for i in range(8)]))
+    with pool(square_but_die_once, 2) as workers:
+        results = dict(workers.run([(i, str(tmp_path)) for i in range(8)]))
         assert results == {i: i * i for i in range(8)}
         assert "run again" in capfd.readouterr().err
-        assert dict(workers.run(square_but_die_once, [(5, str(tmp_path))])) == {0: 25}  # the pool still serves
+        assert dict(workers.run([(5, str(tmp_path))])) == {0: 25}  # the pool still serves
 
 
 def test_workers_that_keep_dying_end_in_one_sentence() -> None:
     with pytest.raises(UserError, match="fewer workers"):
-        list(run_jobs(always_die, [1], 1))
+        list(pool(always_die, 1).run([1]))
 
 
 def test_a_failing_job_shows_its_traceback(capfd) -> None:
     with pytest.raises(ZeroDivisionError):
-        list(run_jobs(fail, [7], 1))
+        list(pool(fail, 1).run([7]))
     assert "job 7 divides by zero" in capfd.readouterr().err
+
+
+def cannot_be(place: Place) -> None:
+    raise UserError("There is no trained V.")
+
+
+def test_a_setup_that_fails_is_not_taken_for_a_crash() -> None:
+    with pytest.raises(UserError, match="There is no trained V"), Processes(cannot_be, [Place(0, "cpu", 1)]) as workers:
+        list(workers.run([1]))
+
+
+@dataclass
+class Index:
+    place: Place
+
+    def __call__(self, job: int, on_step=None) -> tuple[int, str, int]:
+        time.sleep(0.2)
+        return self.place.index, self.place.device, torch.get_num_threads()
+
+
+def test_every_worker_has_a_place_of_its_own_and_its_threads() -> None:
+    places = [Place(i, f"cuda:{i}", 1 + i) for i in range(2)]
+    with Processes(Index, places) as workers:
+        answers = {answer for _, answer in workers.run(range(12))}
+    assert answers == {(0, "cuda:0", 1), (1, "cuda:1", 2)}
+
+
+@pytest.mark.parametrize("how", ["script", "stdin"])
+def test_a_script_without_a_main_guard_is_told_so_at_once(tmp_path, how: str) -> None:
+    job = (
+        "from worldmodels.commands.collect import main\nfrom worldmodels.runs.settings import Collect\n"
+        f"main(Collect(rollouts=2, max_steps=2, threads=2, rootdir={str(tmp_path / 'data')!r}))\n"
+    )
+    (tmp_path / "job.py").write_text(job)
+    command = [sys.executable, str(tmp_path / "job.py") if how == "script" else "-"]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, input=job, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode and 'if __name__ == "__main__":' in done.stderr.strip().splitlines()[-1]
+    assert "out of memory" not in done.stderr
