@@ -10,7 +10,7 @@ import torch
 from tests.commands.test_evaluate import save_agent
 from tests.helpers.toy import TOY
 from worldmodels.commands import train_controller
-from worldmodels.data.latents import Latents
+from worldmodels.data.latents import Latents, digest
 from worldmodels.errors import UserError
 from worldmodels.evolution import strategies as evolution
 from worldmodels.runs import checkpoint
@@ -65,7 +65,8 @@ def test_scores_on_other_selection_tracks_do_not_compare(logdir: Path) -> None:
 
 def test_no_more_directions_than_c_can_see(logdir: Path) -> None:
     episode = Latents(torch.randn(21, 4), torch.zeros(21, 4), torch.rand(20, 3), torch.zeros(20), torch.zeros(20))
-    checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), {})
+    tag = {"vae": digest(logdir / "vae" / "best.safetensors"), "episode": "0"}
+    checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), tag)
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
     with pytest.raises(UserError, match="--directions is 13: what C sees in M's episodes has 12 at most"):
         train_controller.main(replace(CFG, logdir=str(logdir), directions=13, noreload=True))

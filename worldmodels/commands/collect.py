@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from worldmodels import envs
 from worldmodels.data import minari as minari_export
-from worldmodels.data.dataset import BadFile, Dataset, episode_length, load_rewards, save_rollout
+from worldmodels.data.dataset import Dataset
+from worldmodels.data.episodes import BadFile, episode_length, inspect, load_rewards, save_rollout
 from worldmodels.data.policies import RandomPolicy
 from worldmodels.envs import ActionKind
 from worldmodels.errors import UserError
@@ -222,7 +223,7 @@ def whole(path: Path) -> bool:
 def collected(root: Path, rollouts: int) -> Dataset:
     """The first `rollouts` rollouts of the folder."""
     files = tuple(rollout_path(root, rollout) for rollout in range(rollouts))
-    return Dataset(files, tuple(episode_length(path) for path in files))
+    return Dataset(files, tuple(inspect(path) for path in files))
 
 
 def metrics(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:

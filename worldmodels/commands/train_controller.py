@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from worldmodels import controller, envs, memory, vision
 from worldmodels.agent import choose_device
-from worldmodels.data.latents import Latents
+from worldmodels.data.latents import stored_latents
 from worldmodels.errors import UserError
 from worldmodels.evolution import strategies as evolution
 from worldmodels.evolution.fitness import Crew, Setting, choose_devices
@@ -80,7 +80,7 @@ def main(cfg: TrainController) -> None:
     settings = {name: getattr(cfg, name) for name in fixed}
     loop, history, basis = (Loop(), [], None) if cfg.noreload else resume(folder, settings)
     if cfg.directions and basis is None:
-        sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir) / "mdrnn" / "latents")
+        sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir))
         most = min(width, len(sample) - 1)
         if cfg.directions > most:
             raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
@@ -181,12 +181,10 @@ def training_course(cfg: TrainController, time_limit: int | None, generation: in
     }
 
 
-def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
+def seen_by_c(inputs: str, mdrnn: memory.MDRNN, logdir: Path) -> np.ndarray:
     """A sample of what C sees, float64 (M, F): z and M's state over the episodes that M was trained on."""
     seen, count = [], 0
-    for path in sorted(latents.glob("*.safetensors")):
-        tensors, _ = checkpoint.load(path)
-        episode = Latents(**tensors)
+    for episode in stored_latents(logdir / "mdrnn" / "latents", logdir / "vae" / "best.safetensors"):
         state, z = mdrnn.initial_state(1), episode.mean
         for t in range(len(episode.actions)):
             seen.append(controller.features(inputs, z[t : t + 1], state))
@@ -196,7 +194,7 @@ def seen_by_c(inputs: str, mdrnn: memory.MDRNN, latents: Path) -> np.ndarray:
         if count >= WHITENING_SAMPLE:
             break
     if not seen:
-        raise UserError(f"{latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
+        raise UserError(f"{logdir} holds no episodes as this V sees them: run `worldmodels train-mdrnn` again first.")
     return torch.cat(seen).double().numpy()
 
 

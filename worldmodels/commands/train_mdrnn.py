@@ -16,7 +16,8 @@ from torch import Tensor
 
 from worldmodels import vision
 from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.data.dataset import load_rollout, open_dataset, split
+from worldmodels.data.dataset import open_dataset, split
+from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset
 from worldmodels.memory import MDRNN, dream, mdrnn_loss
 from worldmodels.runs.metrics import save_picture

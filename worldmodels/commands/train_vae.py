@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from worldmodels.agent import choose_bfloat16, choose_device
-from worldmodels.data.dataset import frame_batches, open_dataset, split
+from worldmodels.data.dataset import open_dataset, split
+from worldmodels.data.frames import frame_batches
 from worldmodels.runs.metrics import save_picture
 from worldmodels.runs.settings import TrainVAE
 from worldmodels.training.fit import Trainee, fit, generator

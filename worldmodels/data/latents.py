@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldmodels.data.dataset import BadFile, Dataset, load_rollout
+from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
+from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.vision import VAE
@@ -76,48 +77,68 @@ def small_heap() -> Iterator[None]:
 
 @small_heap()
 def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> dict[Path, Latents]:
-    """The episodes of `dataset` through V, stored one safetensors file each in `folder` and read from there again.
+    """The episodes of `dataset` through V, stored one safetensors file each in `folder` and mapped from there.
 
-    A file made by another V, or of another episode, is made anew; an interrupted encoding continues. Damaged
-    episodes are named and left out.
+    A file is named after the content of its episode and carries the digest of V: another V's is made anew, one of no
+    episode of this dataset is deleted, and an interrupted encoding continues. Damaged episodes are named and left out.
 
     Raises:
         UserError: not one episode could be read.
     """
-    fingerprint = hashlib.sha256(vae_path.read_bytes()).hexdigest()[:16]
-    episodes = {}
-    for path, name in tqdm(
-        list(zip(dataset.files, dataset.names, strict=True)), desc="V sees the episodes", unit=" episodes",
-        dynamic_ncols=True,
-    ):  # fmt: skip
-        stored = folder / f"{name.removesuffix('.npz').replace('/', '_')}.safetensors"
-        tag = {"vae": fingerprint, "bytes": path.stat().st_size}
+    remove_stale(folder, {head.digest for head in dataset.heads})
+    vae_digest = digest(vae_path)
+    episodes, damaged = {}, 0
+    for path, head in tqdm(dataset.known, desc="V sees the episodes", unit=" episodes", dynamic_ncols=True):
+        stored, tag = folder / f"{head.digest}.safetensors", {"vae": vae_digest, "episode": head.digest}
         latents = read_latents(stored, tag)
         if latents is None:
             try:
-                latents = encode_rollout(vae, path)
+                checkpoint.save(stored, encode_rollout(vae, path, head.digest)._asdict(), tag)
             except BadFile as error:
-                tqdm.write(f"{error} It is left out.")
+                say_damaged(error)
+                damaged += 1
                 continue
-            checkpoint.save(stored, latents._asdict(), tag)
+            latents = read_latents(stored, tag)  # pages of the file, which the system may drop, instead of our memory
+            assert latents is not None
         episodes[path] = latents
-    if not episodes:
-        raise UserError("Not one episode could be read: collect them again with `worldmodels collect --noreload`.")
+    say_all_damaged(damaged, dataset)
     return episodes
 
 
-def read_latents(path: Path, tag: dict) -> Latents | None:
+def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
+    """The episodes that `encode_dataset` stored last in `folder`, one after another, as this V sees them: another V's,
+    and files that are none of ours, are left out."""
+    vae_digest = digest(vae_path)
+    for path in sorted(folder.glob("*.safetensors")):
+        latents = read_latents(path, {"vae": vae_digest, "episode": path.stem})
+        if latents is not None:
+            yield latents
+
+
+def remove_stale(folder: Path, digests: set[str]) -> None:
+    """Delete the stored episodes of any other content."""
+    for path in folder.glob("*.safetensors"):
+        if path.stem not in digests:
+            path.unlink()
+
+
+def digest(vae_path: Path) -> str:
+    """By which V is known: its file's content."""
+    return hashlib.sha256(vae_path.read_bytes()).hexdigest()[:16]
+
+
+def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
     """A stored episode; None where there is none with this tag."""
     try:
         tensors, meta = checkpoint.load(path)
     except UserError:
         return None
-    return Latents(**tensors) if meta == tag else None
+    return Latents(**tensors) if meta == tag and tensors.keys() == set(Latents._fields) else None
 
 
-def encode_rollout(vae: VAE, path: Path) -> Latents:
-    """One episode through V."""
-    rollout = load_rollout(path)
+def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
+    """One episode through V; BadFile where its file holds none, or another one than that of the digest `episode`."""
+    rollout = load_rollout(path, episode)
     parts = [vae.encode(rollout.frames[i : i + ENCODE_BATCH]) for i in range(0, len(rollout.frames), ENCODE_BATCH)]
     mean, logvar = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     terminals = torch.from_numpy(rollout.terminals.astype(np.float32))
