@@ -22,7 +22,7 @@ from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, load_rollout, load_seed, save_rollout
+from worldmodels.data.episodes import BadFile, episode_length, load_rollout, load_seed, save_rollout
 from worldmodels.data.policies import RandomPolicy
 from worldmodels.envs import World
 from worldmodels.envs.seeds import training_seeds

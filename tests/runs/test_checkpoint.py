@@ -67,7 +67,7 @@ def test_the_optimizer_continues_as_if_nothing_had_happened() -> None:
 def test_a_kill_during_a_write_leaves_a_whole_file(tmp_path) -> None:
     """A process that writes without pause is killed at random moments: what is there always loads."""
     code = (
-        "import sys, torch; from pathlib import Path; from worldmodels import checkpoint\n"
+        "import sys, torch; from pathlib import Path; from worldmodels.runs import checkpoint\n"
         "n = 0\n"
         "while True:\n"
         "    n += 1\n"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from worldmodels.commands import train_mdrnn, train_vae
-from worldmodels.data.dataset import save_rollout
+from worldmodels.data.episodes import save_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint

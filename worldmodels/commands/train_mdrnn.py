@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worldmodels import vision
+from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.frames import frame_batches
-from worldmodels.runs.directory import RunDir
 from worldmodels.runs.metrics import save_picture
 from worldmodels.runs.settings import TrainVAE, check
 from worldmodels.training.fit import Trainee, fit, generator
