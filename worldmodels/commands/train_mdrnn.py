@@ -20,11 +20,9 @@ from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset
 from worldmodels.memory import MDRNN, dream, mdrnn_loss
-from worldmodels.runs.metrics import save_picture
 from worldmodels.runs.settings import TrainMDRNN
+from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training.fit import Trainee, fit
-
-DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # frames shown, steps between them, steps M watches first
 
 
 def main(cfg: TrainMDRNN) -> None:
@@ -73,7 +71,7 @@ def main(cfg: TrainMDRNN) -> None:
         dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
         real = load_rollout(path).frames[shown][::DREAM_STRIDE]
         rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
-        save_picture(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
+        write_grid(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
 
     fit(
         trainee,

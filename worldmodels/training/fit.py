@@ -187,11 +187,11 @@ def fit(
         if loop.stale == 0:
             trainee.save_best()
         loop.seconds = time.perf_counter() - started
+        if after_epoch is not None:
+            after_epoch(loop.epoch)
         metrics_file.write(
             {"epoch": loop.epoch, **row, "learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
         )
-        if after_epoch is not None:
-            after_epoch(loop.epoch)
         trainee.save_last(loop, data)
         saved = time.perf_counter()
         tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
