@@ -22,7 +22,7 @@ from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, episode_length, load_rollout, load_seed, save_rollout
+from worldmodels.data.episodes import BadFile, load_rollout, load_seed, save_rollout
 from worldmodels.data.policies import RandomPolicy
 from worldmodels.envs import World
 from worldmodels.envs.seeds import training_seeds
@@ -168,7 +168,7 @@ def test_metrics_are_those_of_the_episodes(reference, tmp_path):
 
 def assert_events_are_the_rows(rootdir: Path) -> None:
     rows, shown = logs.read(rootdir / "metrics.jsonl"), events(rootdir)
-    assert len(rows) == len(collect.own_files(rootdir)) and set(shown) == {"seed", "score", "length"}
+    assert len(rows) == len(collect.own_files(rootdir)) and set(shown) == {"score", "length"}
     for name, points in shown.items():
         assert points == [(row["rollout"], pytest.approx(row[name], rel=1e-6)) for row in rows]
 
@@ -192,7 +192,7 @@ def test_killed_while_it_writes_metrics(reference, tmp_path, monkeypatch, points
         patch.setattr(SummaryWriter, "add_scalar", killed)
         with pytest.raises(KeyboardInterrupt):
             collect.main(toy(tmp_path, rollouts=10))
-    assert len(logs.read(tmp_path / "metrics.jsonl")) == points // 3, "a row is there before its points"
+    assert len(logs.read(tmp_path / "metrics.jsonl")) == points // 2, "a row is there before its points"
     collect.main(toy(tmp_path, rollouts=10))
     assert contents(tmp_path) == contents(reference) and events(tmp_path) == events(reference)
 
@@ -354,9 +354,7 @@ def test_the_agent_of_a_logdir_collects(tmp_path):
     drive(env, kind, agent.load(logdir, kind), episodes, on_rollout=lambda _, rollout: driven.append(rollout))
     for number, expected in enumerate(driven):
         assert_same(load_rollout(collect.rollout_path(tmp_path / "data", number)), expected)
-    save_agent(
-        logdir, actions=3, seed=2, env=TOY
-    )  # its rollouts do not belong here
+    save_agent(logdir, actions=3, seed=2, env=TOY)  # its rollouts do not belong here
     with pytest.raises(UserError, match="driver"):
         collect.main(dataclasses.replace(cfg, rollouts=3))
 

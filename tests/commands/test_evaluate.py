@@ -92,8 +92,8 @@ def test_scores_are_those_of_plain_gymnasium(toy_run: Path, tmp_path: Path) -> N
 def assert_events_are_the_rows(folder: Path) -> None:
     shown = EventAccumulator(str(folder)).Reload()
     rows = logs.read(folder / "metrics.jsonl")
-    assert set(shown.Tags()["scalars"]) == {"seed", "score", "length"}
-    for name in ("seed", "score", "length"):
+    assert set(shown.Tags()["scalars"]) == {"score", "length"}
+    for name in ("score", "length"):
         points = [(point.step, point.value) for point in shown.Scalars(name)]
         assert points == [(row["track"], pytest.approx(row[name])) for row in rows]
 

@@ -15,10 +15,10 @@ from tests.helpers.runs import save_agent
 from tests.helpers.toy import TOY
 from worldmodels.commands import evaluate, report
 from worldmodels.errors import UserError
-from worldmodels.runs import metrics as logs
 from worldmodels.runs.settings import Evaluate, Report
 from worldmodels.show import charts, diagram
 from worldmodels.show.charts import Band, Line
+from worldmodels.show.pictures import write_grid
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "image", "line", "path", "rect", "circle", "polyline", "polygon"}
 EPOCHS, GENERATIONS = 3, 25
@@ -91,9 +91,9 @@ def fill(logdir: Path) -> None:
         (logdir / stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for epoch in (2, 10):
         row = np.full((10, 64, 64, 3), 20 * epoch, np.uint8)
-        logs.save_picture(logdir / "vae" / "samples" / f"reconstruction_{epoch:04d}.png", [row, row])
-        logs.save_picture(logdir / "vae" / "samples" / f"samples_{epoch:04d}.png", [row])
-        logs.save_picture(logdir / "mdrnn" / "samples" / f"dream_{epoch:04d}.png", [row, row, row])
+        write_grid(logdir / "vae" / "samples" / f"reconstruction_{epoch:04d}.png", [row, row])
+        write_grid(logdir / "vae" / "samples" / f"samples_{epoch:04d}.png", [row])
+        write_grid(logdir / "mdrnn" / "samples" / f"dream_{epoch:04d}.png", [row, row, row])
     (logdir / "config.json").write_text(json.dumps({"preset": "laptop", "vae": {"epochs": EPOCHS, "note": "<b>&"}}))
 
 

@@ -31,8 +31,8 @@ def fit_scripted(folder: Path, test_losses: list[float], cfg: config.TrainVAE = 
         return value, {"loss": value.detach()}, 1.0
 
     fit(
-        trainee, cfg, data="x", cut="", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
-        test_batches=lambda: ["test"], rate_name="rate",
+        trainee, cfg, data="x", cut="", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2,
+        loss=loss, test_batches=lambda: ["test"], rate_name="rate",
     )  # fmt: skip
     return trainee
 

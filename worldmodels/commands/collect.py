@@ -22,11 +22,11 @@ import numpy as np
 from tqdm import tqdm
 
 from worldmodels import envs
-from worldmodels.data import minari as minari_export
+from worldmodels.data import minari
 from worldmodels.data.dataset import Dataset
-from worldmodels.data.episodes import BadFile, episode_length, inspect, load_rewards, save_rollout
-from worldmodels.data.policies import RandomPolicy
-from worldmodels.envs import ActionKind
+from worldmodels.data.episodes import BadFile, inspect, load_rewards
+from worldmodels.envs import World
+from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
 from worldmodels.runs import metrics
@@ -184,7 +184,7 @@ def whole(path: Path) -> bool:
 def collected(root: Path, rollouts: int) -> Dataset:
     """The first `rollouts` rollouts of the folder."""
     files = tuple(rollout_path(root, rollout) for rollout in range(rollouts))
-    return Dataset(files, tuple(inspect(path) for path in files))
+    return Dataset(files, tuple(map(inspect, files)))
 
 
 def rows(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:

@@ -20,8 +20,11 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import choose_device
+from worldmodels.agent import Eyes, check_fit
+from worldmodels.controller import Controller
 from worldmodels.data.latents import stored_latents
+from worldmodels.envs import Description, World
+from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
 from worldmodels.evolution import strategies
 from worldmodels.evolution.fitness import fitness
@@ -275,100 +278,6 @@ def refuse(cfg: TrainController, description: Description) -> None:
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
     if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
-    kind = envs.kind_of(cfg.env)
-    if kind.size != mdrnn.lstm.input_size - mdrnn.z_size:
-        raise UserError(
-            f"M was trained on actions of {mdrnn.lstm.input_size - mdrnn.z_size} numbers, {cfg.env} takes {kind.size}."
-        )
-
-    # The search space: all of C's weights, or those of the principal directions of what C sees.
-    width = controller.feature_size(cfg.inputs, vae.z_size, mdrnn.hidden_size)
-    size = controller.parameter_count(width, kind.size, cfg.inputs != "zch", cfg.hidden)
-    fixed = ("strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
-    settings = {name: getattr(cfg, name) for name in fixed}
-    loop, history, basis = (Loop(), [], None) if cfg.noreload else resume(folder, settings)
-    if cfg.directions and basis is None:
-        sample = seen_by_c(cfg.inputs, mdrnn, Path(cfg.logdir))
-        most = min(width, len(sample) - 1)
-        if cfg.directions > most:
-            raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
-        basis, _ = controller.whitened_directions(sample, cfg.directions, kind.size)
-    if cfg.noreload:
-        for old in [*folder.glob("*.safetensors"), folder / "metrics.jsonl"]:
-            old.unlink(missing_ok=True)
-    searched = size if basis is None else len(basis)
-    strategy = evolution.make(cfg.strategy, searched, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
-    means = deque(evolution.replay(strategy, history), maxlen=cfg.average)  # after each generation
-    if loop.select_tracks != cfg.select_tracks:  # scores on other tracks do not compare
-        loop.best, loop.select_tracks = None, cfg.select_tracks
-
-    def to_parameters(points: np.ndarray) -> np.ndarray:
-        return (points if basis is None else points @ basis).astype(np.float32)
-
-    devices = choose_devices(device, cfg.max_workers, description.native)
-    setting = Setting(
-        cfg.logdir, cfg.env, cfg.inputs, cfg.sample_z, cfg.seed, cfg.batch_size, devices, cfg.precision, cfg.hidden
-    )
-    if finished(loop, cfg):
-        print(
-            f"C in {folder} is trained already ({loop.generation} generations, {loop.best_so_far}): "
-            "more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
-        )
-        return
-    if loop.generation:
-        print(f"Continuing C in {folder} at generation {loop.generation + 1}.")
-    metrics = Metrics(folder, "generation", loop.generation)
-    started = time.perf_counter() - loop.seconds
-    selection = [Episode(SELECTION + i) for i in range(cfg.select_tracks)]
-
-    with Crew(setting) as crew, tqdm(
-        total=cfg.epochs, initial=loop.generation, unit="generation", desc="C", dynamic_ncols=True
-    ) as bar:  # fmt: skip
-        while not finished(loop, cfg):
-            began, steps_before = time.perf_counter(), loop.env_steps
-            tracks = track_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
-            episodes = [Episode(track, p) for p in range(cfg.pop_size) for track in tracks]  # P × S
-
-            with tqdm(
-                unit=" steps", leave=False, dynamic_ncols=True, desc=f"generation {loop.generation + 1}"
-            ) as inner:
-                candidates = to_parameters(strategy.ask())
-                course = training_course(cfg, description.time_limit, loop.generation)
-                scores, steps = crew.scores(candidates, episodes, **course, on_step=inner.update)
-            fitness = scores.reshape(cfg.pop_size, cfg.n_samples).mean(axis=1)
-            strategy.tell(fitness)
-            means.append(strategy.mean)
-            history.append(fitness)
-            loop.generation += 1
-            loop.env_steps += steps
-
-            selected = None
-            if loop.generation % cfg.select_every == 0 or loop.generation == 1 or finished(loop, cfg):
-                mean = to_parameters(np.mean(means, axis=0)[None])
-                with tqdm(unit=" steps", leave=False, dynamic_ncols=True, desc="selection tracks") as inner:
-                    results, steps = crew.scores(mean, selection, on_step=inner.update)
-                selected = float(results.mean())
-                loop.env_steps += steps
-                if loop.best is None or selected > loop.best:
-                    loop.best = selected
-                    save_best(folder, mean[0], cfg, loop)
-
-            now = time.perf_counter()
-            loop.seconds = now - started
-            metrics.write({
-                "generation": loop.generation, "env_steps": loop.env_steps,
-                "best": float(fitness.max()), "mean": float(fitness.mean()),
-                "std": float(fitness.std()), "worst": float(fitness.min()), "sigma": strategy.sigma,
-                "selected": selected,
-                "steps_per_second": (loop.env_steps - steps_before) / (now - began), "seconds": loop.seconds,
-            })  # fmt: skip
-            save_last(folder, settings, loop, history, basis)
-            bar.set_postfix_str(f"population {fitness.mean():.0f}, best mean {loop.best_so_far}")
-            bar.update()
-            if cfg.display:
-                show(loop, fitness, selected)
-    metrics.close()
-    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best_so_far}.")
 
 
 def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
@@ -393,10 +302,19 @@ def training_course(cfg: TrainController, description: Description, generation: 
     return Course("line" if whole else cfg.start, max_steps, give_up)
 
 
-def seen_by_c(inputs: str, mdrnn: memory.MDRNN, logdir: Path) -> np.ndarray:
+def basis_of(cfg: TrainController, run: RunDir, shape: Controller) -> np.ndarray:
+    """The principal directions of what C sees in M's episodes."""
+    sample = seen_by_c(shape, memory.load(run), run)
+    most = min(shape.features, len(sample) - 1)
+    if cfg.directions > most:
+        raise UserError(f"--directions is {cfg.directions}: what C sees in M's episodes has {most} at most.")
+    return whitened_directions(sample, cfg.directions, shape.outputs)
+
+
+def seen_by_c(shape: Controller, mdrnn: memory.MDRNN, run: RunDir) -> np.ndarray:
     """A sample of what C sees, float64 (M, F): z and M's state over the episodes that M was trained on."""
-    seen, count = [], 0
-    for episode in stored_latents(logdir / "mdrnn" / "latents", logdir / "vae" / "best.safetensors"):
+    seen: list[torch.Tensor] = []
+    for episode in stored_latents(run.latents, run.trained("vae")):
         state, z = mdrnn.initial_state(1), episode.mean
         for t in range(len(episode.actions)):
             seen.append(shape.see(z[t : t + 1], state))
@@ -405,7 +323,7 @@ def seen_by_c(inputs: str, mdrnn: memory.MDRNN, logdir: Path) -> np.ndarray:
         if len(seen) >= WHITENING_SAMPLE:
             break
     if not seen:
-        raise UserError(f"{logdir} holds no episodes as this V sees them: run `worldmodels train-mdrnn` again first.")
+        raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
     return torch.cat(seen).double().numpy()
 
 

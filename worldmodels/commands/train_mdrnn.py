@@ -15,18 +15,15 @@ import torch
 from torch import Tensor
 
 from worldmodels import vision
-from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset
 from worldmodels.memory import MDRNN, dream, mdrnn_loss
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.metrics import save_picture
 from worldmodels.runs.settings import TrainMDRNN, check
+from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training.fit import Trainee, fit
 from worldmodels.workers.places import choose_bfloat16, choose_device
-
-DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # frames shown, steps between them, steps M watches first
 
 
 def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
@@ -78,7 +75,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
         real = load_rollout(path).frames[shown][::DREAM_STRIDE]
         rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
-        save_picture(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
+        write_grid(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
 
     fit(
         trainee,

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.agent import choose_bfloat16, choose_device
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.frames import frame_batches
-from worldmodels.runs.metrics import save_picture
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import TrainVAE, check
+from worldmodels.show.pictures import write_grid
 from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.vision import VAE, to_images, vae_loss
 from worldmodels.workers.places import choose_bfloat16, choose_device
@@ -49,8 +49,8 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         mean, _ = vae.encode(shown)
         prior = torch.randn(10, cfg.z_size, generator=generator(device, cfg.seed), device=device)
         folder = trainee.folder / "samples"
-        save_picture(folder / f"reconstruction_{epoch:04d}.png", [shown, vae.decode(mean)])
-        save_picture(folder / f"samples_{epoch:04d}.png", [vae.decode(prior)])
+        write_grid(folder / f"reconstruction_{epoch:04d}.png", [shown, vae.decode(mean)])
+        write_grid(folder / f"samples_{epoch:04d}.png", [vae.decode(prior)])
 
     fit(
         trainee,

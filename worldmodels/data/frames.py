@@ -12,7 +12,7 @@ import numpy as np
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
 from worldmodels.data.episodes import BadFile, Head, load_frames
 from worldmodels.envs import FRAME_SIZE
-from worldmodels.workers.pool import cores
+from worldmodels.workers.places import cores
 
 READERS = min(4, cores())  # threads that read ahead; zlib works outside the interpreter's lock
 

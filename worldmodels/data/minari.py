@@ -20,7 +20,7 @@ from tqdm import tqdm
 from worldmodels import envs
 from worldmodels.data.dataset import Dataset, rollouts
 from worldmodels.data.episodes import load_seed
-from worldmodels.envs import FRAME_SIZE, ActionKind
+from worldmodels.envs import FRAME_SIZE, Actions, World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 

@@ -37,10 +37,14 @@ class Band:
 
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) between low and high, `about` so many."""
-    step = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(step))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= step * 0.999)
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) between low and high, as near to `about` as can be."""
+    power = 10.0 ** math.floor(math.log10((high - low) / about))
+    ticks = [_multiples(power * m, low, high) for m in (1, 2, 2.5, 5, 10)]
+    return min(ticks, key=lambda found: abs(len(found) - about))
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
+    """The multiples of `step` from low to high."""
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
 
@@ -107,12 +111,13 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], band: Band | Non
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
-    bounds = [y for _, *edges in (band.points if band else ()) for y in edges]
+    edges = [point for point in band.points if all(map(math.isfinite, point))] if band else []
+    bounds = [y for _, *pair in edges for y in pair]
     xs = [x for line in lines for x, _ in line.points]
     plot = _Plot(xs, [y for line in lines for _, y in line.points] + bounds, x_label)
     content = []
-    if band:
-        kept = thinned(band.points)
+    if band and edges:
+        kept = thinned(edges)
         outline = [(x, high) for x, _, high in kept] + [(x, low) for x, low, _ in reversed(kept)]
         content.append(f'<polygon class="band {band.css}" points="{_path(plot, outline)}"/>')
     for line in lines:
@@ -146,7 +151,7 @@ def _legend(keys: Sequence[tuple[str, str, float]]) -> str:
 def bar_chart(
     title: str, x_label: str, bars: Sequence[tuple[str, float]], marks: Sequence[tuple[str, float]], css: str
 ) -> str:
-    """One bar a value, in the order given, and horizontal lines at the `marks`."""
+    """One bar per value, in the order given, and horizontal lines at the `marks`."""
     values = [value for _, value in bars]
     plot = _Plot([0, max(len(bars), 6)], [0.0, *values, *(value for _, value in marks)], x_label)
     gap = 0.18 if len(bars) <= 60 else 0.0

@@ -4,7 +4,6 @@ Shapes: every picture is uint8 (height, width, 3).
 """
 
 import io
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,10 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from worldmodels.runs.files import write_atomically
+
 INK, PAPER = (226, 232, 240), (15, 23, 42)  # text and ground: readable on a light page and on a dark one
 PANEL = 192  # pixels: a 64×64 frame enlarged three times
 GAP = 12
 LABEL = 26  # pixels: height of a line of text
+DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP = 10, 4, 9  # of M's dream: frames shown, steps between, steps watched first
 WIDTH = 3 * PANEL + 2 * GAP  # 600: three panels are as wide as Gymnasium's own view of CarRacing
 
 
@@ -74,7 +76,14 @@ def drive_view(view: np.ndarray, frames: Sequence[np.ndarray], labels: Sequence[
 
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write a PNG, atomically."""
-    _write(path, Image.fromarray(picture), format="PNG", optimize=True)
+    with io.BytesIO() as buffer:
+        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+        write_atomically(path, buffer.getvalue())
+
+
+def write_grid(path: Path, rows: Sequence[np.ndarray]) -> None:
+    """Write a PNG of frames, each row uint8 (columns, height, width, 3), one row under the other."""
+    write_png(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
 def write_animation(path: Path, pictures: Sequence[np.ndarray], fps: float, most_bytes: int) -> None:
@@ -83,7 +92,7 @@ def write_animation(path: Path, pictures: Sequence[np.ndarray], fps: float, most
     Args:
         path: ends in .gif or .webp.
         pictures: at least one.
-        fps: pictures a second, before any is dropped.
+        fps: pictures per second, before any is dropped.
         most_bytes: size it must stay below.
     """
     stride = 1
@@ -95,14 +104,11 @@ def write_animation(path: Path, pictures: Sequence[np.ndarray], fps: float, most
         if len(data) < most_bytes or len(kept) == 1:
             break
         stride += 1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    write_atomically(path, data)
 
 
 def _animate(file: io.BytesIO, pictures: list[Image.Image], suffix: str, duration: int) -> None:
-    """Encode an endless animation, `duration` milliseconds a picture."""
+    """Encode an endless animation, `duration` milliseconds per picture."""
     rest = pictures[1:]
     if suffix == ".gif":
         palette = pictures[len(pictures) // 2].quantize(128)
@@ -112,10 +118,3 @@ def _animate(file: io.BytesIO, pictures: list[Image.Image], suffix: str, duratio
         pictures[0].save(
             file, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=80, method=4
         )
-
-
-def _write(path: Path, image: Image.Image, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, **options)  # type: ignore[arg-type]
-    os.replace(temporary, path)

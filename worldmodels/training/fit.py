@@ -218,9 +218,9 @@ def fit(
             clock.stop()
             row |= {f"test_{name}": value for name, value in tested.items()}
             row |= {"learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
-            metrics.write({"epoch": loop.epoch, **row})
             if after_epoch is not None:
                 after_epoch(loop.epoch)
+            metrics.write({"epoch": loop.epoch, **row})
             trainee.save_last(loop, data)
             tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
         metrics.close()

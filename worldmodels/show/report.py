@@ -1,0 +1,563 @@
+"""The page of a run: what its files hold → plain values → report.html.j2.
+
+A section of the page is a function Run → Section in SECTIONS; the template prints whatever parts a section has.
+"""
+
+import base64
+import io
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from worldmodels import __version__
+from worldmodels.envs.seeds import HELD_OUT
+from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
+from worldmodels.runs.metrics import Row, read
+from worldmodels.runs.settings import STAGES
+from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
+from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
+
+FRAME = 64  # pixels: side of a frame
+MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
+
+PUBLISHED = (  # CarRacing-v0 over 100 tracks: Ha & Schmidhuber 2018, table 1; github.com/ctallec/world-models
+    ("the paper, z and h", 906.0, 21.0),
+    ("the paper, z alone", 632.0, 251.0),
+    ("an earlier PyTorch port", 860.0, 120.0),
+)
+NEUTRAL = {"iterations": 1, "sigma_decay": 1.0, "average": 1}  # settings that change nothing at this value
+USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
+
+Fact = tuple[str, str]  # (value, what it is)
+
+
+def page(logdir: Path) -> str:
+    """The page of the run in `logdir`, whatever stages it has."""
+    run = Run.read(logdir)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return templates.get_template("report.html.j2").render(
+        run=run,
+        version=__version__,
+        score=score(run),
+        drive=drive(run),
+        frame=first_frame(run),
+        sizes=sizes(run),
+        glance=glance(run),
+        sections=[section(run) for section in SECTIONS],
+    )
+
+
+# ------------------------------------------------------------------------------------------- what a run holds
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the files of a run hold; what is missing or damaged is empty."""
+
+    logdir: Path
+    config: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    vae: list[Row]
+    mdrnn: list[Row]
+    ctrl: list[Row]
+
+    @staticmethod
+    def read(logdir: Path) -> "Run":
+        return Run(
+            logdir,
+            read_object(logdir / "config.json"),
+            checked_evaluation(read_object(logdir / "evaluation.json")),
+            read(logdir / "vae" / "metrics.jsonl", "epoch"),
+            read(logdir / "mdrnn" / "metrics.jsonl", "epoch"),
+            read(logdir / "ctrl" / "metrics.jsonl", "generation"),
+        )
+
+    @property
+    def name(self) -> str:
+        return self.logdir.resolve().name
+
+    @property
+    def episode(self) -> str:
+        """What an episode is called there."""
+        asked = self.config.get("run")
+        env = self.evaluation["env"] if self.evaluation else asked.get("env", "") if isinstance(asked, dict) else ""
+        return "track" if "CarRacing" in str(env) else "episode"
+
+    def picture(self, stage: str, name: str) -> Image.Image | None:
+        """The picture samples/`name`_NNNN.png of the stage's latest epoch; None where there is no good one."""
+        paths = (self.logdir / stage / "samples").glob(f"{name}_*.png")
+        latest = max(paths, default=None, key=lambda path: path.stem.rpartition("_")[2].zfill(9))
+        try:
+            picture = Image.open(latest).convert("RGB") if latest else None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+        return picture if picture and picture.width >= FRAME and picture.height >= FRAME else None
+
+    def command(self, stage: str, *more: str) -> str:
+        """The command line that runs a stage here."""
+        return shlex.join(["worldmodels", stage, "--logdir", str(self.logdir), *more])
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def checked_evaluation(found: dict[str, Any]) -> dict[str, Any] | None:
+    """An evaluation in which the page finds what it shows; None otherwise."""
+    number = (int, float)
+    needed: dict[str, Any] = {
+        "env": str, "command": str, "episodes": int, "mean": number, "min": number, "max": number,
+        "seeds": list, "scores": list, "lengths": list, "versions": dict,
+    }  # fmt: skip
+    if not all(isinstance(found.get(name), kind) for name, kind in needed.items()):
+        return None
+    columns = [found[name] for name in ("seeds", "scores", "lengths")]
+    whole = len({len(column) for column in columns}) == 1 and all(
+        isinstance(value, number) and math.isfinite(value) for column in columns for value in column
+    )
+    spreads = all(found.get(name) is None or isinstance(found[name], number) for name in ("std", "stderr"))
+    return found if whole and spreads and columns[0] else None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The episodes that V and M learned from."""
+
+    episodes: int
+    steps: int | None
+    """None: nobody counted them."""
+    size: int
+    """bytes"""
+
+
+def data(run: Run) -> Data | None:
+    """Where the episodes of the run lie, they are counted; None where there are none."""
+    asked = [run.config.get("train-vae"), run.config.get("run"), (run.config.get("run") or {}).get("vae")]
+    recorded = [Path(found["rootdir"]) for found in asked if isinstance(found, dict) and found.get("rootdir")]
+    places = [place for folder in recorded for place in (run.logdir / folder, folder)]
+    folder = next((place for place in [*places, run.logdir / "rollouts"] if place.is_dir()), None)
+    files = sorted(folder.rglob("*.npz")) if folder else []
+    if not files:
+        return None
+    rows = [row for place in sorted({path.parent for path in files}) for row in read(place / "metrics.jsonl", "length")]
+    steps = sum(int(row["length"] or 0) for row in rows) if len(rows) == len(files) else None
+    return Data(len(files), steps, sum(path.stat().st_size for path in files))
+
+
+# ----------------------------------------------------------------------------------------- the top of the page
+
+
+def score(run: Run) -> dict[str, Any] | None:
+    """The score in large type and what it means."""
+    found = run.evaluation
+    if found is None:
+        return None
+    one, held_out = run.episode, "held-out " if found["seeds"][0] >= HELD_OUT else ""
+    if found.get("std") is None:
+        meaning = f"Score of a single {held_out}{one}: one drive says little about the next."
+    else:
+        unseen = ", none of which was driven in training" if held_out else ""
+        meaning = (
+            f"Mean score and standard deviation over {found['episodes']} {held_out}{one}s{unseen}. "
+            f"The mean is known to within ± {found['stderr']:.1f} (standard error); "
+            f"the worst {one} gave {signed(found['min'])}, the best {signed(found['max'])}."
+        )
+    own = ("this run", found["mean"], found.get("std"))
+    comparable = "CarRacing" in found["env"] and not found.get("max_steps")
+    return {
+        "env": found["env"].rpartition(":")[2],
+        "mean": signed(found["mean"]),
+        "spread": "" if found.get("std") is None else f"± {found['std']:.0f}",
+        "meaning": meaning,
+        "cut": found.get("max_steps"),
+        "scale": [bar(*row) for row in (own, *PUBLISHED)] if comparable else [],
+    }
+
+
+def bar(name: str, mean: float, spread: float | None) -> dict[str, str]:
+    """A score as a bar: how far it is to the most that a lap can give."""
+    text = signed(mean) + ("" if spread is None else f" ± {spread:.0f}")
+    return {"name": name, "width": f"{max(0.0, min(1.0, mean / 950)):.1%}", "text": text}
+
+
+@dataclass(frozen=True)
+class Video:
+    source: str
+    caption: str
+
+
+def drive(run: Run) -> Video | None:
+    """The video of one evaluated drive, inside the page where it is not too large."""
+    video = (run.evaluation or {}).get("video")
+    if not isinstance(video, dict) or "file" not in video:
+        return None
+    path = run.logdir / Path(str(video["file"])).name
+    if not path.is_file():
+        return None
+    small = path.stat().st_size <= MOST_VIDEO
+    caption = (
+        f"{run.episode.capitalize()} {video['seed']}, {video['length']} steps, score {signed(video['score'])}. Below: "
+        "the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
+    )
+    return Video(data_uri("video/mp4", path.read_bytes()) if small else path.name, caption)
+
+
+def sizes(run: Run) -> dict[str, str]:
+    """What is written under z, h, C and the action: from the run's checkpoints, the paper's where there is none."""
+    mdrnn = meta(run.logdir / "mdrnn", "mdrnn")
+    z, h, action = (
+        mdrnn.get(name, paper) for name, paper in (("z_size", 32), ("hidden_size", 256), ("action_size", 3))
+    )
+    hidden = meta(run.logdir / "ctrl", "controller").get("hidden")
+    car = action == 3 and (run.evaluation is None or "CarRacing" in run.evaluation["env"])
+    numbers = f"{action} number{'' if action == 1 else 's'}"
+    return {
+        "z": f"{z} numbers", "h": f"{h} numbers", "c": f"{hidden} units" if hidden else "linear",
+        "action": "steer, gas, brake" if car else numbers,
+    }  # fmt: skip
+
+
+def meta(folder: Path, name: str) -> dict[str, Any]:
+    """What a stage's best checkpoint says about its model; nothing where it is missing or damaged."""
+    try:
+        found = checkpoint.load(folder / "best.safetensors")[1]
+    except UserError:
+        return {}
+    return found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else {}
+
+
+def glance(run: Run) -> list[Fact]:
+    """The size of the data, and how long the models were trained."""
+    found, facts = data(run), []
+    if found:
+        facts.append((f"{found.episodes:,}", "episodes of data"))
+        facts += [(f"{found.steps:,}", "steps")] if found.steps is not None else []
+        facts.append((f"{found.size / 1e6:,.0f}" if found.size >= 1e6 else "< 1", "MB"))
+    spent = {"V": 0.0, "M": 0.0, "C": 0.0}
+    for letter, seconds in training_seconds(run):
+        spent[letter] += seconds
+    if any(spent.values()):
+        parts = ", ".join(f"{letter} {duration(seconds)}" for letter, seconds in spent.items() if seconds)
+        facts.append((duration(sum(spent.values())), f"of training by the clock: {parts}"))
+    return facts
+
+
+def training_seconds(run: Run) -> list[tuple[str, float]]:
+    """(model, seconds) of every training, those of the iterations before included."""
+    stages = (("V", run.vae), ("M", run.mdrnn), ("C", run.ctrl))
+    here = [(letter, rows[-1].get("seconds") or 0.0) for letter, rows in stages if rows]
+    before = run.logdir / "previous"
+    return here + (training_seconds(Run.read(before)) if before.is_dir() else [])
+
+
+# ------------------------------------------------------------------------------------------------- sections
+
+
+@dataclass(frozen=True)
+class Film:
+    """A grid of frames."""
+
+    source: str
+    rows: Sequence[str]
+    """names, from the top"""
+    caption: str
+    wake: str | None = None
+    """CSS: where a dashed line marks a moment in the lowest row"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; the template shows what is there, in this order."""
+
+    title: str
+    intro: str = ""
+    model: str = ""
+    """v, m or c: its letter and colour"""
+    missing: tuple[str, str, str] | None = None
+    """in place of all that follows: what is missing, the command, what that does"""
+    facts: Sequence[Fact] = ()
+    charts: Sequence[Markup] = ()
+    note: tuple[str, str] | None = None
+    """in bold, then the rest: a card beside the charts"""
+    listing: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+    """summary, head and rows of a table"""
+    command: str = ""
+    """repeats what is shown"""
+    remark: str = ""
+    films: Sequence[Film] = ()
+    groups: dict[str, dict[str, Any]] | None = None
+    """name → settings, folded away"""
+
+
+def vision(run: Run) -> Section:
+    """V: what it lost while learning, and what it sees."""
+    section = Section(
+        "sees",
+        "A variational auto-encoder presses every frame into z, a few numbers, and paints the frame again from them.",
+        "v",
+        missing=("V is not trained yet:", run.command("train-vae"), "trains it."),
+    )
+    if not run.vae:
+        return section
+    rows, last = run.vae, run.vae[-1]
+    parts = [
+        Line("squared error, test", column(rows, "epoch", "test_reconstruction"), "v"),
+        Line("KL, test", column(rows, "epoch", "test_kl"), "v dashed"),
+    ]
+    return replace(
+        section,
+        missing=None,
+        facts=facts(last, ("epoch", "epochs"), ("test_reconstruction", "error per image"), ("test_kl", "KL, nats"))
+        + pace(last, "frames_per_second", "frames/s"),
+        charts=charts(
+            curves("Loss per image", rows, "loss", "v"), line_chart("What the loss is made of", "epoch", parts)
+        ),
+        films=films(
+            film(run.picture("vae", "reconstruction"), ["real", "V's"],
+                 "Frames of test episodes, and what V paints from their z."),
+            film(run.picture("vae", "samples"), ["V's"], "Frames that never were: V paints from z drawn at random."),
+        ),
+    )  # fmt: skip
+
+
+def memory(run: Run) -> Section:
+    """M: what it lost while learning, and a dream."""
+    section = Section(
+        "remembers and predicts",
+        "A recurrent network reads z and the action, keeps h, and says how likely every next z is.",
+        "m",
+        missing=("M is not trained yet:", run.command("train-mdrnn"), "trains it."),
+    )
+    if not run.mdrnn:
+        return section
+    rows, last = run.mdrnn, run.mdrnn[-1]
+    return replace(
+        section,
+        missing=None,
+        facts=facts(last, ("epoch", "epochs"), ("test_nll", "test NLL, nats per dimension"))
+        + pace(last, "transitions_per_second", "transitions/s"),
+        charts=charts(
+            curves("Negative log-likelihood of the next z", rows, "nll", "m"),
+            curves("Squared error of the reward", rows, "reward", "m"),
+            curves("Cross-entropy of the end", rows, "terminal", "m"),
+        ),
+        note=(
+            "How to read it.",
+            "Nats for each number of z, so that models of all sizes compare. A standard normal, which remembers "
+            f"nothing, scores {math.log(2 * math.pi * math.e) / 2:.2f}. Most of z is noise that nobody can foresee: "
+            "values near 1 are usual, and what M has learned shows in its dream below.",
+        ),
+        films=films(dream(run.picture("mdrnn", "dream"))),
+    )
+
+
+def dream(picture: Image.Image | None) -> Film | None:
+    """M's dream beside the real sequence, the moment marked when it is left alone."""
+    caption = (
+        f"Every {DREAM_STRIDE}th step of a test episode. M watches the first {DREAM_WARM_UP} steps; from the dashed "
+        "line on it is left alone with its own dream and the real actions."
+    )
+    shown = film(picture, ["real", "V's", "M's dream"], caption)
+    watched, columns = math.ceil(DREAM_WARM_UP / DREAM_STRIDE), picture.width // FRAME if picture else 0
+    if shown is None or watched >= columns:
+        return shown
+    return replace(shown, wake=f"left:calc({watched / columns:.2%} - 2px);height:{1 / len(shown.rows):.2%}")
+
+
+def controller(run: Run) -> Section:
+    """C: the population's scores, and the score that picks the best."""
+    section = Section(
+        "decides",
+        "A linear layer turns z and h into the action. Evolution finds its weights: V and M stay as they are.",
+        "c",
+        missing=("C is not trained yet:", run.command("train-controller"), "evolves it."),
+    )
+    if not run.ctrl:
+        return section
+    rows, last = run.ctrl, run.ctrl[-1]
+    selected = column(rows, "generation", "selected")
+    best = [(signed(max(score for _, score in selected)), f"best on the selection {run.episode}s")] if selected else []
+    mean, spread = column(rows, "generation", "mean"), dict(column(rows, "generation", "std"))
+    lines = [
+        Line("best", column(rows, "generation", "best"), "c faint"),
+        Line("mean ± spread", mean, "c"),
+        Line("selection", selected, "ink", dots_only=True),
+    ]
+    band = Band([(x, y - spread[x], y + spread[x]) for x, y in mean if x in spread], "c")
+    sigma = [Line("sigma", column(rows, "generation", "sigma"), "c")]
+    return replace(
+        section,
+        missing=None,
+        facts=facts(last, ("generation", "generations")) + best
+        + facts(last, ("env_steps", "environment steps")) + pace(last, "steps_per_second", "steps/s"),
+        charts=charts(
+            line_chart("Scores of the population", "generation", lines, band),
+            line_chart("Step size of the search", "generation", sigma),
+        ),
+        remark=f"Selection: every few generations the mean of the search distribution drives {run.episode}s of its "
+        "own; its highest score there is the driver that is kept.",
+    )  # fmt: skip
+
+
+def evaluation(run: Run) -> Section | None:
+    """Every evaluated episode and its score."""
+    found, one = run.evaluation, run.episode
+    if found is None:
+        return None
+    drives = list(zip(found["seeds"], found["scores"], found["lengths"], strict=True))
+    count = f"{len(drives)} {one}{'s' if len(drives) > 1 else ''}"
+    ranked = [(f"{one} {seed}", score) for seed, score, _ in sorted(drives, key=lambda drive: drive[1])]
+    marks = [(f"mean {found['mean']:.0f}", found["mean"])] if len(drives) > 1 else []
+    return Section(
+        "The evaluation",
+        f"Every {one} was driven once; none was left out.",
+        charts=charts(bar_chart(f"Score of every {one}, lowest first", count, ranked, marks, "c")),
+        listing=(
+            f"{count}, in order",
+            (one, "score", "steps"),
+            [(str(seed), signed(score, 1), str(length)) for seed, score, length in drives],
+        ),
+        command=found["command"],
+    )
+
+
+def settings(run: Run) -> Section | None:
+    """What the run used, and with which versions."""
+    groups = used(run)
+    if run.evaluation:
+        commit = run.evaluation.get("commit")
+        groups["versions of the evaluation"] = run.evaluation["versions"] | ({"commit": commit} if commit else {})
+        if groups.get("versions") == groups["versions of the evaluation"]:
+            del groups["versions of the evaluation"]
+    return Section("Settings and versions", groups=groups) if groups else None
+
+
+def used(run: Run) -> dict[str, dict[str, Any]]:
+    """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not."""
+    whole = run.config.get("run")
+    whole = dict(whole) if isinstance(whole, dict) else {}
+    ran = {"collect": data(run), "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation}
+    again = whole.get("iterations", 1) > 1
+    hidden = {stage for stage, left in ran.items() if whole and not left} | (set() if again else {"again"})
+    stages = {name: whole.pop(name) for name in list(whole) if isinstance(whole[name], dict)}
+    for name, own in run.config.items():  # a command's own entry is the later one
+        if isinstance(own, dict) and name != "run":
+            stages[STAGES.get(name, name)] = own
+    if not again:
+        whole.pop("early_generations", None)
+    whole |= {name: value for name, value in run.config.items() if not isinstance(value, dict)}
+    groups = {"run": mattering(whole)}
+    for name, own in stages.items():
+        said = {} if name == "versions" else groups["run"]
+        groups[name] = mattering({key: value for key, value in own.items() if key not in said or said[key] != value})
+    return {name: group for name, group in groups.items() if group and name not in hidden}
+
+
+def mattering(group: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group that change something."""
+    return {
+        name: value
+        for name, value in group.items()
+        if NEUTRAL.get(name) != value and (value or (name in USED_AT_ZERO and value == 0 and value is not False))
+    }
+
+
+SECTIONS: tuple[Callable[[Run], Section | None], ...] = (vision, memory, controller, evaluation, settings)
+
+
+# --------------------------------------------------------------------------------------------- parts of a section
+
+
+def signed(score: float, digits: int = 0) -> str:
+    """A rounded score with a true minus sign."""
+    return f"{score:.{digits}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """48 s · 12 min · 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def facts(row: Row, *names: tuple[str, str]) -> list[Fact]:
+    """(value, what it is) of the columns that a row has."""
+    return [(number(value), what) for name, what in names if (value := row.get(name)) is not None]
+
+
+def pace(row: Row, rate: str, unit: str) -> list[Fact]:
+    """How long a stage took and how fast it went, where the metrics tell."""
+    seconds, speed = row.get("seconds"), row.get(rate)
+    took = [(duration(seconds), "training")] if seconds is not None else []
+    return took + ([(f"{speed:,.0f}", unit)] if speed is not None else [])
+
+
+def column(rows: Sequence[Row], axis: str, name: str) -> list[tuple[float, float]]:
+    """The points (axis, value) of the rows that have the value."""
+    return [(x, y) for row in rows if (x := row.get(axis)) is not None and (y := row.get(name)) is not None]
+
+
+def curves(title: str, rows: Sequence[Row], name: str, css: str) -> str:
+    """Train and test of one metric by epoch."""
+    return line_chart(title, "epoch", [
+        Line("train", column(rows, "epoch", f"train_{name}"), f"{css} faint"),
+        Line("test", column(rows, "epoch", f"test_{name}"), css),
+    ])  # fmt: skip
+
+
+def charts(*drawn: str) -> list[Markup]:
+    """The charts that have something to show."""
+    return [Markup(chart) for chart in drawn if chart]
+
+
+def films(*found: Film | None) -> list[Film]:
+    return [film for film in found if film is not None]
+
+
+def film(picture: Image.Image | None, rows: Sequence[str], caption: str) -> Film | None:
+    """A grid of frames with its rows named."""
+    return None if picture is None else Film(png_uri(spaced(picture)), rows, caption)
+
+
+def spaced(picture: Image.Image, gap: int = 3) -> Image.Image:
+    """A grid of frames with a transparent gap of `gap` pixels around each."""
+    columns, rows = picture.width // FRAME, picture.height // FRAME
+    grid = Image.new("RGBA", (columns * (FRAME + gap), rows * (FRAME + gap)))
+    for column, row in itertools.product(range(columns), range(rows)):
+        frame = picture.crop((FRAME * column, FRAME * row, FRAME * (column + 1), FRAME * (row + 1)))
+        grid.paste(frame, ((FRAME + gap) * column + gap // 2, (FRAME + gap) * row + gap // 2))
+    return grid
+
+
+def first_frame(run: Run) -> str | None:
+    """A real frame, as a data URI."""
+    picture = run.picture("vae", "reconstruction")
+    return png_uri(picture.crop((0, 0, FRAME, FRAME))) if picture else None
+
+
+def png_uri(image: Image.Image) -> str:
+    with io.BytesIO() as buffer:
+        image.save(buffer, "PNG", optimize=True)
+        return data_uri("image/png", buffer.getvalue())
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode()
