@@ -11,17 +11,24 @@ machine's own float32 matrix rate (where the processor has bfloat16, V and M get
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import torch
 
 from worldmodels import envs, memory, pretrained
-from worldmodels.agent import Agent, choose_bfloat16
+from worldmodels.agent import Agent, Eyes
+from worldmodels.controller import Controller
 from worldmodels.data.latents import ENCODE_BATCH
-from worldmodels.evolution.fitness import Crew, Setting
+from worldmodels.envs import World
+from worldmodels.evolution.fitness import fitness
 from worldmodels.rollout import Episode
+from worldmodels.runs.directory import RunDir
 from worldmodels.vision import VAE, to_images, vae_loss
+from worldmodels.workers.driver import Course, Drivers, best_of
+from worldmodels.workers.places import choose_bfloat16, choose_places
+from worldmodels.workers.pool import open_pool
 
 ENCODER_FLOPS = 2 * (31**2 * 48 * 32 + 14**2 * 512 * 64 + 6**2 * 1024 * 128 + 2**2 * 2048 * 256 + 2 * 1024 * 32)
 DECODER_FLOPS = 2 * (32 * 1024 + 25 * 1024 * 128 + 25 * 25 * 128 * 64 + 36 * 13**2 * 64 * 32 + 36 * 30**2 * 32 * 3)
@@ -136,9 +143,10 @@ def train_m_the_seed_s_way(frames: np.ndarray, batch: int = 16, length: int = 32
 
 
 def act_our_way(frames: np.ndarray, lanes: int) -> Callable[[], int]:
-    kind = envs.action_kind(envs.describe("CarRacing-v3"), gymnasium.make("CarRacing-v3").action_space)
+    actions = envs.actions_in(World("worldmodels/CarRacing-v3"))
     population = np.random.default_rng(0).standard_normal((lanes, 867))
-    agent = Agent(VAE().requires_grad_(False), memory.MDRNN().requires_grad_(False), population, kind)
+    v, m = VAE().requires_grad_(False), memory.MDRNN().requires_grad_(False)
+    agent = Agent(Eyes(v), m, Controller(), population, actions)
     index = np.arange(lanes)
     agent.begin(index, [Episode(0, lane) for lane in range(lanes)])
     return lambda: len(agent.act(index, frames[:lanes]))
@@ -170,12 +178,13 @@ def act_the_seed_s_way(frames: np.ndarray) -> Callable[[], int]:
 
 def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> Callable[[], int]:
     """A generation of the shipped driver with a little noise: environment, V, M, C and the loop around them."""
-    run = str(pretrained.folder("carracing"))
-    crew = Crew(Setting(run, "worldmodels/CarRacing-v3", "zh", False, 0, 128, ("cpu",), "auto"))
-    mean = pretrained.load_pretrained("carracing").population.numpy()
-    candidates = mean + 1e-3 * np.random.default_rng(0).standard_normal((population, mean.shape[1]))
-    episodes = [Episode(track, p) for p in range(population) for track in range(samples)]
-    return lambda: crew.scores(candidates, episodes, max_steps=steps)[1]
+    models, mean = best_of(RunDir(pretrained.folder("carracing")), envs.actions_in(World("worldmodels/CarRacing-v3")))
+    models = replace(models, precision="auto")
+    candidates = mean + 1e-3 * np.random.default_rng(0).standard_normal((population, len(mean)))
+    places = choose_places(CPU, 0, batched=True)
+    pool = open_pool(Drivers(World("worldmodels/CarRacing-v3"), 128, models), places)
+    course = Course(max_steps=steps)
+    return lambda: fitness(pool, candidates.astype(np.float32), range(samples), course, lanes=128)[1]
 
 
 def evolve_the_seed_s_way() -> Callable[[], int]:

@@ -5,8 +5,8 @@
     python -m experiments.evolution ideas RUN OUTPUT
 
 RUN is a run directory with rollouts, V and M. Every arm and seed gets a run directory of its own in OUTPUT, and a core
-of its own; one that was interrupted continues. At the end the driver of each drives 100 held-out tracks (from seed
-1,100,000) of our simulator, on which scores are Gymnasium's within their error (docs/carracing.md). Prints a table and
+of its own; one that was interrupted continues. At the end the driver of each drives 100 development tracks (from seed
+950,000) of our simulator, on which scores are Gymnasium's within their error (docs/carracing.md). Prints a table and
 draws OUTPUT/<experiment>.png.
 """
 
@@ -23,8 +23,9 @@ from queue import Queue
 
 import numpy as np
 
+from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.runs import metrics as logs
-from worldmodels.workers.pool import cores
+from worldmodels.workers.places import cores
 
 COMMON = (
     "--pop-size 64 --n-samples 2 --batch-size 128 --start anywhere --max-steps 640 --give-up 100 --whole-after 20 "
@@ -53,7 +54,7 @@ IDEAS: Arms = {  # the fragments' share of the steps is the same, whatever a gen
     "never giving up": ("--strategy cma --give-up 0 --whole-after 15", ""),
     "sampled z": ("--strategy cma --sample-z", ""),
 }
-HELD_OUT = "--env worldmodels/CarRacing-v3 --episodes 100 --seed 1100000"
+TRACKS = f"--env worldmodels/CarRacing-v3 --episodes 100 --seed {DEVELOPMENT}"
 
 
 def worldmodels(core: int, log: Path, command: str, *flags: str) -> None:
@@ -76,7 +77,7 @@ def share(run: Path, logdir: Path, stage: str) -> None:
 
 
 def trial(run: Path, logdir: Path, flags: str, untrained: str, seed: int, env_steps: int, core: int) -> None:
-    """Evolve a C on the run's V and M, or on untrained ones, and drive the held-out tracks."""
+    """Evolve a C on the run's V and M, or on untrained ones, and drive the development tracks."""
     logdir.mkdir(parents=True, exist_ok=True)
     log, where = logdir / "log.txt", ("--logdir", str(logdir))
     for stage, letter, command in (("vae", "v", "train-vae"), ("mdrnn", "m", "train-mdrnn")):
@@ -85,7 +86,7 @@ def trial(run: Path, logdir: Path, flags: str, untrained: str, seed: int, env_st
         else:
             share(run, logdir, stage)
     worldmodels(core, log, f"train-controller {COMMON} {flags} --seed {seed} --env-steps {env_steps}", *where)
-    worldmodels(core, log, f"evaluate {HELD_OUT}", *where)
+    worldmodels(core, log, f"evaluate {TRACKS}", *where)
 
 
 def on_every_core(work: list[Callable[[int], None]]) -> None:
@@ -114,7 +115,7 @@ def compare(run: Path, output: Path, arms: Arms, seeds: int, env_steps: int, tit
         return lambda core: trial(run, folders[name, seed], *arms[name], seed, env_steps, core)
 
     on_every_core([piece(*each) for each in trials])
-    print(f"{title}: {env_steps:,} environment steps, {seeds} seeds, 100 held-out tracks each")
+    print(f"{title}: {env_steps:,} environment steps, {seeds} seeds, 100 development tracks each")
     for name in arms:
         results = [json.loads((folders[name, seed] / "evaluation.json").read_text()) for seed in range(seeds)]
         means, spread = [r["mean"] for r in results], np.mean([r["std"] for r in results])

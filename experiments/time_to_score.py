@@ -4,8 +4,8 @@
     python -m experiments.time_to_score RUN [RUN …] --gymnasium-every 50
 
 Each RUN is the run directory of a `worldmodels run` that was not interrupted, one a seed. The distribution's mean,
-averaged as the run does, is rebuilt at every tenth generation (ask and tell are replayed) and drives 100 held-out
-tracks (from seed 1,200,000) of our simulator, on which scores are Gymnasium's within their error (docs/carracing.md).
+averaged as the run does, is rebuilt at every tenth generation (ask and tell are replayed) and drives 100 development
+tracks (from seed 950,100) of our simulator, on which scores are Gymnasium's within their error (docs/carracing.md).
 `--gymnasium-every N` then drives the same tracks in Gymnasium's own environment too, at minutes a point. Time counts
 from the first episode collected, everything included. Prints a line a point and draws the curves.
 """
@@ -20,15 +20,20 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from experiments.evolution import draw
-from worldmodels import envs
+from worldmodels import controller, envs
+from worldmodels.envs import World
+from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.evolution import strategies as evolution
-from worldmodels.evolution.fitness import Crew, Setting, choose_devices
-from worldmodels.rollout import Episode
+from worldmodels.evolution.fitness import fitness
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json
 from worldmodels.runs.settings import CARRACING
+from worldmodels.workers.driver import Course, Drivers, Models
+from worldmodels.workers.places import choose_places
+from worldmodels.workers.pool import open_pool
 
-FIRST, TRACKS = 1_200_000, 100
+TRACKS = range(DEVELOPMENT + 100, DEVELOPMENT + 200)
 
 
 def drivers(logdir: Path, every: int) -> tuple[list[int], np.ndarray, dict[str, Any]]:
@@ -72,12 +77,13 @@ def curve(logdir: Path, every: int, env: str, started: float | None = None) -> l
     generations, population, asked = drivers(logdir, every)
     if not generations:
         return points
-    episodes = [Episode(FIRST + track, driver) for driver in range(len(population)) for track in range(TRACKS)]
-    devices = choose_devices(torch.device("cpu"), 0, envs.describe(env).native)
-    like = {name: asked[name] for name in ("inputs", "sample_z", "seed", "hidden")}
-    with Crew(Setting(str(logdir), env, lanes=64, devices=devices, **like)) as crew:
-        scores, _ = crew.scores(population, episodes)
-    for generation, own in zip(generations, scores.reshape(len(population), TRACKS), strict=True):
+    run, batched = RunDir(logdir), envs.find(env).batched
+    places = choose_places(torch.device("cpu"), 0, batched)
+    shape, _, _ = controller.load(run)
+    models = Models.of(run, shape, asked["sample_z"], asked["seed"])
+    with open_pool(Drivers(World(env), 64, models), places) as pool:
+        scores, _ = fitness(pool, population, TRACKS, Course(), lanes=64, workers=len(places))
+    for generation, own in zip(generations, scores, strict=True):
         minutes, mean, std = (ended[generation] - started) / 60, own.mean(), own.std(ddof=1)
         points.append((minutes, mean))
         print(f"{logdir}  {minutes:6.1f} min  generation {generation:>3}  {mean:6.1f} ± {std:.1f}", flush=True)
@@ -101,7 +107,7 @@ def main() -> None:
             curves[name] = [np.array(curve(run, every, env)) for run in asked.runs]
             if short := [str(run) for run, points in zip(asked.runs, curves[name], strict=True) if not len(points)]:
                 parser.error(f"{', '.join(short)}: fewer than {every} generations, so there is no point to draw.")
-            draw(asked.output, curves, "minutes from nothing, two cores", "mean of 100 held-out tracks")
+            draw(asked.output, curves, "minutes from nothing, two cores", "mean of 100 development tracks")
 
 
 if __name__ == "__main__":

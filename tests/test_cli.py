@@ -1,17 +1,21 @@
 """The command line: help without torch, what wins, and a user's mistakes as one sentence with exit code 2."""
 
-import dataclasses
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from worldmodels import __version__ as worldmodels_version
 from worldmodels import cli
 from worldmodels.errors import UserError
+from worldmodels.runs import presets, record
 from worldmodels.runs import settings as config
+from worldmodels.runs.presets.carracing import LAPTOP, SMOKE
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,10 +44,15 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
         return cli.parse("train-vae", ["--logdir", str(logdir), *flags])[0]
 
     assert asked().epochs == config.TrainVAE().epochs
-    assert asked("--preset", "smoke").epochs == config.SMOKE.vae.epochs
-    (logdir / "config.json").write_text(json.dumps({"train-vae": {"epochs": 77, "gone": 1}}))
-    assert asked("--preset", "smoke").epochs == 77
-    assert asked("--preset", "smoke").batch_size == config.SMOKE.vae.batch_size
+    assert asked("--preset", "smoke").epochs == SMOKE.vae.epochs
+    (logdir / "config.json").write_text(json.dumps({"train-vae": {"preset": "smoke", "epochs": 77, "gone": 1}}))
+    assert asked().epochs == asked("--preset", "smoke").epochs == 77
+    assert asked().batch_size == asked("--preset", "smoke").batch_size == SMOKE.vae.batch_size
+    assert asked("--preset", "laptop").epochs == LAPTOP.vae.epochs, "what is said counts, where nothing is trained yet"
+    (logdir / "vae").mkdir()
+    (logdir / "vae" / "last.safetensors").touch()
+    with pytest.raises(UserError, match="holds a run of the preset smoke: give laptop another --logdir"):
+        asked("--preset", "laptop")
     assert asked("--epochs", "5").epochs == 5
     assert asked("--noreload").epochs == config.TrainVAE().epochs
 
@@ -51,7 +60,7 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
 def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:
     def asked(*flags: str) -> config.TrainMDRNN:
         cfg, _ = cli.parse("train-mdrnn", ["--logdir", str(tmp_path), *flags])
-        cli.save_config("train-mdrnn", cfg)
+        record.write("train-mdrnn", cfg, None)
         return cfg
 
     assert asked("--include_reward") == asked("--include_reward") == asked()
@@ -59,11 +68,33 @@ def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp
     assert cli.parse("train-controller", ["--preset", "paper", "--sample-z"])[0].sample_z
 
 
-def test_a_run_that_started_a_model_over_does_not_do_so_again(tmp_path) -> None:
-    flags = ["--logdir", str(tmp_path), "--vae.noreload", "--controller.display", "--mdrnn.include-reward"]
-    cli.save_config("run", config.resolve(cli.parse("run", flags)[0]))
-    again, _ = cli.parse("run", flags[:2])
-    assert not again.vae.noreload and not again.controller.display and again.mdrnn.include_reward
+@pytest.mark.parametrize(
+    "flag", ["--vae.seed 3", "--vae.noreload", "--collect.rootdir x", "--controller.env A-v0", "--mdrnn.device cpu"]
+)
+def test_what_a_run_decides_for_its_stages_cannot_be_said_for_one(flag: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse("run", ["--logdir", "nowhere", *flag.split()])
+    assert stopped.value.code == 2 and flag.split()[0].lstrip("-") in capsys.readouterr().err
+
+
+def test_where_a_command_ran_is_not_remembered(tmp_path) -> None:
+    where = ["--logdir", str(tmp_path)]
+    asked, _ = cli.parse(
+        "train-controller", [*where, "--device", "cpu", "--max-workers", "3", "--precision", "float32"]
+    )
+    record.write("train-controller", asked, None)
+    again, _ = cli.parse("train-controller", where)
+    assert (again.device, again.max_workers, again.precision) == ("auto", 0, "auto")
+
+
+def test_a_run_that_is_moved_finds_its_episodes(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record.write("train-vae", config.TrainVAE(logdir="here/run", rootdir="here/run/rollouts"), None)
+    record.write("train-mdrnn", config.TrainMDRNN(logdir="here/run", rootdir="here/data"), None)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    assert cli.parse("train-vae", ["--logdir", "run"])[0].rootdir == "run/rollouts"
+    assert cli.parse("train-mdrnn", ["--logdir", "../there/run"])[0].rootdir == "../there/data"
 
 
 def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
@@ -74,19 +105,22 @@ def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
         cli.main([*command, "7"])
     assert "no rollouts" in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text()) == {"train-vae": settings}
-    with pytest.raises(SystemExit):  # asked for the first time: remembered, so that it need not be said again
+    with pytest.raises(SystemExit):
         cli.main(["train-mdrnn", *command[1:-1], "--epochs", "5"])
-    assert json.loads((tmp_path / "config.json").read_text())["train-mdrnn"]["epochs"] == 5
+    assert "train-mdrnn" not in json.loads((tmp_path / "config.json").read_text()), "nothing is kept of what failed"
+    with pytest.raises(SystemExit):
+        cli.main(["train-vae", "--logdir", str(tmp_path / "new"), "--rootdir", str(tmp_path / "missing")])
+    assert not (tmp_path / "new").exists()
 
 
 def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
     run, preset = cli.parse("run", ["--logdir", "nowhere", "--vae.epochs", "3"])
-    assert preset == "laptop" and run.vae.epochs == 3 and run.collect == config.LAPTOP.collect
+    assert preset == "laptop" and run.vae.epochs == 3 and run.collect == LAPTOP.collect
 
 
 def test_a_run_keeps_its_preset(tmp_path) -> None:
     where = ["--logdir", str(tmp_path)]
-    cli.save_config("run", cli.parse("run", ["--preset", "smoke", *where])[0], "smoke")
+    record.write("run", cli.parse("run", ["--preset", "smoke", *where])[0], "smoke")
     assert cli.parse("run", where) == cli.parse("run", ["--preset", "smoke", *where])
     with pytest.raises(UserError, match="holds a run of the preset smoke: give overnight another --logdir"):
         cli.parse("run", ["--preset", "overnight", *where])
@@ -98,21 +132,23 @@ def test_underscores_and_hyphens_are_the_same() -> None:
 
 
 def test_a_run_hands_its_settings_to_every_stage() -> None:
-    run = config.resolve(config.Run(logdir="x", seed=5, env="A-v0"))
+    run = config.stages(config.Run(logdir="x", seed=5, env="A-v0"))
     assert {run.collect.rootdir, run.vae.rootdir, run.mdrnn.rootdir} == {"x/rollouts"}
     assert {s.seed for s in (run.collect, run.vae, run.mdrnn, run.controller)} == {5}
     assert run.controller.env == run.evaluate.env == "A-v0"
-    assert config.resolve(config.Run()).evaluate.env == "CarRacing-v3", "ours is evaluated on Gymnasium's own"
+    assert config.stages(config.Run()).evaluate.env == "CarRacing-v3", "ours is evaluated on Gymnasium's own"
+    elsewhere = config.Run(env="A-v0", evaluate=config.Evaluation(env="B-v0"))
+    assert config.stages(elsewhere).evaluate.env == "B-v0", "what is said counts"
 
 
 def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes() -> None:
     last = config.Run(logdir="x", seed=5, iterations=3, early_generations=7)
     before = config.previous(last)
-    second, third = config.resolve(before), config.resolve(last)
+    second, third = config.stages(before), config.stages(last)
     assert (third.collect.policy, third.collect.logdir, third.collect.rootdir) == ("agent", "x/previous", "x/rollouts")
     assert (second.logdir, second.iterations, second.controller.epochs) == ("x/previous", 2, 7)
     assert {third.vae.rootdir, third.mdrnn.rootdir} == {"x"} and second.vae.rootdir == "x/previous"
-    first = config.resolve(config.previous(before))
+    first = config.stages(config.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
 
@@ -162,17 +198,20 @@ def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, 
 
 
 def test_every_number_has_a_bound() -> None:
-    bounded = {*config.ABOVE_ZERO, *(name for names in config.AT_LEAST.values() for name in names)}
-    numbers = {
-        field.name
-        for settings in (cls for cls, _ in cli.COMMANDS.values())
-        for field in dataclasses.fields(settings)
-        if field.type in (int, float, int | None)
-    }
-    assert numbers - bounded == {"test_fraction", "target_return"}  # the first is bounded where the episodes are split
-    assert bounded <= numbers
-    for preset in config.PRESETS.values():
-        config.check(preset)
+    for cls, _ in cli.COMMANDS.values():
+        for name, hint in get_type_hints(cls, include_extras=True).items():
+            kinds = {int, float} & {hint, *getattr(hint, "__args__", ()), getattr(hint, "__origin__", None)}
+            assert not kinds or config.bounds(hint) or name == "target_return", f"{cls.__name__}.{name}"
+    for name in presets.NAMES:
+        config.check(presets.preset(name, config.CARRACING))
+
+
+def test_other_environments_start_where_they_start_and_have_no_target() -> None:
+    for env in ("CarRacing-v3", "gymnasium.envs.box2d:CarRacing-v3", "Some-v0"):
+        run = presets.preset("laptop", env)
+        assert {run.collect.start, run.again.start, run.controller.start} == {"line"} and not run.controller.give_up
+    assert presets.preset("laptop", "worldmodels/CarRacing-v3") == LAPTOP
+    assert LAPTOP.controller.target_return is None
 
 
 @pytest.mark.parametrize(
@@ -188,13 +227,13 @@ def test_a_full_disk_or_an_unwritable_folder_is_one_sentence(monkeypatch, capsys
     with pytest.raises(SystemExit) as stopped:
         cli.main(["report"])
     assert stopped.value.code == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be used" in capsys.readouterr().err
 
 
 def test_an_unwritable_logdir_is_one_sentence(tmp_path) -> None:
     (tmp_path / "file").touch()
     done = worldmodels("train-vae", "--logdir", str(tmp_path / "file" / "exp_dir"))
-    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "is a file" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("text", ["{half", "[]", '{"train-vae": 3}', '{"train-vae": {"epochs": "many"}}'])
@@ -202,3 +241,65 @@ def test_a_damaged_config_is_one_sentence(tmp_path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json (is damaged|says epochs is 'many')"):
         cli.parse("train-vae", ["--logdir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "latin-1", "ascii"])
+def test_every_console_shows_what_it_can(encoding: str) -> None:
+    code = "from worldmodels.cli import speak_plainly; speak_plainly(); print('1 ± 2 │ … ok')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    shown = {"utf-8": "1 ± 2 │ … ok", "cp1252": "1 ± 2 | … ok", "latin-1": "1 ± 2 | ... ok", "ascii": "1 +- 2 | ... ok"}
+    assert done.stdout.decode(encoding).strip() == shown[encoding], done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m worldmodels --help | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("usage") and not done.stderr
+
+
+@pytest.mark.parametrize("words", ["--version", "version", "-V"])
+def test_the_version(words: str, capsys) -> None:
+    cli.main([words])
+    assert capsys.readouterr().out == f"worldmodels {worldmodels_version}\n"
+
+
+def test_help_is_a_command_too(capsys) -> None:
+    cli.main(["help"])
+    assert capsys.readouterr().out == cli.USAGE + "\n"
+    with pytest.raises(SystemExit):
+        cli.main(["help", "train-vae"])
+    assert "--free-bits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train-vae --logdir", "Argument --logdir: expected one argument."),
+        ("train-vae --logdir= --rootdir x", "--logdir is empty: name a folder."),
+        ("collect --env a:b:c", "The module a:b of a:b:c cannot be imported"),
+        (
+            "collect --env broken_module:X-v0",
+            "The module broken_module of broken_module:X-v0 cannot be imported (Synta",
+        ),
+        ("report --logdir empty", "empty holds no run"),
+    ],
+)
+def test_more_mistakes_in_one_sentence(tmp_path, monkeypatch, capsys, arguments: str, sentence: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_module.py").write_text("def half(:")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments.split(" "))
+    assert stopped.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_a_module_that_only_a_file_names_is_not_imported(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "planted.py").write_text("raise SystemExit('executed')")
+    asked = {"train-controller": {"env": "planted:Evil-v0"}}
+    (tmp_path / "config.json").write_text(json.dumps(asked))
+    with pytest.raises(UserError, match="names the environment planted:Evil-v0: say --env planted:Evil-v0 again"):
+        cli.parse("train-controller", ["--logdir", str(tmp_path)])

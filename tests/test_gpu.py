@@ -9,13 +9,19 @@ import torch
 
 from tests.helpers.runs import save_agent
 from worldmodels.commands import run, train_vae
-from worldmodels.evolution.fitness import Crew, Setting
+from worldmodels.controller import Controller
+from worldmodels.envs import World
+from worldmodels.evolution.fitness import fitness
 from worldmodels.memory import MDRNN
-from worldmodels.rollout import Episode
 from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import settings as config
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.presets.carracing import SMOKE
 from worldmodels.vision import VAE
+from worldmodels.workers.driver import Course, Drivers, Models
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import open_pool
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -46,31 +52,31 @@ def test_m_remembers_the_same() -> None:
 def test_workers_score_on_the_gpu_as_on_the_cpu(tmp_path: Path, workers: int) -> None:
     logdir = save_agent(tmp_path / "run", actions=3)
     population = np.random.default_rng(0).standard_normal((2, 39)).astype(np.float32)
-    episodes = [Episode(seed, candidate) for candidate in (0, 1) for seed in (7, 8)]
+    models = Models.of(RunDir(logdir), Controller(4, 8), sample_z=False, seed=0)
 
     def scores(*devices: str) -> np.ndarray:
-        setting = Setting(str(logdir), config.CARRACING, "zh", False, 0, 4, devices)
-        with Crew(setting) as crew:
-            return crew.scores(population, episodes, max_steps=30)[0]
+        places = [Place(i, device, 1) for i, device in enumerate(devices)]
+        with open_pool(Drivers(World(config.CARRACING), 4, models), places) as pool:
+            return fitness(pool, population, (7, 8), Course(max_steps=30), lanes=4, workers=len(places))[0]
 
     np.testing.assert_allclose(scores(*["cuda:0"] * workers), scores("cpu"), atol=4)  # a tile is worth 3
 
 
 def test_the_whole_pipeline(tmp_path: Path) -> None:
-    smoke = config.SMOKE
+    smoke = SMOKE
     cfg = replace(
         smoke,
         logdir=str(tmp_path / "run"),
         device="cuda",
         iterations=2,
         early_generations=1,
-        again=config.Collect(rollouts=2, max_steps=40, threads=1),
+        again=config.Collection(rollouts=2, max_steps=40, threads=1),
     )
     run.main(cfg)
     logdir = tmp_path / "run"
     assert [len(logs.read(logdir / stage / "metrics.jsonl")) for stage in ("vae", "mdrnn", "ctrl")] == [2, 2, 2]
     _, meta = checkpoint.load(logdir / "vae" / "last.safetensors")
     assert meta["loop"]["epoch"] == 2
-    train_vae.main(replace(config.resolve(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
+    train_vae.main(replace(config.stages(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
     assert len(logs.read(logdir / "vae" / "metrics.jsonl")) == 3
     assert (logdir / "evaluation.json").exists() and (logdir / "report.html").exists()

@@ -8,11 +8,12 @@ from tests.helpers.toy import TOY
 from worldmodels.commands import run
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import settings as config
+from worldmodels.runs.presets.carracing import SMOKE
 
 
 def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])  # workers import the toy
-    small = config.SMOKE
+    small = SMOKE
     cfg = replace(
         small,
         logdir=str(tmp_path / "run"),
@@ -20,7 +21,7 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
         device="cpu",
         iterations=2,
         early_generations=1,
-        again=config.Collect(rollouts=2, threads=1),
+        again=config.Collection(rollouts=2, threads=1),
         collect=replace(small.collect, rollouts=3, policy="white"),
         controller=replace(small.controller, max_workers=1),
         evaluate=replace(small.evaluate, video=False),

@@ -9,6 +9,7 @@ values. What wins: defaults < preset < what the run was asked before < flags. Th
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Gt, Lt
@@ -355,8 +356,20 @@ def check(settings: Any, prefix: str = "") -> None:
         elif value is not None:
             for bound in bounds(hint):
                 check_bound(flag, value, bound)
-            if value == "" and name in ("logdir", "rootdir", "output"):
-                raise UserError(f"{flag} is empty: name a folder.")
+            if name in FOLDERS:
+                check_folder(flag, value)
+
+
+FOLDERS = ("logdir", "rootdir", "output")
+
+
+def check_folder(flag: str, value: str) -> None:
+    """UserError for what cannot be a folder."""
+    if value == "":
+        raise UserError(f"{flag} is empty: name a folder.")
+    for path in (Path(value), *Path(value).parents):
+        if path.is_file():
+            raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
 
 
 def bounds(hint: Any) -> list[Ge | Gt | Lt]:
