@@ -59,7 +59,7 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
 
 def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:
     def asked(*flags: str) -> config.TrainMDRNN:
-        cfg, _ = cli.parse("train-mdrnn", ["--logdir", str(tmp_path), *flags])
+        cfg, _ = cli.parse("train-mdrnn", ["--logdir", str(tmp_path), "--rootdir", str(tmp_path / "data"), *flags])
         record.write("train-mdrnn", cfg, None)
         return cfg
 
@@ -100,13 +100,13 @@ def test_a_run_that_is_moved_finds_its_episodes(tmp_path, monkeypatch) -> None:
 def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
     settings = {"epochs": 3, "test_fraction": 0.2}
     (tmp_path / "config.json").write_text(json.dumps({"train-vae": settings}))
-    command = ["train-vae", "--logdir", str(tmp_path), "--rootdir", str(tmp_path / "missing"), "--test-fraction"]
+    command = ["train-vae", "--logdir", str(tmp_path), "--rootdir", str(tmp_path / "missing"), "--epochs"]
     with pytest.raises(SystemExit):
         cli.main([*command, "7"])
     assert "no rollouts" in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text()) == {"train-vae": settings}
     with pytest.raises(SystemExit):
-        cli.main(["train-mdrnn", *command[1:-1], "--epochs", "5"])
+        cli.main(["train-mdrnn", *command[1:], "5"])
     assert "train-mdrnn" not in json.loads((tmp_path / "config.json").read_text()), "nothing is kept of what failed"
     with pytest.raises(SystemExit):
         cli.main(["train-vae", "--logdir", str(tmp_path / "new"), "--rootdir", str(tmp_path / "missing")])
@@ -146,7 +146,7 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
     before = config.previous(last)
     second, third = config.stages(before), config.stages(last)
     assert (third.collect.policy, third.collect.logdir, third.collect.rootdir) == ("agent", "x/previous", "x/rollouts")
-    assert (second.logdir, second.iterations, second.controller.epochs) == ("x/previous", 2, 7)
+    assert (before.logdir, before.iterations, second.controller.epochs) == ("x/previous", 2, 7)
     assert {third.vae.rootdir, third.mdrnn.rootdir} == {"x"} and second.vae.rootdir == "x/previous"
     first = config.stages(config.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")

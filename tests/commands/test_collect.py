@@ -416,7 +416,7 @@ def test_folders_that_are_not_ours(tmp_path):
     with pytest.raises(UserError, match="collect.json is damaged"):
         collect.main(toy(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="is a file: name a folder"):
         collect.main(toy(tmp_path / "file" / "folder"))
 
 

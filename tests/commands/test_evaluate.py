@@ -75,7 +75,7 @@ def probe(video: Path) -> tuple[dict, int]:
 
 
 def test_scores_are_those_of_plain_gymnasium(toy_run: Path, tmp_path: Path) -> None:
-    evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=4, seed=7, output=str(tmp_path), max_workers=1))
+    evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=4, seed=7, output=str(tmp_path), max_workers=1))
     result = evaluated(tmp_path)
     expected = [play(toy_run, TOY, seed)[:2] for seed in range(7, 11)]
     assert result["seeds"] == [7, 8, 9, 10]
@@ -115,7 +115,7 @@ def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd:
 
 def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "LANES", 2)
-    cfg = Evaluate(str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, output=str(tmp_path))
+    cfg = Evaluate(logdir=str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, output=str(tmp_path))
     evaluate.main(cfg)
     scores = evaluated(tmp_path)["scores"]
     assert evaluated(tmp_path)["lengths"] == [STEPS] * 3
@@ -142,7 +142,7 @@ def test_statistics_agree_with_numpy() -> None:
 
 
 def test_one_track_has_no_spread(toy_run: Path, tmp_path: Path) -> None:
-    evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=1, output=str(tmp_path)))
+    evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=1, output=str(tmp_path)))
     result = evaluated(tmp_path)
     assert (result["std"], result["stderr"]) == (None, None)
     assert result["command"].startswith(
@@ -172,7 +172,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_file(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def cfg(name: str) -> Evaluate:
-        return Evaluate(str(toy_run), env=TOY, episodes=5, output=str(tmp_path / name), max_workers=1)
+        return Evaluate(logdir=str(toy_run), env=TOY, episodes=5, output=str(tmp_path / name), max_workers=1)
 
     evaluate.main(cfg("whole"))
     with monkeypatch.context() as patch:
@@ -207,7 +207,7 @@ def test_scores_of_another_agent_are_not_mixed_in(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(toy_run, run)
-    cfg = Evaluate(str(run), env=TOY, episodes=4, max_workers=1)
+    cfg = Evaluate(logdir=str(run), env=TOY, episodes=4, max_workers=1)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -229,7 +229,7 @@ def test_without_a_display_render_writes_a_video_that_browsers_play(
     monkeypatch.setattr(spectator, "render_modes", lambda env_id: ["human", "rgb_array"])
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=1, render=True, output=str(tmp_path)))
+    evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=1, render=True, output=str(tmp_path)))
     assert "There is no display to open a window on: evaluation.mp4 shows the drive instead." in capsys.readouterr().out
     meta, frames = probe(tmp_path / "evaluation.mp4")
     assert (meta["codec"], meta["pix_fmt"].split("(")[0], meta["size"]) == ("h264", "yuv420p", (600, 644))
@@ -239,7 +239,7 @@ def test_without_a_display_render_writes_a_video_that_browsers_play(
 def test_an_environment_without_a_window_is_filmed(
     toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=1, render=True, output=str(tmp_path)))
+    evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=1, render=True, output=str(tmp_path)))
     assert "draws no window" in capsys.readouterr().out and (tmp_path / "evaluation.mp4").exists()
 
 
@@ -255,7 +255,7 @@ def test_a_window_shows_the_drives_and_changes_no_score(
         "_render",
         lambda self, mode: (shown.append(mode), render(self, mode))[1],
     )
-    evaluate.main(Evaluate(str(car_run), episodes=2, max_steps=STEPS, render=True, output=str(tmp_path)))
+    evaluate.main(Evaluate(logdir=str(car_run), episodes=2, max_steps=STEPS, render=True, output=str(tmp_path)))
     assert shown.count("human") >= 2 * STEPS and "rgb_array" not in shown
     assert evaluated(tmp_path)["scores"] == [play(car_run, CAR, seed, STEPS)[0] for seed in (1_000_000, 1_000_001)]
     assert not (tmp_path / "evaluation.mp4").exists()
@@ -314,10 +314,10 @@ def test_a_missing_model_names_the_command_that_makes_it(
     shutil.copytree(toy_run, run)
     (run / part / "best.safetensors").unlink()
     with pytest.raises(UserError, match=f"worldmodels {command}"):
-        evaluate.main(Evaluate(str(run), env=TOY))
+        evaluate.main(Evaluate(logdir=str(run), env=TOY))
     assert not list(run.glob("evaluation*"))
 
 
 def test_no_episodes_is_a_mistake(toy_run: Path) -> None:
     with pytest.raises(UserError, match="--episodes is 0"):
-        evaluate.main(Evaluate(str(toy_run), env=TOY, episodes=0))
+        evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=0))

@@ -176,7 +176,8 @@ class Book:
 
     def close(self, result: dict[str, Any]) -> None:
         """Keep the finished evaluation; evaluation.json stays where it says more about the same driver."""
-        write_json(self.path, result)
+        if not self.path.exists() or read_json(self.path) != result:
+            write_json(self.path, result)
         with contextlib.suppress(UserError, KeyError, TypeError):
             there = read_json(self.folder.evaluation)
             says_more = there["max_steps"] is None, there["episodes"]
