@@ -190,6 +190,22 @@ def test_the_state_of_any_generation_goes_on_to_the_last_bit(name: str, size: in
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_another_s_state_is_refused(name: str, monkeypatch) -> None:
+    for other in NAMES:
+        state = evolution.make(other, 6, 8, 0.1, 3).state()
+        if other != name:
+            with pytest.raises(KeyError):
+                evolution.make(name, 6, 8, 0.1, 3).restore(state)
+    with pytest.raises(ValueError):
+        evolution.make(name, 5, 8, 0.1, 3).restore(evolution.make(name, 6, 8, 0.1, 3).state())
+    if "cma" in name:
+        state = evolution.make(name, 6, 8, 0.1, 3).state()
+        monkeypatch.setattr(cma, "__version__", "9.9")
+        with pytest.raises(ValueError, match="this is 9.9"):
+            evolution.make(name, 6, 8, 0.1, 3).restore(state)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_replay_that_went_elsewhere_is_noticed(name: str) -> None:
     strategy, history = evolution.make(name, 12, 8, 0.1, seed=3), []
     for _ in range(12):

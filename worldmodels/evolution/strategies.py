@@ -45,7 +45,11 @@ class Strategy(Protocol):
         """All that the next generations depend on, between a `tell` and an `ask`."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Make a strategy of the same settings the one that `state` was taken of."""
+        """Make a strategy of the same settings the one that `state` was taken of.
+
+        Raises:
+            KeyError, ValueError: it was taken of another strategy, or with another version of `cma`: replay instead.
+        """
 
 
 def make(name: str, size: int, population: int, sigma: float, seed: int, decay: float = 1.0) -> Strategy:
@@ -102,9 +106,7 @@ class Stateful:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         for name in self.STATE:
             part, _, attribute = name.rpartition(".")
-            value = np.empty_like(
-                attrgetter(name)(self)
-            )  # a matrix lies as it did: products depend on it in the last bit
+            value = np.empty_like(attrgetter(name)(self))  # how a matrix lies decides on a product's last bit
             value[...] = state[name]
             setattr(attrgetter(part)(self) if part else self, attribute, value if value.ndim else value.item())
         whole: Any = self.generator.bit_generator.state
@@ -113,8 +115,7 @@ class Stateful:
 
 
 class CMAES(Stateful):
-    """Covariance matrix adaptation by the `cma` package: the paper's strategy. Ties are the package's: it ranks equal
-    scores by index, and widens the distribution when many are equal.
+    """Covariance matrix adaptation by the `cma` package: the paper's strategy. The package ranks equal scores by index.
 
     With 867 parameters and a population of 64 the covariance hardly adapts in a thousand generations; the diagonal
     one (`sep-cma`) does.
@@ -144,7 +145,12 @@ class CMAES(Stateful):
     def tell(self, scores: np.ndarray) -> None:
         self.strategy.tell(self.candidates, list(-checked(scores, self.population)))
 
+    def state(self) -> dict[str, np.ndarray]:
+        return super().state() | {"cma": np.frombuffer(cma.__version__.encode(), np.uint8)}
+
     def restore(self, state: dict[str, np.ndarray]) -> None:
+        if state["cma"].tobytes() != cma.__version__.encode():
+            raise ValueError(f"the state is of cma {state['cma'].tobytes().decode()}, this is {cma.__version__}")
         self.ask()  # the package sets itself up in its first generation, and eigh lays out what it returns
         self.tell(np.arange(self.population))
         self.strategy.sm.update_now(-1)
