@@ -2,15 +2,26 @@
 
 Shapes: P population, n parameters.
 
-The whole state of a strategy is its settings and the scores it was told: all its randomness comes from its own
-generator, so replaying ask and tell rebuilds it to the last bit, and nothing but numbers has to be stored.
+All the randomness of a strategy comes from its own generator. So its whole state is its settings and the scores it was
+told: replaying ask and tell rebuilds it. Its `state` is a dictionary of plain arrays that does the same at once, and
+proves that a replay arrived. Nothing but numbers has to be stored.
+
+Scores are compared, never measured: equal ones have equal ranks and say nothing (they leave the mean of OpenAI-ES and
+PGPE where it is), and one that is no number is refused.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any, Protocol
 
-import cma
 import numpy as np
+
+from worldmodels.errors import UserError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # cma misses matplotlib, which we do not use
+    import cma
 
 
 class Strategy(Protocol):
@@ -20,7 +31,7 @@ class Strategy(Protocol):
         """The generation's candidates, float64 (P, n)."""
 
     def tell(self, scores: np.ndarray) -> None:
-        """The scores (P,) of the candidates last asked for."""
+        """The scores (P,) of the candidates last asked for; UserError, and no change, when one is not finite."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -29,6 +40,16 @@ class Strategy(Protocol):
     @property
     def sigma(self) -> float:
         """The step size (the mean one, where every parameter has its own)."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next generations depend on, between a `tell` and an `ask`."""
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Make a strategy of the same settings the one that `state` was taken of.
+
+        Raises:
+            KeyError, ValueError: it was taken of another strategy, or with another version of `cma`: replay instead.
+        """
 
 
 def make(name: str, size: int, population: int, sigma: float, seed: int, decay: float = 1.0) -> Strategy:
@@ -43,30 +64,78 @@ def make(name: str, size: int, population: int, sigma: float, seed: int, decay: 
 
 
 def replay(strategy: Strategy, history: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Bring a fresh strategy to where it was told the scores in `history`, each (P,); yields its mean after each."""
+    """Bring a strategy to where it was told the scores in `history`, each (P,); yields its mean after each."""
     for scores in history:
         strategy.ask()
         strategy.tell(scores)
         yield strategy.mean
 
 
-class CMAES:
-    """Covariance matrix adaptation by the `cma` package: the paper's strategy.
+def arrived(strategy: Strategy, mean: np.ndarray, sigma: float) -> bool:
+    """Whether a replay led to the mean (n,) and the step size that were there: but for rounding, which is another on
+    another processor."""
+    near = np.abs(strategy.mean - mean).max() < 1e-6 * sigma  # wrong noise is off by about sigma
+    return bool(near and abs(strategy.sigma - sigma) < 1e-6 * sigma)
+
+
+def checked(scores: Sequence[float] | np.ndarray, population: int) -> np.ndarray:
+    """The scores (P,) as float64; UserError names the first that is not finite."""
+    numbers = np.asarray(scores, dtype=np.float64)
+    assert numbers.shape == (population,), f"scores {numbers.shape} of {population} candidates"
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        raise UserError(
+            f"Candidate {wrong[0]} scored {numbers[wrong[0]]}, which cannot be compared: an environment pays rewards "
+            "that are not finite. Everything up to the generation before is kept."
+        )
+    return numbers
+
+
+class Stateful:
+    """A strategy whose state is some of its attributes, and that of its generator."""
+
+    STATE: tuple[str, ...]
+    """Names of attributes, those of parts with a dot."""
+    generator: np.random.Generator
+
+    def state(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.array(attrgetter(name)(self)) for name in self.STATE}
+        drawn: Any = self.generator.bit_generator.state["state"]
+        return arrays | {"generator": np.frombuffer(drawn["state"].to_bytes(16, "little"), np.uint8)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for name in self.STATE:
+            part, _, attribute = name.rpartition(".")
+            value = np.empty_like(attrgetter(name)(self))  # how a matrix lies decides on a product's last bit
+            value[...] = state[name]
+            setattr(attrgetter(part)(self) if part else self, attribute, value if value.ndim else value.item())
+        whole: Any = self.generator.bit_generator.state
+        whole["state"]["state"] = int.from_bytes(state["generator"].tobytes(), "little")
+        self.generator.bit_generator.state = whole
+
+
+class CMAES(Stateful):
+    """Covariance matrix adaptation by the `cma` package: the paper's strategy. The package ranks equal scores by index.
 
     With 867 parameters and a population of 64 the covariance hardly adapts in a thousand generations; the diagonal
     one (`sep-cma`) does.
     """
 
+    PATHS = ("mean", "sigma", "pc", "countiter", "countevals", "adapt_sigma.ps")
+    FULL = ("sm.C", "sm.B", "sm.D", "sm.last_update", "sm.count_tell")
+    DIAGONAL = ("pc2", "sigma_vec.scaling")
+
     def __init__(self, size: int, population: int, sigma: float, seed: int, diagonal: bool = False):
-        generator = np.random.default_rng(seed)
+        self.generator, self.population = np.random.default_rng(seed), population
         options = {
             "popsize": population,
-            "randn": lambda *shape: generator.standard_normal(shape),
+            "randn": lambda *shape: self.generator.standard_normal(shape),
             "seed": np.nan,  # leave NumPy's global generator alone
             "CMA_diagonal": diagonal,
             "verbose": -9,
         }
         self.strategy = cma.CMAEvolutionStrategy(np.zeros(size), sigma, options)
+        self.STATE = tuple(f"strategy.{name}" for name in self.PATHS + (self.DIAGONAL if diagonal else self.FULL))
         self.candidates: list[np.ndarray] = []
 
     def ask(self) -> np.ndarray:
@@ -74,7 +143,18 @@ class CMAES:
         return np.array(self.candidates)
 
     def tell(self, scores: np.ndarray) -> None:
-        self.strategy.tell(self.candidates, list(-np.asarray(scores)))
+        self.strategy.tell(self.candidates, list(-checked(scores, self.population)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return super().state() | {"cma": np.frombuffer(cma.__version__.encode(), np.uint8)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        if state["cma"].tobytes() != cma.__version__.encode():
+            raise ValueError(f"the state is of cma {state['cma'].tobytes().decode()}, this is {cma.__version__}")
+        self.ask()  # the package sets itself up in its first generation, and eigh lays out what it returns
+        self.tell(np.arange(self.population))
+        self.strategy.sm.update_now(-1)
+        super().restore(state)
 
     @property
     def mean(self) -> np.ndarray:
@@ -86,14 +166,17 @@ class CMAES:
 
 
 def centered_ranks(scores: np.ndarray) -> np.ndarray:
-    """Scores (P,) → their ranks spread evenly over [−0.5, 0.5] (Salimans et al. 2017)."""
-    ranks = np.empty(len(scores))
-    ranks[np.argsort(scores, kind="stable")] = np.arange(len(scores))
-    return ranks / (len(scores) - 1) - 0.5
+    """Scores (P,) → their ranks spread evenly over [−0.5, 0.5] (Salimans et al. 2017); equal scores share the mean of
+    their ranks."""
+    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts + 1) / 2  # of each distinct score, from 0
+    return ranks[which] / (len(scores) - 1) - 0.5
 
 
-class OpenAIES:
+class OpenAIES(Stateful):
     """Salimans et al. 2017: mirrored Gaussian noise, centred ranks, Adam."""
+
+    STATE = ("_mean", "_sigma", "moment1", "moment2", "generation", "learning_rate")
 
     def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
         assert population % 2 == 0, "mirrored sampling needs an even population"
@@ -101,24 +184,29 @@ class OpenAIES:
         self._sigma = sigma
         self._mean, self.moment1, self.moment2 = np.zeros(size), np.zeros(size), np.zeros(size)
         self.noise = np.zeros((self.half, size))
-        self.generation = 0
-        self.learning_rate = 0.5 * sigma  # Adam moves each parameter by about this much a generation
+        self.generation = 0  # of those that said something
+        self.learning_rate = 0.5 * sigma  # Adam moves each parameter by about this much per generation
 
     def ask(self) -> np.ndarray:
         self.noise = self.generator.standard_normal((self.half, len(self._mean)))
         return self._mean + self._sigma * np.concatenate([self.noise, -self.noise])
 
     def tell(self, scores: np.ndarray) -> None:
-        ranks = centered_ranks(np.asarray(scores))
+        ranks = centered_ranks(checked(scores, 2 * self.half))
         gradient = (ranks[: self.half] - ranks[self.half :]) @ self.noise / (2 * self.half * self._sigma)
+        if gradient.any():  # else every pair tied
+            self.climb(gradient)
+        self._sigma *= self.decay
+        self.learning_rate *= self.decay
+
+    def climb(self, gradient: np.ndarray) -> None:
+        """A step of Adam (Kingma & Ba 2015)."""
         self.generation += 1
         self.moment1 = 0.9 * self.moment1 + 0.1 * gradient
         self.moment2 = 0.999 * self.moment2 + 0.001 * gradient**2
         step = self.moment1 / (1 - 0.9**self.generation)
         scale = np.sqrt(self.moment2 / (1 - 0.999**self.generation)) + 1e-8
         self._mean = self._mean + self.learning_rate * step / scale
-        self._sigma *= self.decay
-        self.learning_rate *= self.decay
 
     @property
     def mean(self) -> np.ndarray:
@@ -129,13 +217,14 @@ class OpenAIES:
         return self._sigma
 
 
-class PGPE:
+class PGPE(Stateful):
     """Parameter-exploring policy gradients with ClipUp (Sehnke et al. 2010; Toklu et al. 2020).
 
-    Mirrored noise, centred ranks, one step size a parameter. ClipUp normalises the gradient, so that a step's length
+    Mirrored noise, centred ranks, one step size per parameter. ClipUp normalises the gradient, so that a step's length
     is the learning rate whatever the scale of the scores, and clips the velocity.
     """
 
+    STATE = ("_mean", "velocity", "sigmas", "max_speed", "step_length")
     MOMENTUM = 0.9
     SIGMA_RATE = 0.1  # Toklu et al. 2020, table 1
     SIGMA_CHANGE = 0.2  # a step size changes by at most this share in a generation
@@ -153,22 +242,25 @@ class PGPE:
         return self._mean + np.concatenate([self.noise, -self.noise])
 
     def tell(self, scores: np.ndarray) -> None:
-        ranks = centered_ranks(np.asarray(scores))
+        ranks = centered_ranks(checked(scores, 2 * self.half))
         plus, minus = ranks[: self.half], ranks[self.half :]
         gradient = (plus - minus) @ self.noise / (2 * self.half)
-        length = np.linalg.norm(gradient)
-        if length > 0:
-            self.velocity = self.MOMENTUM * self.velocity + self.step_length * gradient / length
-        speed = np.linalg.norm(self.velocity)
-        if speed > self.max_speed:
-            self.velocity *= self.max_speed / speed
-        self._mean = self._mean + self.velocity
+        if gradient.any():  # else every pair tied
+            self.climb(gradient)
         surprise = (plus + minus) / 2  # (P/2,), mean zero by the ranks' centring
         growth = surprise @ (self.noise**2 / self.sigmas - self.sigmas) / self.half
         change = np.clip(self.SIGMA_RATE * growth, -self.SIGMA_CHANGE * self.sigmas, self.SIGMA_CHANGE * self.sigmas)
         self.sigmas = (self.sigmas + change) * self.decay
         self.max_speed *= self.decay
         self.step_length *= self.decay
+
+    def climb(self, gradient: np.ndarray) -> None:
+        """A step of ClipUp (Toklu et al. 2020, algorithm 1)."""
+        self.velocity = self.MOMENTUM * self.velocity + self.step_length * gradient / np.linalg.norm(gradient)
+        speed = np.linalg.norm(self.velocity)
+        if speed > self.max_speed:
+            self.velocity *= self.max_speed / speed
+        self._mean = self._mean + self.velocity
 
     @property
     def mean(self) -> np.ndarray:
