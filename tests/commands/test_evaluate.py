@@ -115,7 +115,9 @@ def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd:
 
 def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "LANES", 2)
-    cfg = Evaluate(logdir=str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, output=str(tmp_path))
+    cfg = Evaluate(
+        logdir=str(car_run), env="worldmodels/CarRacing-v3", episodes=3, max_steps=STEPS, output=str(tmp_path)
+    )
     evaluate.main(cfg)
     scores = evaluated(tmp_path)["scores"]
     assert evaluated(tmp_path)["lengths"] == [STEPS] * 3

@@ -10,7 +10,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -187,13 +187,14 @@ class State:
         }  # fmt: skip
 
     def save(self, run: RunDir) -> None:
-        """The scores are all there is to save of the strategy; its mean proves later that a replay arrived."""
-        arrays = {"history": np.array(self.history), "mean": self.strategy.mean}
+        """The scores, from which the strategy can be replayed, and its state, which makes that unnecessary."""
+        arrays = {"history": np.array(self.history), "means": np.array(self.means)}
         if self.space.basis is not None:
             arrays["basis"] = self.space.basis
-        meta = {"settings": self.settings, "loop": asdict(self.loop)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        checkpoint.save(run.ctrl / "last.safetensors", tensors, meta)
+        strategy = {name: torch.from_numpy(np.array(array)) for name, array in self.strategy.state().items()}
+        meta = {"settings": self.settings, "loop": asdict(self.loop)}
+        checkpoint.save(run.ctrl / "last.safetensors", {**tensors, **checkpoint.pack("strategy", strategy)}, meta)
 
 
 def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
@@ -220,14 +221,33 @@ def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
     if cfg.noreload:
         start_over(run.ctrl)
     strategy = strategies.make(cfg.strategy, space.size, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
-    means = deque(strategies.replay(strategy, history), maxlen=cfg.average)
-    if "mean" in arrays and not np.allclose(strategy.mean, arrays["mean"], rtol=1e-6, atol=1e-9):
-        raise UserError(
-            f"The evolution in {run.ctrl} cannot be continued: replaying its scores leads elsewhere with this version "
-            "of cma and NumPy. Install the versions in config.json, or start over with --noreload."
-        )
+    means = deque(bring_back(strategy, history, arrays, run), maxlen=cfg.average)
     forget_best_of_another_course(cfg, run, loop)
     return State(loop, settings, shape, space, strategy, means, history)
+
+
+def bring_back(
+    strategy: strategies.Strategy, history: list[np.ndarray], arrays: dict[str, np.ndarray], run: RunDir
+) -> Iterable[np.ndarray]:
+    """Make a fresh strategy the one that was told `history`; returns its latest means.
+
+    Raises:
+        UserError: neither its state nor its scores lead there with the versions installed.
+    """
+    state = {name.removeprefix("strategy."): array for name, array in arrays.items() if name.startswith("strategy.")}
+    try:
+        if state:
+            strategy.restore(state)
+            return list(arrays["means"])
+    except (KeyError, ValueError):  # another version of cma
+        pass
+    means = list(strategies.replay(strategy, history))
+    if "means" in arrays and not np.allclose(strategy.mean, arrays["means"][-1], rtol=0, atol=1e-6 * strategy.sigma):
+        raise UserError(
+            f"The evolution in {run.ctrl} cannot be continued: its scores lead elsewhere with the cma and NumPy that "
+            "are installed. Install the versions in config.json, or start over with --noreload."
+        )
+    return means
 
 
 def refuse_other_settings(run: RunDir, settings: dict[str, Any], before: dict[str, Any]) -> None:
