@@ -283,7 +283,7 @@ def test_help_is_a_command_too(capsys) -> None:
             "collect --env broken_module:X-v0",
             "The module broken_module of broken_module:X-v0 cannot be imported (Synta",
         ),
-        ("report --logdir empty", "empty holds no run"),
+        ("report --logdir nowhere", "nowhere does not exist"),
     ],
 )
 def test_more_mistakes_in_one_sentence(tmp_path, monkeypatch, capsys, arguments: str, sentence: str) -> None:

@@ -105,7 +105,7 @@ def fill(logdir: Path) -> None:
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logdir = save_agent(tmp_path_factory.mktemp("full"), actions=3)
     fill(logdir)
-    evaluate.main(Evaluate(str(logdir), env=TOY, episodes=4, video=True, max_workers=1))
+    evaluate.main(Evaluate(logdir=str(logdir), env=TOY, episodes=4, video=True, max_workers=1))
     return logdir
 
 
@@ -163,7 +163,7 @@ def test_one_stage_alone(full: Path, tmp_path: Path, stage: str) -> None:
 
 def test_a_single_cut_episode_claims_nothing(tmp_path: Path) -> None:
     logdir = save_agent(tmp_path, actions=3)
-    evaluate.main(Evaluate(str(logdir), env="CarRacing-v3", episodes=1, max_steps=5, seed=3, max_workers=1))
+    evaluate.main(Evaluate(logdir=str(logdir), env="CarRacing-v3", episodes=1, max_steps=5, seed=3, max_workers=1))
     text = read(logdir).text
     assert "Score of a single track" in text and "cut after 5 steps" in text
     assert "held-out" not in text and "±" not in text

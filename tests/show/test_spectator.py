@@ -11,7 +11,7 @@ from PIL import Image
 from tests.commands.test_evaluate import play, save_agent
 from tests.helpers.toy import Toy
 from worldmodels import agent
-from worldmodels.envs import kind_of
+from worldmodels.envs import World, actions_in
 from worldmodels.show import spectator
 
 
@@ -70,7 +70,7 @@ def test_an_environment_that_draws_nothing_is_filmed_as_v_sees_it(tmp_path: Path
     name = f"worldmodels-tests/{kind.__name__}-v0"
     if name not in gymnasium.registry:
         gymnasium.register(name, kind, max_episode_steps=4)
-    driver = agent.load(str(save_agent(tmp_path / "run", actions=3)), kind_of(name))
+    driver = agent.load(str(save_agent(tmp_path / "run", actions=3)), actions_in(World(name)))
     seen: list[spectator.Glimpse] = []
     spectator.watch(driver, name, 3, seen.append)
     assert len(seen) == 4 and spectator.frames_per_second(name) == 30

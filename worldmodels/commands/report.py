@@ -9,7 +9,6 @@ that has not run yet is replaced by a sentence that names the command to run.
 from pathlib import Path
 
 from worldmodels.errors import UserError
-from worldmodels.runs.directory import COMMANDS
 from worldmodels.runs.files import write_atomically
 from worldmodels.runs.settings import Report
 from worldmodels.show.report import page
@@ -24,8 +23,6 @@ def main(cfg: Report) -> None:
     logdir = Path(cfg.logdir)
     if not logdir.is_dir():
         raise UserError(f"{logdir} does not exist: `worldmodels run --logdir {logdir}` makes it.")
-    if not any((logdir / name).exists() for name in (*COMMANDS, "rollouts", "config.json", "evaluation.json")):
-        raise UserError(f"{logdir} holds no run: `worldmodels run --logdir {logdir}` makes one.")
     path = logdir / "report.html"
     write_atomically(path, page(logdir).encode(errors="replace"))
     print(f"Open {path}")

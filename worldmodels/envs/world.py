@@ -110,20 +110,19 @@ def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int
         world: which environment.
         lanes: N.
         threads: of a batched environment (None: all cores).
-        max_steps: cut episodes after so many steps (None: the description's time limit, else the environment's own).
+        max_steps: cut episodes after so many steps, if the environment does not before.
 
     Raises:
         UserError: unknown id, observations that are no images, actions that cannot be learned.
     """
     description = find(world.env_id)
-    limit = max_steps or description.time_limit
     if not description.batched:
         env = Lanes(lambda: make_one(world, max_steps=max_steps), lanes, description.crop)
         actions_for(world, env.single_action_space)
         return env
     try:
         return gymnasium.make_vec(
-            world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, max_episode_steps=limit,
+            world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, max_episode_steps=limit_of(description, max_steps),
             autoreset_mode=AutoresetMode.DISABLED, copy=False, **world.kwargs,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
@@ -135,7 +134,7 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
     description = find(world.env_id)
     mode: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # some environments know none
     try:
-        limit = max_steps or description.time_limit
+        limit = limit_of(description, max_steps)
         env = gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
     except Exception as error:  # whatever a constructor raises
         raise UserError(f"The environment {world.env_id} cannot be made ({_said(error)}).") from error
@@ -148,6 +147,12 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
             "a wrapper can turn or unstack them."
         )
     return env
+
+
+def limit_of(description: Description, max_steps: int | None) -> int | None:
+    """Steps after which an episode is cut: the least of what is asked for, the description's and the environment's."""
+    limits = (max_steps, description.time_limit, gymnasium.spec(description.env_id).max_episode_steps)
+    return min((limit for limit in limits if limit), default=None)
 
 
 def actions_for(world: World, space: gymnasium.Space) -> Actions:
