@@ -1,9 +1,12 @@
 """The report: one page that parses, loads nothing, and shows what the run's files say."""
 
 import base64
+import io
 import json
 import math
 import re
+import shlex
+import xml.etree.ElementTree as xml
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,12 +18,13 @@ from tests.commands.test_evaluate import save_agent
 from tests.helpers.toy import TOY
 from worldmodels.commands import evaluate, report
 from worldmodels.errors import UserError
-from worldmodels.show.pictures import write_grid
 from worldmodels.runs.settings import Evaluate, Report
-from worldmodels.show import charts, diagram
+from worldmodels.show import charts
+from worldmodels.show import report as pages
 from worldmodels.show.charts import Band, Line
+from worldmodels.show.pictures import write_grid
 
-VOID = {"meta", "img", "br", "hr", "link", "input", "image", "line", "path", "rect", "circle", "polyline", "polygon"}
+VOID = {"meta", "img", "br", "hr", "link", "input"}
 EPOCHS, GENERATIONS = 3, 25
 
 
@@ -112,11 +116,11 @@ def test_a_full_run_shows_every_stage(full: Path) -> None:
     page = read(full)
     result = json.loads((full / "evaluation.json").read_text())
     assert f"{result['mean']:.0f} ± {result['std']:.0f}" in page.text
-    assert "Mean score and standard deviation over 4 held-out tracks" in page.text
+    assert "Mean score and standard deviation over 4 held-out episodes" in page.text
     for seed, score in zip(result["seeds"], result["scores"], strict=True):
         assert f"{seed}{score:.1f}" in page.text
     for words in ("sees", "remembers and predicts", "decides", "The evaluation", result["command"], "<b>&", "laptop",
-                  "25 generations", "180 best on the selection tracks", "25,000 environment steps"):  # fmt: skip
+                  "25 generations", "180 best on the selection episodes", "25,000 environment steps"):  # fmt: skip
         assert words in page.text, words
     assert "worldmodels train" not in page.text, "nothing is missing"
     titles = [attributes["class"] for attributes in page.all("svg")]
@@ -141,9 +145,9 @@ def test_missing_stages_name_the_commands_that_make_them(tmp_path: Path) -> None
     logdir.mkdir()
     page = read(logdir)
     for command in ("evaluate", "evaluate", "train-vae", "train-mdrnn", "train-controller"):
-        assert f"worldmodels {command} --logdir {logdir}" in page.text
+        assert f"worldmodels {command} --logdir {shlex.quote(str(logdir))}" in page.text
     assert not page.all("img") and not page.all("video")
-    assert [attributes["class"] for attributes in page.all("svg")] == ["wide", "tall"]
+    assert [attributes["class"] for attributes in page.all("svg")] == ["flow", "wide", "tall"]
 
 
 @pytest.mark.parametrize("stage", ["vae", "mdrnn", "ctrl"])
@@ -209,20 +213,95 @@ def test_charts_take_what_metrics_hold() -> None:
     Page(charts.bar_chart("t", "tracks", [("a", -30.0), ("b", 900.0)], [("mean", 435.0)], "c"))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-37.5, 941.2), (0.9573, 1.36), (1, 3), (1e-4, 2e-4), (0, 1e6)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-37.5, 941.2), (0.9573, 1.36), (1, 3), (1e-4, 2e-4), (0, 1e6), (-60, 990)]
+)
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     ticks = charts.nice_ticks(low, high)
-    assert 2 <= len(ticks) <= 7
+    assert 4 <= len(ticks) <= 7
     assert all(low - 1e-9 <= tick <= high * (1 + 1e-9) for tick in ticks)
     step = ticks[1] - ticks[0]
     assert float(f"{step:.1e}"[0]) in (1, 2, 5) and np.allclose(np.diff(ticks), step)
 
 
-@pytest.mark.parametrize("vertical", [False, True])
-def test_the_diagram_stays_inside_its_frame(vertical: bool) -> None:
-    svg = diagram.pipeline(diagram.Sizes(64, 512, 1, False), None, vertical)
-    Page(svg)
-    width, height = (int(side) for side in re.findall(r'viewBox="0 0 (\d+) (\d+)" role', svg)[0])
-    for x, y in re.findall(r' x="([-\d.]+)" y="([-\d.]+)"', svg):
-        assert 0 <= float(x) <= width and 0 <= float(y) <= height
-    assert "64 numbers" in svg and "512 numbers" in svg and "1 number<" in svg
+def test_the_pipeline_is_a_drawing_that_stays_inside_its_frames(full: Path, tmp_path: Path) -> None:
+    picture = xml.parse(Path(pages.__file__).with_name("pipeline.svg")).getroot()
+    for drawing in picture.findall("{*}svg"):
+        _, _, width, height = (float(side) for side in drawing.attrib["viewBox"].split())
+        for shape in drawing.iter():
+            if "x" in shape.attrib:
+                assert 0 <= float(shape.attrib["x"]) <= width and 0 <= float(shape.attrib["y"]) <= height
+    text = read(full).text
+    assert text.count("4 numbers") == 2 and text.count("8 numbers") == 2, "the run's z and h, lying and standing"
+    assert text.count("3 numbers") == 2 and "steer" not in text, "the actions of the toy are no car's"
+    assert read(tmp_path).text.count("steer, gas, brake") == 2
+
+
+# ------------------------------------------------------------------------------------------- what a run holds
+
+
+def test_the_data_and_the_time_are_shown_at_a_glance(full: Path, tmp_path: Path) -> None:
+    for folder, lengths in ((tmp_path / "rollouts", (120, 80)), (tmp_path / "previous" / "rollouts", (50,))):
+        folder.mkdir(parents=True)
+        for number, _ in enumerate(lengths):
+            (folder / f"rollout_{number:06d}.npz").write_bytes(bytes(1_000_000))
+        rows = [{"rollout": n, "seed": n, "score": 1.0, "length": length} for n, length in enumerate(lengths, 1)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for place in (tmp_path, tmp_path / "previous"):
+        (place / "vae").mkdir()
+        (place / "vae" / "metrics.jsonl").write_bytes((full / "vae" / "metrics.jsonl").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"train-vae": {"rootdir": str(tmp_path)}}))
+    text = read(tmp_path).text
+    assert "3 episodes of data" in text and "250 steps" in text and "3 MB" in text
+    assert "6 min of training by the clock: V 6 min" in text, "180 s in each of two iterations"
+    (tmp_path / "config.json").unlink()
+    assert "2 episodes of data" in read(tmp_path).text, "without a record of where the data lie: those of the run"
+
+
+def test_settings_are_those_that_were_used(full: Path, tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "metrics.jsonl").write_bytes((full / "vae" / "metrics.jsonl").read_bytes())
+    vae = {"epochs": 3, "free_bits": 0.5, "nosamples": False, "seed": 0, "note": None, "hidden": 0}
+    run = {"preset": None, "seed": 0, "iterations": 1, "early_generations": 25, "vae": vae, "mdrnn": {"epochs": 7},
+           "again": {"rollouts": 1000}}  # fmt: skip
+    config = {"run": run, "train-vae": {**vae, "preset": None}, "versions": {"torch": "2.6"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    used = pages.used(pages.Run.read(tmp_path))
+    assert used == {"run": {"seed": 0}, "vae": {"epochs": 3, "free_bits": 0.5}, "versions": {"torch": "2.6"}}
+    assert "None" not in read(tmp_path).text
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b"null", bytes(range(256)), b'{"mean": 1}', b'{"run": 3, "vae": []}'])
+def test_damaged_files_are_left_out(full: Path, tmp_path: Path, content: bytes) -> None:
+    for name in ("config.json", "evaluation.json", "vae/metrics.jsonl", "mdrnn/metrics.jsonl", "ctrl/metrics.jsonl",
+                 "rollouts/metrics.jsonl", "vae/samples/samples_0001.png", "mdrnn/samples/dream_0001.png",
+                 "rollouts/rollout_000000.npz", "mdrnn/best.safetensors"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert "no score yet" in read(tmp_path).text
+    for stage, axis in (("vae", "epoch"), ("mdrnn", "epoch"), ("ctrl", "generation")):  # rows without most columns
+        (tmp_path / stage / "metrics.jsonl").write_text(f'{{"{axis}": 1}}\n[]\n{{"{axis}": 2, "mean": 3, "std": NaN}}')
+    assert "1 episodes of data" in read(tmp_path).text
+
+
+def test_the_page_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text file opened without an encoding is read and written as the locale says: none may be."""
+    real = io.open
+
+    def strict(file, mode="r", buffering=-1, encoding=None, *more, **options):  # type: ignore[no-untyped-def]
+        assert "b" in mode or str(encoding).lower() in ("utf-8", "utf8"), f"{file} is opened with encoding {encoding}"
+        return real(file, mode, buffering, encoding, *more, **options)
+
+    (tmp_path / "config.json").write_text('{"vae": {"note": "Zürich"}}', encoding="utf-8")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "metrics.jsonl").write_text('{"epoch": 1}\n', encoding="utf-8")
+    monkeypatch.setattr(io, "open", strict)
+    report.main(Report(str(tmp_path)))
+    monkeypatch.undo()
+    assert "Zürich" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_films_say_that_they_scroll(full: Path) -> None:
+    strips = [attributes for attributes in read(full).all("div") if attributes.get("class") == "strip"]
+    assert len(strips) == 3 and all(strip["tabindex"] == "0" and strip["aria-label"] for strip in strips)
+    assert read(full).text.count("scroll for more →") == 3

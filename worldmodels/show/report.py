@@ -150,8 +150,9 @@ class Data:
 
 def data(run: Run) -> Data | None:
     """Where the episodes of the run lie, they are counted; None where there are none."""
-    asked = [run.config.get("train-vae"), run.config.get("run"), (run.config.get("run") or {}).get("vae")]
-    recorded = [Path(found["rootdir"]) for found in asked if isinstance(found, dict) and found.get("rootdir")]
+    whole = run.config.get("run")
+    asked = [run.config.get("train-vae"), whole.get("vae") if isinstance(whole, dict) else None]
+    recorded = [Path(str(found["rootdir"])) for found in asked if isinstance(found, dict) and found.get("rootdir")]
     places = [place for folder in recorded for place in (run.logdir / folder, folder)]
     folder = next((place for place in [*places, run.logdir / "rollouts"] if place.is_dir()), None)
     files = sorted(folder.rglob("*.npz")) if folder else []
@@ -410,8 +411,8 @@ def controller(run: Run) -> Section:
             line_chart("Scores of the population", "generation", lines, band),
             line_chart("Step size of the search", "generation", sigma),
         ),
-        remark=f"Selection: every few generations the mean of the search distribution drives {run.episode}s of its own; "
-        "its highest score there is the driver that is kept.",
+        remark=f"Selection: every few generations the mean of the search distribution drives {run.episode}s of its "
+        "own; its highest score there is the driver that is kept.",
     )  # fmt: skip
 
 
@@ -523,7 +524,7 @@ def curves(title: str, rows: Sequence[Row], name: str, css: str) -> str:
 
 def charts(*drawn: str) -> list[Markup]:
     """The charts that have something to show."""
-    return [Markup(chart) for chart in drawn if chart]  # noqa: S704 (ours: names in it are escaped)
+    return [Markup(chart) for chart in drawn if chart]  # ours: names in them are escaped
 
 
 def films(*found: Film | None) -> list[Film]:
