@@ -8,19 +8,24 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-MOST_BITS = 1500  # kbit a second: a drive of 1,000 steps, 20 s at 50 steps a second, stays under 4 MB
+from worldmodels.errors import UserError
+
+MOST_BITS = 1500  # kbit per second: a drive of 1,000 steps, 20 s at 50 steps per second, stays under 4 MB
 
 
 @contextlib.contextmanager
 def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Gives a function that appends a frame; the file appears, complete, when the `with` block ends well.
 
-    Frames are uint8 (height, width, 3), of one size, both sides even. None is kept in memory, and a block that
-    raises leaves nothing behind.
+    Frames are uint8 (height, width, 3), of one size; an odd side is shown with its last pixels twice. None is kept in
+    memory, and a block that raises leaves nothing behind.
 
     Args:
         path: the mp4 to write (its folder is made).
-        fps: frames a second.
+        fps: frames per second.
+
+    Raises:
+        UserError: there is no ffmpeg.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
@@ -31,9 +36,9 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         nonlocal encoder, shape
         if encoder is None:
             shape = frame.shape
-            encoder = _start_encoder(temporary, fps, *frame.shape[:2])
+            encoder = _start_encoder(temporary, fps, *_even(frame).shape[:2])
         assert frame.dtype == np.uint8 and frame.shape == shape, f"{frame.dtype} {frame.shape} after {shape}"
-        encoder.send(np.ascontiguousarray(frame))
+        encoder.send(np.ascontiguousarray(_even(frame)))
 
     try:
         try:
@@ -46,9 +51,20 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         temporary.unlink(missing_ok=True)
 
 
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The frame with even sides: yuv420p halves the colours' resolution."""
+    height, width, _ = frame.shape
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else frame
+
+
 def _start_encoder(path: Path, fps: float, height: int, width: int) -> Generator[None, np.ndarray, None]:
     """An ffmpeg process that takes frames through `send`."""
-    assert height % 2 == 0 and width % 2 == 0, f"yuv420p halves the colours: {width}×{height} has an odd side"
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(
+            "There is no ffmpeg to write a video: install one, or leave --video and --render out."
+        ) from error
     limits = ["-crf", "23", "-maxrate", f"{MOST_BITS}k", "-bufsize", f"{2 * MOST_BITS}k"]
     encoder: Generator[None, np.ndarray, None] = imageio_ffmpeg.write_frames(
         str(path),

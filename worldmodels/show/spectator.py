@@ -24,7 +24,7 @@ from worldmodels.rollout import HELD_OUT, Episode, drive
 from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer
 
-VIDEO_FPS = 25  # every second step of CarRacing's 50 a second
+VIDEO_FPS = 25  # every second step of CarRacing's 50 per second
 LABELS = ("what V sees", "V's reconstruction", "M's next frame")
 
 
@@ -69,9 +69,9 @@ class Spectator:
         mean, _ = vae.encode(frames)  # (1, Z)
         expected = memory.sample(mdrnn.predict(self.agent.h[:1]), temperature=0)  # (1, Z)
         env = self.lanes.envs[0]
-        view = env.render() if env.render_mode == "rgb_array" else frames[0]
+        view = as_picture(env.render()) if env.render_mode == "rgb_array" else None
         return Glimpse(
-            view=np.asarray(view, dtype=np.uint8),
+            view=frames[0].copy() if view is None else view,
             frame=frames[0].copy(),
             reconstruction=vae.decode(mean)[0],
             prediction=vae.decode(expected)[0],
@@ -80,10 +80,20 @@ class Spectator:
         )
 
 
+def as_picture(view: object) -> np.ndarray | None:
+    """What an environment renders as uint8 (height, width, 3): grey and RGBA pictures too; None for anything else."""
+    picture = np.asarray(view)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size or picture.shape[2] not in (1, 3, 4):
+        return None
+    return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
+
+
 def render_modes(env_id: str) -> list[str]:
     """The render modes that an environment offers, e.g. ["human", "rgb_array"]."""
     env = make_one(env_id)
-    modes = list(env.metadata.get("render_modes", []))
+    modes = list((env.metadata or {}).get("render_modes") or [])
     env.close()
     return modes
 
@@ -91,7 +101,7 @@ def render_modes(env_id: str) -> list[str]:
 def frames_per_second(env_id: str) -> float:
     """Steps of the environment that make a second of its world; 30 where it does not say."""
     env = make_one(env_id)
-    fps = env.metadata.get("render_fps") or 30
+    fps = (env.metadata or {}).get("render_fps") or 30
     env.close()
     return float(fps)
 
@@ -115,7 +125,7 @@ def watch(
     stride: int = 1,
     view: bool = True,
 ) -> tuple[float, int]:
-    """Let candidate 0 of `agent` drive the track `seed`, showing every `stride`-th step; returns (score, length).
+    """Let candidate 0 of `agent` drive the episode `seed`, showing every `stride`-th step; returns (score, length).
 
     Without `view` the environment draws nothing for people, and V's frame takes its place.
     """
@@ -136,7 +146,7 @@ def film(agent: Agent, env_id: str, seed: int, path: Path, *, max_steps: int | N
     with mp4_writer(path, fps / stride) as add:
 
         def show(now: Glimpse) -> None:
-            caption = f"{env_id.split(':')[-1]}  ·  track {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
+            caption = f"{env_id.split(':')[-1]}  ·  seed {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
             frames = (now.frame, now.reconstruction, now.prediction)
             add(pictures.drive_view(now.view, frames, LABELS, caption))
 
@@ -152,7 +162,7 @@ def readme_picture(
         logdir: a run with V, M and C.
         path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
         env_id: where to drive.
-        seed: the track.
+        seed: the episode.
         first: step at which the animation begins (the camera has come down by 50).
         steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
 
@@ -162,7 +172,7 @@ def readme_picture(
     seen: list[Glimpse] = []
     watch(load(logdir, kind_of(env_id)), env_id, seed, seen.append, max_steps=first + steps, view=False)
     if len(seen) <= first:
-        raise UserError(f"The drive on track {seed} ended after {len(seen)} steps: choose another track.")
+        raise UserError(f"The drive with seed {seed} ended after {len(seen)} steps: choose another one.")
     labels = ("real", "V's reconstruction", "M's prediction")
     shown = [
         pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
@@ -187,10 +197,16 @@ def one_thread() -> Iterator[None]:
 
 
 def has_display() -> bool:
-    """Whether a window can be opened here: macOS and Windows, or a Linux display that answers."""
+    """Whether a window can be opened here: macOS and Windows, or a Linux display that answers.
+
+    Gymnasium's own environments draw with pygame, which comes with them: without it there is no window either.
+    """
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
-    pygame = importlib.import_module("pygame")  # what Gymnasium's own environments draw with
+    try:
+        pygame = importlib.import_module("pygame")
+    except ImportError:
+        return False
     try:
         pygame.display.init()
     except pygame.error:

@@ -1,0 +1,34 @@
+"""Videos: frames of any size, and a sentence where there is no ffmpeg."""
+
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from worldmodels.errors import UserError
+from worldmodels.show.mp4 import mp4_writer
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 65), (33, 41)])
+def test_an_odd_side_gets_its_last_pixels_twice(tmp_path: Path, height: int, width: int) -> None:
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[height // 2 :] = 200
+    with mp4_writer(tmp_path / "odd.mp4", 25) as add:
+        for _ in range(3):
+            add(frame)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "odd.mp4"))
+    assert next(reader)["size"] == (width + width % 2, height + height % 2)
+    decoded = np.frombuffer(next(reader), np.uint8).reshape(height + height % 2, -1, 3)
+    assert np.abs(decoded[:height, :width].astype(int) - frame).mean() < 8
+    assert np.abs(decoded[-1].astype(int) - 200).max() < 30
+
+
+def test_a_missing_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(UserError, match="no ffmpeg"), mp4_writer(tmp_path / "none.mp4", 25) as add:
+        add(np.zeros((48, 64, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
