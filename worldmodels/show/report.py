@@ -247,7 +247,7 @@ def glance(run: Run) -> list[Fact]:
     """The size of the data, and how long the models were trained."""
     found, facts = data(run), []
     if found:
-        facts.append((f"{found.episodes:,}", "episodes of data"))
+        facts.append((f"{found.episodes:,}", "episode of data" if found.episodes == 1 else "episodes of data"))
         facts += [(f"{found.steps:,}", "steps")] if found.steps is not None else []
         facts.append((f"{found.size / 1e6:,.0f}" if found.size >= 1e6 else "< 1", "MB"))
     spent = {"V": 0.0, "M": 0.0, "C": 0.0}
