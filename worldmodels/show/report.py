@@ -209,7 +209,7 @@ def drive(run: Run) -> Video | None:
     """The video of one evaluated drive, inside the page where it is not too large."""
     video = (run.evaluation or {}).get("video")
     path = run.logdir / Path(str(video["file"])).name if isinstance(video, dict) and "file" in video else None
-    if path is None or not path.is_file():
+    if not isinstance(video, dict) or path is None or not path.is_file():
         return None
     small = path.stat().st_size <= MOST_VIDEO
     caption = (
