@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.test_evaluate import play, save_agent
+from tests.commands.test_evaluate import play
+from tests.helpers.runs import save_agent
 from tests.helpers.toy import Toy
 from worldmodels import agent
 from worldmodels.envs import World, actions_in

@@ -19,8 +19,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from worldmodels import __version__
-from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
+from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.runs import checkpoint
 from worldmodels.runs.metrics import Row, read
 from worldmodels.runs.settings import STAGES
@@ -208,10 +208,8 @@ class Video:
 def drive(run: Run) -> Video | None:
     """The video of one evaluated drive, inside the page where it is not too large."""
     video = (run.evaluation or {}).get("video")
-    if not isinstance(video, dict) or "file" not in video:
-        return None
-    path = run.logdir / Path(str(video["file"])).name
-    if not path.is_file():
+    path = run.logdir / Path(str(video["file"])).name if isinstance(video, dict) and "file" in video else None
+    if not isinstance(video, dict) or path is None or not path.is_file():
         return None
     small = path.stat().st_size <= MOST_VIDEO
     caption = (
@@ -249,7 +247,7 @@ def glance(run: Run) -> list[Fact]:
     """The size of the data, and how long the models were trained."""
     found, facts = data(run), []
     if found:
-        facts.append((f"{found.episodes:,}", "episodes of data"))
+        facts.append((f"{found.episodes:,}", "episode of data" if found.episodes == 1 else "episodes of data"))
         facts += [(f"{found.steps:,}", "steps")] if found.steps is not None else []
         facts.append((f"{found.size / 1e6:,.0f}" if found.size >= 1e6 else "< 1", "MB"))
     spent = {"V": 0.0, "M": 0.0, "C": 0.0}
