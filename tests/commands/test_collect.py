@@ -22,7 +22,7 @@ from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, episode_length, load_rollout, load_seed, save_rollout
+from worldmodels.data.episodes import BadFile, load_rollout, load_seed, save_rollout
 from worldmodels.data.policies import RandomPolicy
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, Rollout, drive, track_seeds
@@ -302,7 +302,7 @@ def test_a_rollout_with_damaged_rewards_is_not_whole(tmp_path, capsys):
     content = bytearray(path.read_bytes())
     content[end - 10] ^= 255
     path.write_bytes(content)
-    assert episode_length(path) == steps and not collect.whole(path)
+    assert not collect.whole(path)
     assert "rollout_000000.npz is damaged" in capsys.readouterr().err
 
 
