@@ -220,7 +220,8 @@ def test_a_replay_that_went_elsewhere_is_noticed(name: str) -> None:
 
     assert evolution.arrived(after(3, history), mean, sigma)
     assert evolution.arrived(after(3, history), mean + 1e-9 * sigma, sigma * (1 + 1e-9))
-    assert not evolution.arrived(after(3, history), mean, sigma * 1.001)
+    assert not evolution.arrived(after(3, history), mean + 5e-6 * sigma, sigma)
+    assert not evolution.arrived(after(3, history), mean, sigma * (1 + 5e-6))
     assert not evolution.arrived(after(4, history), mean, sigma)
     assert not evolution.arrived(after(3, history[:-1]), mean, sigma)
     assert not evolution.arrived(after(3, [history[0][::-1], *history[1:]]), mean, sigma)
