@@ -122,8 +122,8 @@ def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int
         return env
     try:
         return gymnasium.make_vec(
-            world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, autoreset_mode=AutoresetMode.DISABLED,
-            max_episode_steps=limit_of(description, max_steps), copy=False, **world.kwargs,
+            world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, copy=False,
+            max_episode_steps=limit_of(description, max_steps), autoreset_mode=AutoresetMode.DISABLED, **world.kwargs,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise UserError(f"{world.env_id} cannot be made ({_said(error)}).") from error

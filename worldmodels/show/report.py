@@ -19,8 +19,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from worldmodels import __version__
-from worldmodels.errors import UserError
 from worldmodels.envs.seeds import HELD_OUT
+from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.runs.metrics import Row, read
 from worldmodels.runs.settings import STAGES

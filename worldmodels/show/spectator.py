@@ -17,8 +17,8 @@ from gymnasium.wrappers import RecordEpisodeStatistics
 from worldmodels import memory
 from worldmodels.agent import Agent, Eyes, load
 from worldmodels.envs import Lanes, World, actions_in, describe, make_one
-from worldmodels.errors import UserError
 from worldmodels.envs.seeds import HELD_OUT
+from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer
