@@ -189,6 +189,21 @@ def test_the_state_of_any_generation_goes_on_to_the_last_bit(name: str, size: in
         assert strategy.sigma == again.sigma
 
 
+@pytest.mark.parametrize("name", ["cma", "sep-cma"])
+def test_a_large_cma_is_replayed(name: str) -> None:
+    strategy, again = (evolution.make(name, 300, 8, 0.1, 3) for _ in range(2))
+    history = []
+    for _ in range(5):
+        history.append(rounded(strategy.ask()))
+        strategy.tell(history[-1])
+    with pytest.raises(ValueError, match="is replayed"):
+        again.restore(strategy.state())
+    *_, mean = evolution.replay(again, history)
+    np.testing.assert_array_equal(mean, strategy.mean)
+    for key, value in strategy.state().items():
+        np.testing.assert_array_equal(value, again.state()[key], err_msg=key)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_another_s_state_is_refused(name: str, monkeypatch) -> None:
     for other in NAMES:

@@ -42,13 +42,14 @@ class Strategy(Protocol):
         """The step size (the mean one, where every parameter has its own)."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that the next generations depend on, between a `tell` and an `ask`."""
+        """All that the next generations depend on, between a `tell` and an `ask`; or enough to prove a replay."""
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Make a strategy of the same settings the one that `state` was taken of.
 
         Raises:
-            KeyError, ValueError: it was taken of another strategy, or with another version of `cma`: replay instead.
+            KeyError, ValueError: it was taken of another strategy, with another version of `cma`, or proves only:
+                replay instead.
         """
 
 
@@ -118,7 +119,8 @@ class CMAES(Stateful):
     """Covariance matrix adaptation by the `cma` package: the paper's strategy. The package ranks equal scores by index.
 
     With 867 parameters and a population of 64 the covariance hardly adapts in a thousand generations; the diagonal
-    one (`sep-cma`) does.
+    one (`sep-cma`) does. From 300 parameters on the package adapts sigma by steps along the mean's last one and keeps
+    more than can be put back: such a strategy's state holds its mean and sigma only, and it is replayed.
     """
 
     PATHS = ("mean", "sigma", "pc", "countiter", "countevals", "adapt_sigma.ps")
@@ -135,7 +137,9 @@ class CMAES(Stateful):
             "verbose": -9,
         }
         self.strategy = cma.CMAEvolutionStrategy(np.zeros(size), sigma, options)
-        self.STATE = tuple(f"strategy.{name}" for name in self.PATHS + (self.DIAGONAL if diagonal else self.FULL))
+        self.whole = size < cma.evolution_strategy.TPA_dimension
+        names = self.PATHS + (self.DIAGONAL if diagonal else self.FULL) if self.whole else ("mean", "sigma")
+        self.STATE = tuple(f"strategy.{name}" for name in names)
         self.candidates: list[np.ndarray] = []
 
     def ask(self) -> np.ndarray:
@@ -151,6 +155,8 @@ class CMAES(Stateful):
     def restore(self, state: dict[str, np.ndarray]) -> None:
         if state["cma"].tobytes() != cma.__version__.encode():
             raise ValueError(f"the state is of cma {state['cma'].tobytes().decode()}, this is {cma.__version__}")
+        if not self.whole:
+            raise ValueError(f"CMA-ES of {len(self.mean)} parameters is replayed")
         self.ask()  # the package sets itself up in its first generation, and eigh lays out what it returns
         self.tell(np.arange(self.population))
         self.strategy.sm.update_now(-1)
