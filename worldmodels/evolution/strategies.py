@@ -6,11 +6,15 @@ The whole state of a strategy is its settings and the scores it was told: all it
 generator, so replaying ask and tell rebuilds it to the last bit, and nothing but numbers has to be stored.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import cma
 import numpy as np
+
+with warnings.catch_warnings():  # of a plotting library that only cma's own plots need
+    warnings.filterwarnings("ignore", message="Could not import matplotlib")
+    import cma
 
 
 class Strategy(Protocol):
