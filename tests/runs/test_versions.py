@@ -59,7 +59,9 @@ def test_the_commit_survives_gits_own_variables(tmp_path, monkeypatch):
     assert commit(tmp_path / "ours") == head
 
 
-@pytest.mark.parametrize("origin, known", [('{"vcs_info": {"commit_id": "abc"}}', "abc"), ('{"dir_info": {}}', None), (None, None)])
+@pytest.mark.parametrize(
+    "origin, known", [('{"vcs_info": {"commit_id": "abc"}}', "abc"), ('{"dir_info": {}}', None), (None, None)]
+)
 def test_an_installation_from_a_repository_knows_its_commit(tmp_path, monkeypatch, origin, known):
     class Installed:
         def read_text(self, name):

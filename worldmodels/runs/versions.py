@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 def commit(folder: Path) -> str | None:
     """The commit of the package in `folder`: of a checkout of this project (`-dirty` where tracked files were changed),
-    or the one pip installed from a repository (PEP 610). A repository around an installed package says nothing about it.
+    or the one pip installed from a repository (PEP 610). A repository around an installed package is not it.
     """
     if (folder / ".git").exists() and project_name(folder / "pyproject.toml") == DISTRIBUTION:
         elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
