@@ -4,7 +4,7 @@ LOGDIR ?= exp_dir
 PRESET ?= laptop
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint bench conformance conformance-sample clean
+.PHONY: run test test-slow lint bench conformance conformance-sample test-lowest dist package clean
 
 run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
@@ -30,11 +30,40 @@ conformance: .venv/installed-dev
 conformance-sample: .venv/installed-dev
 	$(BIN)/python -m conformance --sample
 
+# The fast tests with the lowest version of everything that pyproject.toml names (Python 3.11 has wheels of them).
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	grep -oE '"[A-Za-z0-9_-]+(\[[a-z0-9,]+\])?>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/\[.*\]//; s/>=/==/' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[box2d]' pytest hypothesis
+	.venv-lowest/bin/python -m pytest
+
+# sdist and wheel of the last commit, in dist/. PyPI shows no picture and no link without an address:
+# `make dist REPOSITORY=https://…` puts the repository's into the README and the metadata of what is built.
+dist: .venv/installed-dev
+	rm -rf build dist && mkdir -p build/source
+	git archive HEAD | tar -x -C build/source
+	if [ -n "$(REPOSITORY)" ]; then \
+		sed -i -E -e 's#\]\((docs/images/)#]($(REPOSITORY)/raw/HEAD/\1#g' \
+			-e 's#\]\((docs/|worldmodels/|[A-Z]+\.md)#]($(REPOSITORY)/blob/HEAD/\1#g' build/source/README.md; \
+		printf '\n[project.urls]\nRepository = "%s"\n' "$(REPOSITORY)" >> build/source/pyproject.toml; \
+	fi
+	$(BIN)/python -m build --outdir dist build/source > build/log || { cat build/log; exit 1; }
+
+# The wheel as a user has it: in an environment of its own, without extras, used from an empty folder.
+package: dist
+	rm -rf build/wheel build/empty && mkdir build/empty
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd build/empty && ../wheel/bin/worldmodels --help > /dev/null
+	cd build/empty && ../wheel/bin/python -W error::UserWarning -c "import worldmodels, worldmodels.commands.train_controller; \
+		worldmodels.load_pretrained('carracing')"
+	cd build/empty && ../wheel/bin/worldmodels evaluate --pretrained carracing --env worldmodels/CarRacing-v3 --episodes 1 --max-steps 50
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[box2d]'
 	@touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
@@ -42,4 +71,4 @@ conformance-sample: .venv/installed-dev
 	@touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
