@@ -23,7 +23,11 @@ from worldmodels.errors import UserError
 
 BLOCK = 64  # lanes of one matrix product: always as many rows, since float32 results depend on their number
 DEATH_LOGIT = 0.0  # the dream ends above it (paper's code)
-FAST = {"contract", "nsz", "arcp"}  # no reordering of sums, and NaN stays NaN
+FAST = {
+    "fastmath": {"contract", "nsz", "arcp", "nnan", "ninf"},  # no reordering of sums
+    "error_model": "numpy",  # division without a check: only so do loops become vector instructions
+    "cache": True,
+}
 
 
 # ----------------------------------------------------------------------------------------------- the rule
@@ -182,7 +186,7 @@ def noise(keys: np.ndarray, steps: np.ndarray, z_size: int) -> tuple[np.ndarray,
 # ------------------------------------------------------------------------------------------- the fast path
 
 
-@njit(cache=True, fastmath=FAST, inline="always")
+@njit(inline="always", **FAST)
 def _exp(x):  # type: ignore[no-untyped-def]
     """exp(x) in float32 within 1e-7, in a form that the compiler turns into vector instructions (Cephes, expf)."""
     x = min(max(x, np.float32(-87)), np.float32(87))
@@ -199,45 +203,51 @@ def _exp(x):  # type: ignore[no-untyped-def]
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(cache=True, fastmath=FAST, inline="always")
+@njit(inline="always", **FAST)
 def _sigmoid(x):  # type: ignore[no-untyped-def]
     return np.float32(1) / (np.float32(1) + _exp(-x))
 
 
-@njit(cache=True, fastmath=FAST, inline="always")
+@njit(inline="always", **FAST)
 def _tanh(x):  # type: ignore[no-untyped-def]
     return np.float32(1) - np.float32(2) / (np.float32(1) + _exp(x + x))
 
 
 @njit(cache=True, inline="always")
-def _strange(x):  # type: ignore[no-untyped-def]
-    """Whether a float32 is NaN or infinite, as an integer that can be or-ed."""
-    return (np.float32(x).view(np.int32) & np.int32(0x7F800000)) == np.int32(0x7F800000)
+def _strange(row):  # type: ignore[no-untyped-def]
+    """Whether one of these float32 is NaN or infinite; from their bits, as the fast arithmetic does not know NaN."""
+    largest = np.int32(0)
+    for j in range(len(row)):
+        largest = max(largest, np.float32(row[j]).view(np.int32) & np.int32(0x7FFFFFFF))
+    return largest >= np.int32(0x7F800000)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(nogil=True, **FAST)
 def _cell(gates, active, x, first_h, c):  # type: ignore[no-untyped-def]
-    """The LSTM's gates (B, 4H: input, forget, cell, output) → h (in x from column `first_h` on) and c (B, H) of the active lanes.
+    """The LSTM's gates (B, 4H: input, forget, cell, output) → h (in x from column `first_h` on) and c (B, H).
 
-    Returns the first active lane whose gates are no numbers, or −1.
+    Only of the active lanes. Returns the first active lane whose gates are no numbers, or −1.
     """
     size = c.shape[1]
     for lane in range(len(active)):
         if not active[lane]:
             continue
-        strange = False
-        for j in range(4 * size):
-            strange |= _strange(gates[lane, j])
-        if strange:
+        if _strange(gates[lane]):
             return lane
+        i, f, g, o = (
+            gates[lane, :size], gates[lane, size : 2 * size], gates[lane, 2 * size : 3 * size], gates[lane, 3 * size :],
+        )  # fmt: skip
+        kept, h = c[lane], x[lane, first_h:]
         for j in range(size):
-            kept = _sigmoid(gates[lane, size + j]) * c[lane, j]
-            c[lane, j] = kept + _sigmoid(gates[lane, j]) * _tanh(gates[lane, 2 * size + j])
-            x[lane, first_h + j] = _sigmoid(gates[lane, 3 * size + j]) * _tanh(c[lane, j])
+            kept[j] = _sigmoid(f[j]) * kept[j]
+        for j in range(size):
+            kept[j] += _sigmoid(i[j]) * _tanh(g[j])
+        for j in range(size):
+            h[j] = _sigmoid(o[j]) * _tanh(kept[j])
     return -1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(nogil=True, **FAST)
 def _imagine(  # type: ignore[no-untyped-def]
     out, active, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, terminal_at,
     x, reward, end,
@@ -254,10 +264,7 @@ def _imagine(  # type: ignore[no-untyped-def]
         if not active[lane]:
             reward[lane] = 0.0
             continue
-        strange = False
-        for j in range(out.shape[1]):
-            strange |= _strange(out[lane, j])
-        if strange:
+        if _strange(out[lane]):
             return lane
         for row in range(rows):
             likeliest = out[lane, row * gaussians]
