@@ -12,18 +12,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor, nn
 
-from worldmodels import checkpoint, memory
+from worldmodels import memory
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
 
 BLOCK = 64  # lanes of one matrix product: always as many rows, since float32 results depend on their number
 DEATH_LOGIT = 0.0  # the dream ends above it (paper's code)
-FAST = {
+FAST: dict[str, Any] = {
     "fastmath": {"contract", "nsz", "arcp", "nnan", "ninf"},  # no reordering of sums
     "error_model": "numpy",  # division without a check: only so do loops become vector instructions
     "cache": True,

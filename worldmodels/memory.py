@@ -200,9 +200,7 @@ def mdrnn_loss(
         loss, metrics["reward"] = loss + error / z.shape[-1], error.detach()
     if prediction.terminal is not None:
         weight = torch.full_like(terminal, END_WEIGHT)
-        entropy = F.binary_cross_entropy_with_logits(
-            prediction.terminal, terminal, reduction="none", pos_weight=weight
-        )
+        entropy = F.binary_cross_entropy_with_logits(prediction.terminal, terminal, reduction="none", pos_weight=weight)
         entropy = (entropy * mask).sum() / steps
         loss, metrics["terminal"] = loss + entropy, entropy.detach()
     return loss, {"loss": loss.detach(), **metrics}

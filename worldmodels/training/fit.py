@@ -58,18 +58,20 @@ class Trainee:
     settings: dict[str, Any]
     optimizer: torch.optim.Optimizer
     folder: Path
+    labels: dict[str, Any] = field(default_factory=dict)
+    """Stored with the settings, but no part of the architecture that a resumed training must share."""
 
     def tensors(self) -> dict[str, Tensor]:
         return checkpoint.pack(self.name, self.model.state_dict())
 
     def save_best(self) -> None:
-        checkpoint.save(self.folder / "best.safetensors", self.tensors(), {self.name: self.settings})
+        checkpoint.save(self.folder / "best.safetensors", self.tensors(), {self.name: self.settings | self.labels})
 
     def save_last(self, loop: Loop, data: str) -> None:
         """Replace last.safetensors; UserError instead when a weight is no number any more."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise diverged(self, f"{self.title} has weights that are not numbers")
-        meta = {self.name: self.settings, "loop": dataclasses.asdict(loop), "data": data}
+        meta = {self.name: self.settings | self.labels, "loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
 
@@ -88,7 +90,7 @@ class Trainee:
         if not path.exists():
             return Loop(learning_rate=cfg.learning_rate)
         tensors, meta = checkpoint.load(path)
-        if meta.get(self.name) != self.settings:
+        if (meta.get(self.name) or {}) | self.labels != self.settings | self.labels:
             raise UserError(
                 f"{path} holds a {self.title} with {meta.get(self.name)} where {self.settings} is asked for: "
                 "use the same settings, another --logdir, or --noreload to start over."
