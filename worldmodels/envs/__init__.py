@@ -60,6 +60,11 @@ def register_environments() -> None:
             max_episode_steps=1000,
             reward_threshold=900,
         )
+        gymnasium.register(
+            id="worldmodels/Dream-v0",
+            entry_point="worldmodels.envs.dream:Dream",
+            vector_entry_point="worldmodels.envs.dream:DreamVectorEnv",
+        )
 
 
 def describe(env_id: str) -> Description:
