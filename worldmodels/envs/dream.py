@@ -262,11 +262,13 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if given.shape != wanted:
             raise ValueError(f"the actions have the shape {given.shape}, expected {wanted}")
         moving = ~self._ended
-        if isinstance(self.single_action_space, spaces.Discrete):
+        space = self.single_action_space
+        if isinstance(space, spaces.Discrete):
             if not (np.issubdtype(given.dtype, np.integer) and ((given >= 0) & (given < self.mdrnn.action_size)).all()):
-                raise ValueError(f"the actions {given} are not all choices of {self.single_action_space}")
+                raise ValueError(f"the actions {given} are not all choices of {space}")
             return np.eye(self.mdrnn.action_size, dtype=np.float32)[given]
-        vectors = np.clip(given, self.single_action_space.low, self.single_action_space.high).astype(np.float32)
+        assert isinstance(space, spaces.Box)
+        vectors = np.clip(given, space.low, space.high).astype(np.float32)
         strange = ~np.isfinite(vectors).all(axis=1) & moving
         if strange.any():
             raise ValueError(f"the action is no number in lanes {np.flatnonzero(strange).tolist()}")
