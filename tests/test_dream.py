@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from worldmodels.dream import BLOCK, Dreams, DreamStep, Starts, continuation, noise
+from worldmodels import controller
+from worldmodels.dream import BLOCK, Dreams, DreamStep, Population, Starts, continuation, noise
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 
@@ -137,6 +138,31 @@ def test_the_fast_path_is_the_rule(settings, temperature) -> None:
         rested = dreams.z[ends].copy()
     assert alive.any() and np.array_equal(rested, dreams.z[ends])
     assert not memory.include_terminal or not alive.all()
+
+
+@pytest.mark.parametrize(("inputs", "bias"), [("z", True), ("zh", True), ("zch", False)])
+def test_a_population_plays_as_it_acts_step_by_step(inputs, bias) -> None:
+    """Returns and lengths of whole dreams with C inside, against controller.outputs between steps; two threads."""
+    memory, n, steps, draw = lively(include_terminal=True), BLOCK + 30, 15, np.random.default_rng(0)
+    memory.head.bias[-1] = -0.3
+    width = controller.feature_size(inputs, 32, 256)
+    parameters = draw.normal(0, 0.2, (5, controller.parameter_count(width, 3, bias))).astype(np.float32)
+    candidate, z = np.arange(n) % 5, draw.standard_normal((n, 32), dtype=np.float32)
+    plain, fast = Dreams(memory, n, temperature=0.7), Dreams(memory, n, temperature=0.7, threads=2)
+    for dreams in (plain, fast):
+        dreams.begin(np.arange(n), np.arange(n) // 5, z)
+    returns, lengths = fast.play(Population(fast, parameters, candidate, np.tanh, outputs=3, inputs=inputs), steps)
+    expected, alive = np.zeros(n), np.zeros(n, dtype=int)
+    for _ in range(steps):
+        seen = controller.features(
+            inputs, *(torch.from_numpy(plain.z), [torch.from_numpy(x) for x in (plain.h, plain.c)])
+        )
+        raw = controller.outputs(torch.from_numpy(parameters[candidate]), seen, 3)
+        alive += ~plain.end[:n]
+        expected += plain.step(np.tanh(raw.numpy()))[0]
+    close = np.isclose(returns, expected, atol=0.05)
+    assert close.mean() > 0.95 and np.array_equal(lengths[close], alive[close])
+    assert lengths.min() < steps == lengths.max()
 
 
 def test_bfloat16_products_stay_close() -> None:

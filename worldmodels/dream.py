@@ -419,11 +419,41 @@ class Dreams:
         first = self.mdrnn.z_size
         self.x.numpy()[: self.lanes, first : first + self.mdrnn.action_size] = actions
         blocks = [i for i in range(0, len(self.x), BLOCK) if self.active[i : i + BLOCK].any()]
+        self.reward[:] = 0.0
         self.each(self.step_block, blocks)
         reward, end = self.reward[: self.lanes], self.end[: self.lanes]
-        reward[~self.active[: self.lanes]] = 0.0
         self.active[: self.lanes] &= ~end
         return reward.copy(), end.copy()
+
+    def play(self, act: Callable[[slice], np.ndarray], steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Dream on for at most `steps` steps, each block of lanes to its end on its own thread.
+
+        Args:
+            act: rows of a block → its action vectors float32 (BLOCK, A); a `Population`.
+            steps: at most.
+
+        Returns:
+            Returns float64 (N,) and lengths int64 (N,).
+
+        Raises:
+            UserError: M's prediction is no number, named with its lane and step.
+        """
+        returns, lengths = np.zeros(len(self.x)), np.zeros(len(self.x), dtype=np.int64)
+        actions = self.x.numpy()[:, self.mdrnn.z_size : self.mdrnn.z_size + self.mdrnn.action_size]
+
+        def block(start: int) -> None:
+            rows = slice(start, start + BLOCK)
+            for _ in range(steps):
+                if not self.active[rows].any():
+                    return
+                actions[rows] = act(rows)
+                lengths[rows] += self.active[rows]
+                self.step_block(start)
+                returns[rows] += self.reward[rows]
+                self.active[rows] &= ~self.end[rows]
+
+        self.each(block, list(range(0, len(self.x), BLOCK)))
+        return returns[: self.lanes], lengths[: self.lanes]
 
     def each(self, work: Callable[[int], None], blocks: list[int]) -> None:
         """Run `work` on every block, one PyTorch thread each."""
@@ -467,3 +497,69 @@ class Dreams:
     def close(self) -> None:
         """End the threads."""
         self.pool.shutdown()
+
+
+# ------------------------------------------------------------------------------------------ C on the fast path
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _control(x, c, first_h, z_size, inputs, parameters, candidate, out):  # type: ignore[no-untyped-def]
+    """C's raw outputs (B, O) of one parameter vector a lane: O rows of weights, then O biases where there is room.
+
+    `inputs` counts the vectors of h and c that C sees beside z: 0, 1 (h) or 2 (c, then h).
+    """
+    outputs, size = out.shape[1], c.shape[1]
+    width = z_size + inputs * size
+    for lane in range(len(out)):
+        row = parameters[candidate[lane]]
+        z, h, inner = x[lane, :z_size], x[lane, first_h:], c[lane]
+        for o in range(outputs):
+            weights, total = row[o * width : (o + 1) * width], np.float32(0)
+            of_z, of_c, of_h = weights[:z_size], weights[z_size : width - size], weights[width - size :]
+            for j in range(z_size):
+                total += of_z[j] * z[j]
+            if inputs == 2:
+                for j in range(size):
+                    total += of_c[j] * inner[j]
+            if inputs >= 1:
+                for j in range(size):
+                    total += of_h[j] * h[j]
+            out[lane, o] = total + (row[outputs * width + o] if len(row) > outputs * width else np.float32(0))
+
+
+class Population:
+    """Linear Cs in N dreams, for `Dreams.play`: `controller.outputs` of the lanes, without a copy of what they see."""
+
+    def __init__(
+        self,
+        dreams: Dreams,
+        parameters: np.ndarray,
+        candidate: np.ndarray,
+        squash: Callable[[np.ndarray], np.ndarray],
+        *,
+        outputs: int,
+        inputs: str = "zh",
+    ):
+        """
+        Args:
+            dreams: N lanes.
+            parameters: (P, n) flat parameter vectors of C.
+            candidate: (N,) which of them acts in each lane.
+            squash: raw outputs (…, O) → action vectors (…, A), as the action kind has it.
+            outputs: O.
+            inputs: "z", "zh" or "zch".
+        """
+        self.dreams, self.squash, self.inputs = dreams, squash, len(inputs) - 1
+        self.parameters = np.ascontiguousarray(parameters, dtype=np.float32)
+        self.candidate = np.zeros(len(dreams.x), dtype=np.int64)
+        self.candidate[: dreams.lanes] = candidate
+        self.raw = np.zeros((len(dreams.x), outputs), dtype=np.float32)
+
+    def __call__(self, rows: slice) -> np.ndarray:
+        """The action vectors float32 (BLOCK, A) of a block."""
+        dreams, raw = self.dreams, self.raw[rows]
+        x, c = dreams.x[rows].numpy(), dreams.c_rows[rows].numpy()
+        _control(
+            x, c, dreams.first_h, dreams.mdrnn.z_size, self.inputs, self.parameters, self.candidate[rows], raw
+        )  # fmt: skip
+        return self.squash(raw)
