@@ -10,7 +10,7 @@ import torch
 
 from worldmodels import envs, memory
 from worldmodels.commands import train_mdrnn, train_vae
-from worldmodels.data.dataset import save_rollout
+from worldmodels.data.episodes import save_rollout
 from worldmodels.data.latents import Latents
 from worldmodels.dream import Starts
 from worldmodels.envs import ActionKind
