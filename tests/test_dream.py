@@ -177,6 +177,17 @@ def test_bfloat16_products_stay_close() -> None:
     assert 0 < np.abs(results[0] - results[1]).max() < 0.02
 
 
+def test_a_dream_without_a_mask_forgets_the_one_before() -> None:
+    memory, lanes = lively(dropout=0.5), np.arange(4)
+    z, results = np.random.default_rng(0).standard_normal((4, 32), dtype=np.float32), []
+    dreams = Dreams(memory, 4, temperature=0.0)
+    for mask in (None, memory.dropout_mask(4, torch.Generator().manual_seed(0)), None):
+        dreams.begin(lanes, lanes, z, mask=mask)
+        dreams.step(np.zeros((4, 3), np.float32))
+        results.append(dreams.z.copy())
+    assert np.array_equal(results[0], results[2]) and not np.allclose(results[0], results[1])
+
+
 def test_what_is_no_number_is_named_and_impossible_dreams_are_refused() -> None:
     memory = lively()
     dreams = Dreams(memory, 100)

@@ -400,9 +400,10 @@ class Dreams:
         self.keys[lanes], self.steps[lanes], self.active[lanes], self.end[lanes] = keys, 0, True, False
         if self.mdrnn.include_restart:
             self.x.numpy()[lanes, self.first_h - 1] = restart
-        if mask is not None:
-            self.mask = torch.ones_like(self.c_rows) if self.mask is None else self.mask
-            self.mask[torch.as_tensor(lanes)] = mask
+        if mask is not None and self.mask is None:
+            self.mask = torch.ones_like(self.c_rows)
+        if self.mask is not None:
+            self.mask[torch.as_tensor(lanes)] = 1.0 if mask is None else mask
 
     def rest(self, lanes: np.ndarray) -> None:
         """`lanes` (indices or bool (N,)) dream no further until they begin again."""
