@@ -69,18 +69,19 @@ class Known(MDRNN):
 
 
 def test_open_loop_is_one_for_an_m_that_knows_and_zero_for_one_that_knows_the_mean() -> None:
-    data = [e._replace(rewards=3 * e.actions[:, 1] + 1) for e in episodes(250, 120, 60)]
+    data = [e._replace(rewards=3 * e.actions[:, 1] + 1) for e in episodes(250, 220, 60)]
     known = quality.open_loop(Known(), data)
     np.testing.assert_allclose(known["r2"], 1, atol=1e-5)
     np.testing.assert_allclose(known["ratio"], 1, rtol=1e-5)
-    assert known["rank"] == pytest.approx(1) and known["windows"] == 3  # 100 steps each; 60 is too short
+    assert known["rank"] == pytest.approx(1) and known["windows"] == 4  # 100 steps each; 60 is too short
     off = quality.open_loop(Known(wrong=0.25), data)
     assert all(r2 < 0.9 for r2 in off["r2"]) and off["rank"] == pytest.approx(1)
     np.testing.assert_allclose(off["ratio"], 2.75 / 2.5, rtol=0.1)
-    short = quality.open_loop(Known(), data[2:])
-    assert len(short["r2"]) == 2 and short["windows"] == 1
-    none = quality.open_loop(Known(), episodes(30))
-    assert none["windows"] == 0 and "no test episode" in next(quality.sentences({"open_loop": none}))
+    short = quality.open_loop(Known(), 4 * data[2:])
+    assert len(short["r2"]) == 2 and short["windows"] == 4
+    for few in (8 * episodes(30), 3 * episodes(60)):
+        none = quality.open_loop(Known(), few)
+        assert none["windows"] == 0 and "too few" in next(quality.sentences({"open_loop": none}))
 
 
 def test_rank_correlation_is_spearman_s() -> None:
@@ -119,7 +120,7 @@ def test_ranking_drives_the_real_environment_and_the_dream() -> None:
 def test_training_writes_starts_quality_and_what_actions_mean(tmp_path: Path, collected: bool, monkeypatch) -> None:
     monkeypatch.setattr(quality, "HORIZON", 10)
     draw, folder = np.random.default_rng(0), tmp_path / "rollouts"
-    for i in range(4):
+    for i in range(8):
         frames = draw.integers(0, 255, (61, 64, 64, 3), dtype=np.uint8)
         actions = draw.uniform(0, 1, (60, 3)).astype(np.float32)
         rollout = Rollout(frames, actions, draw.normal(size=60).astype(np.float32), np.zeros(60, bool))
@@ -127,7 +128,7 @@ def test_training_writes_starts_quality_and_what_actions_mean(tmp_path: Path, co
     if collected:
         (folder / "collect.json").write_text(json.dumps({"env": CARRACING, "start": "anywhere"}))
     cfg = config.TrainMDRNN(
-        logdir=str(tmp_path), rootdir=str(folder), epochs=1, test_fraction=0.25, hidden_size=16, include_reward=True,
+        logdir=str(tmp_path), rootdir=str(folder), epochs=1, test_fraction=0.5, hidden_size=16, include_reward=True,
         include_restart=True, dropout=0.2, starts=30, nosamples=True,
     )  # fmt: skip
     train_vae.main(config.TrainVAE(logdir=str(tmp_path), rootdir=str(folder), epochs=0, z_size=4))

@@ -110,7 +110,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         mdrnn = memory.load(folder)
         if not mdrnn.include_reward:
             raise UserError(
-                f"M in {folder} predicts no rewards: train it with `worldmodels train-mdrnn --include-reward --noreload`."
+                f"M in {folder} predicts no rewards: train it by `worldmodels train-mdrnn --include-reward --noreload`."
             )
         self.single_action_space = action_space(mdrnn, str(folder))
         self.mdrnn, self.start = mdrnn, start

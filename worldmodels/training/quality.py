@@ -23,6 +23,7 @@ from worldmodels.rollout import Episode, drive, track_seeds
 WARM_UP = 20  # real steps M watches before it dreams on
 SPAN, SPANS = 20, 4  # rewards are summed over 20 steps, up to step 80
 WINDOWS = 512  # at most, over all test episodes
+FEWEST = 4  # windows below which a share of their variance says nothing
 FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 HORIZON = 250  # steps of a fixed policy
 TRACKS = 4  # key of the tracks on which fixed policies are driven
@@ -75,8 +76,8 @@ def open_loop(mdrnn: MDRNN, episodes: list[Latents], temperature: float = 1.0, s
     Returns:
         `r2` and `ratio`, one number a span of `SPAN` steps (as many as the episodes are long enough for, at most
         `SPANS`): the share of the variance of the span's reward that M foresees, and its mean over the real mean;
-        `rank`, Spearman's correlation of the windows' dreamed and real returns; and the number of `windows`. Without a
-        window of `WARM_UP` + `SPAN` steps there are none, and no figures.
+        `rank`, Spearman's correlation of the windows' dreamed and real returns; and the number of `windows`. With
+        fewer than `FEWEST` windows of `WARM_UP` + `SPAN` steps there are no figures.
     """
     longest = max(len(episode.actions) for episode in episodes)
     spans = min(SPANS, (longest - WARM_UP) // SPAN)
@@ -86,7 +87,7 @@ def open_loop(mdrnn: MDRNN, episodes: list[Latents], temperature: float = 1.0, s
         for index, episode in enumerate(episodes)
         for start in range(0, len(episode.actions) - length + 1, length)
     ][:WINDOWS]
-    if spans < 1 or not windows:
+    if spans < 1 or len(windows) < FEWEST:
         return {"r2": [], "ratio": [], "rank": None, "windows": 0}
     real_z = [sampled(episode, index) for index, episode in enumerate(episodes)]
     z = torch.stack([real_z[i][t : t + WARM_UP + 1] for i, t in windows], dim=1)  # (WARM_UP + 1, W, Z)
@@ -212,7 +213,7 @@ def sentences(measured: dict[str, Any]) -> Iterator[str]:
     """What is in quality.json, for the terminal: `open_loop`, and `ranking` where the real environment is known."""
     loop = measured["open_loop"]
     if not loop["windows"]:
-        yield f"M as a world: no test episode has {WARM_UP + SPAN} steps to measure it on."
+        yield f"M as a world: too few test episodes of {WARM_UP + SPAN} steps to measure it on."
     else:
         spans = ", ".join(
             f"{r2:.2f} (× {ratio:.2f}) at {i * SPAN}–{(i + 1) * SPAN}"
