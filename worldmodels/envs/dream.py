@@ -27,7 +27,7 @@ from worldmodels.errors import UserError
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 OBSERVATIONS = ("frame", "z", "zh", "zch")
-PAINTED = 8  # frames that V paints at once: always as many, since float32 results depend on their number
+PAINTED = 4  # frames that V paints at once: always as many, since float32 results depend on their number
 KEYS = 2**62  # of the noise
 
 
