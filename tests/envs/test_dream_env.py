@@ -213,6 +213,15 @@ def test_a_finished_lane_rests_until_it_is_reset(mortal) -> None:
             break
 
 
+def test_observations_are_copies_unless_told_otherwise(run) -> None:
+    for copy in (True, False):
+        env = DreamVectorEnv(2, run=run, observation="z", copy=copy)
+        first, _ = env.reset(seed=0)
+        kept = first.copy()
+        second, *_ = env.step(actions_of(env, 1)[0])
+        assert np.shares_memory(first, second) != copy and np.array_equal(first, kept) == copy
+
+
 # ----------------------------------------------------------------------------------------- batch invariance
 
 

@@ -82,6 +82,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render_mode: "rgb_array": `render()` has V paint what is dreamed, 64×64.
         num_threads: threads that share the lanes (None: PyTorch's number).
         autoreset_mode: see above.
+        copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -98,6 +99,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         render_mode: str | None = None,
         num_threads: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        copy: bool = True,
     ):
         super().__init__()
         if (run is None) == (pretrained is None):
@@ -124,7 +126,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         threads = torch.get_num_threads() if num_threads is None else num_threads
         self.dreams = Dreams(mdrnn, num_envs, temperature=temperature, threads=threads)
         self.num_envs, self.horizon, self.observation = num_envs, horizon, observation
-        self.render_mode = render_mode
+        self.render_mode, self.copy = render_mode, copy
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -174,7 +176,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._begin(lanes)
         self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
         self._started = True
-        return self._seen.copy(), {}
+        return self._observations(), {}
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         """Lanes to reset, bool (N,)."""
@@ -253,7 +255,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.autoreset_mode is AutoresetMode.DISABLED:  # resting lanes keep their flags
             terminated, truncated = terminated | self._terminated, truncated | self._truncated
         self._terminated, self._truncated = terminated, truncated
-        return self._seen.copy(), rewards, terminated.copy(), truncated.copy(), infos
+        return self._observations(), rewards, terminated.copy(), truncated.copy(), infos
 
     def _vectors(self, actions: Any) -> np.ndarray:
         """Actions as given → action vectors float32 (N,A) as M sees them; those of resting lanes do not matter."""
@@ -273,6 +275,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if strange.any():
             raise ValueError(f"the action is no number in lanes {np.flatnonzero(strange).tolist()}")
         return np.where(moving[:, None], vectors, np.float32(0))
+
+    def _observations(self) -> np.ndarray:
+        return self._seen.copy() if self.copy else self._seen
 
     def _see(self, lanes: np.ndarray) -> None:
         """Bring the observations of `lanes` up to date."""
