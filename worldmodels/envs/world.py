@@ -23,6 +23,7 @@ from worldmodels.envs.lanes import Lanes
 from worldmodels.errors import UserError
 
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
+DREAM = "worldmodels/Dream-v0"  # M as an environment
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -109,6 +109,14 @@ class MDRNNTraining:
     """Also predict the reward."""
     include_terminal: bool = False
     """Also predict whether the episode ends."""
+    include_restart: bool = False
+    """M also reads whether the episode begins at this step (the paper's Take Cover)."""
+    reward_scale: Above = 1.0
+    """The reward that counts as one in M's loss: about the spread of the environment's rewards."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of h hidden from M's head, another one in every sequence and in every dream (Dropout's Dream Land: 0.1)."""
+    starts: Count = 1024
+    """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
     """dimension: a mixture for each number of z (paper); shared: one mixture over the whole of z (the seed's port)."""
     hidden_size: Count = 256
