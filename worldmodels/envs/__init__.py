@@ -23,7 +23,8 @@ from worldmodels.envs.world import (
 
 __all__ = [
     "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "Actions", "Description", "Lanes", "World", "actions_for",
-    "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register", "registered", "reset_options",
+    "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register", "registered",
+    "reset_options",
 ]  # fmt: skip
 
 
