@@ -179,6 +179,13 @@ class Evolution:
     """Stop after so many steps of the environment (0: never)."""
     batch_size: Count = 64
     """Lanes of one worker: episodes driven side by side."""
+    dream: bool = False
+    """Evolve in the dream: candidates drive inside M (trained with --include-reward); only the selection tracks are
+    real."""
+    temperature: Annotated[float, Ge(0)] = 1.0
+    """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
+    horizon: Count = 250
+    """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
     """cma: CMA-ES, the paper's; sep-cma: with a diagonal covariance; openai-es; pgpe: with ClipUp."""
     sigma: Above = 0.1
