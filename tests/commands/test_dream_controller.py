@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers.runs import H, Z, save_agent
 from tests.helpers.toy import TOY
 from worldmodels import envs, memory
-from worldmodels.commands import train_controller
+from worldmodels.commands import report, train_controller
 from worldmodels.controller import Controller
 from worldmodels.dream import Dreams, Population, Starts
 from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.runs import checkpoint, metrics
-from worldmodels.runs.settings import TrainController
+from worldmodels.runs.settings import Report, TrainController
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course
 from worldmodels.workers.places import Place
@@ -81,6 +82,12 @@ def test_the_run_says_what_was_dreamed_and_what_was_real(logdir: Path, capsys) -
     assert last["dream_steps"] > 4 * 12 and last["env_steps"] <= 3 * (2 * 18 + 2 * 12), "selection and gate alone"
     assert "in the dream in 4 generations" in capsys.readouterr().out
     assert (logdir / "ctrl" / "best.safetensors").exists()
+    assert (logdir / "ctrl" / "dream.mp4").stat().st_size > 1000
+    with Image.open(logdir / "ctrl" / "samples" / "dream_0004.png") as strip:
+        assert strip.size == (640, 128)
+    report.main(Report(logdir=str(logdir)))
+    page = (logdir / "report.html").read_text(encoding="utf-8")
+    assert "dreamed and real" in page and "what it then drives" in page and "steps in the dream" in page
 
 
 def test_it_resumes_to_the_last_bit(logdir: Path) -> None:

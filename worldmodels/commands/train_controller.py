@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import Eyes, check_fit
+from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
 from worldmodels.data.latents import stored_latents
 from worldmodels.dream import Starts
@@ -38,6 +38,7 @@ from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainController, check
+from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Job, Models, Outcome
 from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
@@ -83,6 +84,9 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
             )
             return
         evolve(cfg, run, state, real, dream, places, description)
+        if dream is not None:
+            driver = load(run, dream.actions)
+            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, state.loop.generation)
     loop = state.loop
     dreamed = f" and {loop.dream_steps:,} in the dream" if cfg.dream else ""
     print(f"C drove {loop.env_steps:,} steps{dreamed} in {loop.generation} generations; best mean {loop.best_so_far}.")
