@@ -181,7 +181,7 @@ PLAIN = str.maketrans({"│": "|", "─": "-", "┼": "+", "±": "+-", "×": "x"
 
 def speak_plainly() -> None:
     """Where stdout or stderr cannot hold a character (cp1252, Latin-1, ASCII), say it with plain ones."""
-    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined, arg-type]
+    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")

@@ -8,7 +8,7 @@ reward and the episode's end it is a world to act in (dream.py).
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -249,7 +249,7 @@ def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> MDR
     return build(path, tensors, meta).to(device).eval()
 
 
-def build(path: object, tensors: dict[str, Tensor], meta: dict) -> MDRNN:
+def build(path: object, tensors: dict[str, Tensor], meta: dict[str, Any]) -> MDRNN:
     """M rebuilt from a checkpoint's content; UserError when the file holds something else."""
     try:
         memory = MDRNN(**meta["mdrnn"])

@@ -156,7 +156,7 @@ def limit_of(description: Description, max_steps: int | None) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def actions_for(world: World, space: gymnasium.Space) -> Actions:
+def actions_for(world: World, space: gymnasium.Space[Any]) -> Actions:
     """How C acts in this world, whose (single) action space is `space`."""
     description = describe(world.env_id)
     return actions_of(world.env_id, space, description.action, description.order)
