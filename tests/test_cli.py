@@ -136,7 +136,7 @@ def test_a_run_hands_its_settings_to_every_stage() -> None:
     assert {run.collect.rootdir, run.vae.rootdir, run.mdrnn.rootdir} == {"x/rollouts"}
     assert {s.seed for s in (run.collect, run.vae, run.mdrnn, run.controller)} == {5}
     assert run.controller.env == run.evaluate.env == "A-v0"
-    assert config.stages(config.Run()).evaluate.env == "CarRacing-v3", "ours is evaluated on Gymnasium's own"
+    assert config.stages(config.Run()).evaluate.env == config.CARRACING
     elsewhere = config.Run(env="A-v0", evaluate=config.Evaluation(env="B-v0"))
     assert config.stages(elsewhere).evaluate.env == "B-v0", "what is said counts"
 

@@ -56,7 +56,7 @@ def test_the_seed_s_commands_in_sequence(tmp_path) -> None:
     assert "mp4" in said, "without a display --render says that it writes a video"
     assert list((tmp_path / "exp_dir").glob("*.mp4"))
     result = json.loads((tmp_path / "exp_dir/evaluation.json").read_text())
-    assert result["seeds"] == [1_000_000] and result["env"] == "CarRacing-v3"
+    assert result["seeds"] == [1_000_000] and result["env"] == "worldmodels/CarRacing-v3"
 
 
 def test_scripts_say_what_is_missing(tmp_path) -> None:

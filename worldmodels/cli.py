@@ -38,7 +38,7 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
   train-vae          train V on the frames
   train-mdrnn        train M on the episodes as V sees them
   train-controller   evolve C
-  evaluate           drive held-out tracks of Gymnasium's own CarRacing-v3
+  evaluate           drive held-out tracks with Gymnasium's own frames
   report             write report.html
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.

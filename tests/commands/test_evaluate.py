@@ -131,7 +131,7 @@ def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypat
 
 def test_statistics_agree_with_numpy() -> None:
     scores = np.random.default_rng(0).normal(800, 90, size=37)
-    key = {"env": "E", "max_steps": None, "model": "", "device": "cpu", "versions": {}}
+    key = {"env": "E", "kwargs": {}, "max_steps": None, "model": "", "device": "cpu", "versions": {}}
     book = evaluate.Book(RunDir(Path()), key, range(37), {i: (float(score), 900) for i, score in enumerate(scores)})
     result = evaluate.summarise(book, "command")
     assert result["mean"] == pytest.approx(np.mean(scores))
@@ -228,7 +228,7 @@ def test_without_a_display_render_writes_a_video_that_browsers_play(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr(spectator, "render_modes", lambda env_id: ["human", "rgb_array"])
+    monkeypatch.setattr(spectator, "render_modes", lambda world: ["human", "rgb_array"])
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     evaluate.main(Evaluate(logdir=str(toy_run), env=TOY, episodes=1, render=True, output=str(tmp_path)))
@@ -268,7 +268,7 @@ def test_the_spectator_shows_what_v_and_m_make_of_the_drive(toy_run: Path) -> No
     driver, actions, seen = agent.load(toy_run, kind), [], []
     act = driver.act
     driver.act = lambda lanes, frames: (actions.append(act(lanes, frames)), actions[-1])[1]  # type: ignore[method-assign]
-    score, length = spectator.watch(driver, TOY, 3, seen.append)
+    score, length = spectator.watch(driver, World(TOY), 3, seen.append)
     expected_score, expected_length, frames = play(toy_run, TOY, 3)
     assert (score, length) == (expected_score, expected_length) and len(seen) == length
     np.testing.assert_array_equal([now.frame for now in seen], frames)

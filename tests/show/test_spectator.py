@@ -73,8 +73,8 @@ def test_an_environment_that_draws_nothing_is_filmed_as_v_sees_it(tmp_path: Path
         gymnasium.register(name, kind, max_episode_steps=4)
     driver = agent.load(str(save_agent(tmp_path / "run", actions=3)), actions_in(World(name)))
     seen: list[spectator.Glimpse] = []
-    spectator.watch(driver, name, 3, seen.append)
-    assert len(seen) == 4 and spectator.frames_per_second(name) == 30
+    spectator.watch(driver, World(name), 3, seen.append)
+    assert len(seen) == 4 and spectator.frames_per_second(World(name)) == 30
     for now in seen:
         np.testing.assert_array_equal(now.view, now.frame)
 

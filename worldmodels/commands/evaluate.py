@@ -3,9 +3,10 @@
     worldmodels evaluate --logdir exp_dir --episodes 100
     python test_controller.py --logdir exp_dir --render
 
-The environment is Gymnasium's own CarRacing-v3 unless `--env` says otherwise. The episodes with the seeds SEED …
-SEED + episodes − 1 are driven once each. An ordinary environment drives one at a time in each worker process, our own
-simulator a block side by side in this process. Either way a score depends on the seed and the agent alone, not on the
+A driver is scored where it was trained unless `--env` says otherwise. Our simulator of CarRacing draws Gymnasium's own
+frames for it, every pixel, so that the scores are Gymnasium's (`--env CarRacing-v3` drives there, slowly). The episodes
+with the seeds SEED … SEED + episodes − 1 are driven once each: one at a time in each worker process, or in our own
+simulators a block side by side in this process. Either way a score depends on the seed and the agent alone, not on the
 number of workers.
 
 Every evaluation is kept in evaluation/, by what was driven; episodes that this driver has driven there are not driven
@@ -33,7 +34,7 @@ from worldmodels.runs import metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, read_json, write_json
 from worldmodels.runs.progress import progress
-from worldmodels.runs.settings import Evaluate, check, evaluation_env
+from worldmodels.runs.settings import Evaluate, check
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
 from worldmodels.workers.driver import Course, Drivers, Job, best_of
@@ -53,7 +54,7 @@ def main(cfg: Evaluate) -> None:
         cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)
     run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
     driver = agent.load(run)  # a missing V, M or C is said before anything starts
-    cfg = replace(cfg, env=cfg.env or evaluation_env(driver.env_id))
+    cfg = replace(cfg, env=cfg.env or driver.env_id)
     window, filming = ways_to_watch(cfg)
     with alone(folder.evaluations, "evaluating"):
         book = Book.open(folder, identity(cfg, run), range(cfg.seed, cfg.seed + cfg.episodes))
@@ -74,9 +75,8 @@ def main(cfg: Evaluate) -> None:
 
 def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
     """Drive the missing episodes on workers, keeping every score as it comes."""
-    assert cfg.env is not None
-    world = World(cfg.env)
-    batched = envs.find(cfg.env).batched
+    world = world_of(cfg)
+    batched = envs.describe(world.env_id).batched
     models, parameters = best_of(run, envs.actions_in(world))
     blocks = book.blocks(LANES if batched else 1)
     jobs = [Job(tuple(map(Episode, block)), parameters[None], Course(max_steps=cfg.max_steps)) for block in blocks]
@@ -93,10 +93,15 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
             bar.set_postfix_str(f"mean {book.mean:.1f}", refresh=False)
 
 
+def world_of(cfg: Evaluate) -> World:
+    """Where scores are driven: our simulator of CarRacing draws Gymnasium's own frames for it, to the last bit."""
+    assert cfg.env is not None
+    return World(cfg.env, envs.find(cfg.env).scoring)
+
+
 def device_of(cfg: Evaluate) -> str:
     """A single lane gains nothing from a GPU, so `auto` uses one for batched environments only."""
-    assert cfg.env is not None
-    return "cpu" if cfg.device == "auto" and not envs.describe(cfg.env).batched else cfg.device
+    return "cpu" if cfg.device == "auto" and not envs.describe(world_of(cfg).env_id).batched else cfg.device
 
 
 # --------------------------------------------------------------------------------------- what has been driven
@@ -107,7 +112,8 @@ def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     installed = {name: found for name, found in versions().items() if name not in ("commit", "dirty")}
     device = choose_device(device_of(cfg)).type
     return {
-        "env": cfg.env, "max_steps": cfg.max_steps, "model": run.driver(), "device": device, "versions": installed,
+        "env": cfg.env, "kwargs": dict(world_of(cfg).kwargs), "max_steps": cfg.max_steps, "model": run.driver(),
+        "device": device, "versions": installed,
     }  # fmt: skip
 
 
@@ -248,6 +254,7 @@ def table(result: dict[str, Any], columns: int = 10) -> str:
 def headline(result: dict[str, Any]) -> str:
     """One line: mean ± standard deviation, how sure that is, and over what."""
     tracks = f"{result['episodes']} track{'s' if result['episodes'] > 1 else ''} of {result['env']}"
+    tracks += " on Gymnasium's own frames" if result["kwargs"].get("frames") == "exact" else ""
     cut = f", cut after {result['max_steps']} steps" if result["max_steps"] else ""
     if result["std"] is None:
         return f"{result['mean']:.1f} on {tracks}{cut}"
@@ -262,8 +269,7 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
     """(in a window, as an mp4): `--render` falls back to the mp4, in a sentence, where no window can be opened."""
     if not cfg.render:
         return False, cfg.video
-    assert cfg.env is not None
-    if "human" not in spectator.render_modes(cfg.env):
+    if "human" not in spectator.render_modes(world_of(cfg)):
         print(f"{cfg.env} draws no window: evaluation.mp4 shows the drive instead.")
         return False, True
     if not spectator.has_display():
@@ -274,9 +280,8 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
 
 def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive every episode in a window, which stays open from one to the next."""
-    assert cfg.env is not None
-    driver = agent.load(run, envs.actions_in(World(cfg.env)))
-    lane = spectator.lane(cfg.env, cfg.max_steps, "human")
+    driver = agent.load(run, envs.actions_in(world_of(cfg)))
+    lane = spectator.lane(world_of(cfg), cfg.max_steps, "human")
     try:
         with limited_threads(1):
             for seed in book.seeds:
@@ -288,7 +293,6 @@ def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
 
 def film(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive the first episode once more for the video."""
-    assert cfg.env is not None
-    driver, seed = agent.load(run, envs.actions_in(World(cfg.env))), book.seeds[0]
-    total, length = spectator.film(driver, cfg.env, seed, book.folder.video, max_steps=cfg.max_steps)
+    driver, seed = agent.load(run, envs.actions_in(world_of(cfg))), book.seeds[0]
+    total, length = spectator.film(driver, world_of(cfg), seed, book.folder.video, max_steps=cfg.max_steps)
     book.video = {"file": book.folder.video.name, "seed": seed, "score": total, "length": length}

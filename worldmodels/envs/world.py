@@ -46,6 +46,8 @@ class Description:
     batched: bool = False
     """It is a vector environment by itself: all lanes in one process on all its threads, frames 64×64, ended lanes at
     rest. Any other environment gets a process a core and one lane after another in it."""
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the constructor with which `evaluate` makes it."""
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
     """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
 
@@ -55,6 +57,7 @@ DESCRIPTIONS: dict[str, Description] = {
     for d in (
         Description(
             CARRACING, action="car", time_limit=1000, target_return=950.0, batched=True,
+            scoring={"frames": "exact"},  # Gymnasium's own, every pixel
             # anywhere: on any tile, at 0–70 units/s, past the first second's zoom
             starts={"line": NO_OPTIONS, "anywhere": {"start": "random", "speed": (0.0, 70.0), "zoomed": True}},
         ),

@@ -242,7 +242,7 @@ class Evaluation:
     """Which episodes score a driver."""
 
     env: str | None = None
-    """Where to drive (None: where C was trained; a driver of our CarRacing on Gymnasium's own)."""
+    """Where to drive (None: where C was trained; our CarRacing draws Gymnasium's own frames for it, every pixel)."""
     episodes: Count = 100
     seed: OrNone = 1_000_000
     """First track: FIRST … FIRST + episodes − 1. Held-out tracks start at 1,000,000."""
@@ -334,9 +334,7 @@ def stages(run: Run) -> Stages:
     how = run.collect
     if run.iterations > 1:  # on other tracks than before
         how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
-    evaluated = run.evaluate
-    if evaluated.env is None:
-        evaluated = dataclasses.replace(evaluated, env=evaluation_env(run.env))
+    evaluated = run.evaluate if run.evaluate.env else dataclasses.replace(run.evaluate, env=run.env)
     return Stages(
         Collect(**vars(how), **gather),
         TrainVAE(**vars(run.vae), **learn),
@@ -354,11 +352,6 @@ def previous(run: Run) -> Run:
         iterations=run.iterations - 1,
         controller=dataclasses.replace(run.controller, epochs=run.early_generations),
     )
-
-
-def evaluation_env(env_id: str) -> str:
-    """Where a driver trained in `env_id` is scored: our simulator's on Gymnasium's own."""
-    return "CarRacing-v3" if env_id == CARRACING else env_id
 
 
 def check(settings: Any, prefix: str = "") -> None:

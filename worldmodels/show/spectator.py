@@ -25,6 +25,7 @@ from worldmodels.show.mp4 import mp4_writer
 from worldmodels.workers.places import limited_threads
 
 VIDEO_FPS = 25  # every second step of CarRacing's 50 per second
+GYMNASIUM_S = World("CarRacing-v3")
 LABELS = ("what V sees", "V's reconstruction", "M's next frame")
 
 
@@ -91,34 +92,34 @@ def as_picture(view: object) -> np.ndarray | None:
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
 
 
-def render_modes(env_id: str) -> list[str]:
+def render_modes(world: World) -> list[str]:
     """The render modes that an environment offers, e.g. ["human", "rgb_array"]."""
-    env = make_one(World(env_id))
+    env = make_one(world)
     modes = list((env.metadata or {}).get("render_modes") or [])
     env.close()
     return modes
 
 
-def frames_per_second(env_id: str) -> float:
+def frames_per_second(world: World) -> float:
     """Steps of the environment that make a second of its world; 30 where it does not say."""
-    env = make_one(World(env_id))
+    env = make_one(world)
     fps = (env.metadata or {}).get("render_fps") or 30
     env.close()
     return float(fps)
 
 
-def lane(env_id: str, max_steps: int | None, render_mode: str | None) -> Lanes:
+def lane(world: World, max_steps: int | None, render_mode: str | None) -> Lanes:
     """One lane around a scalar environment that draws for people, its score so far at hand."""
 
     def make() -> gymnasium.Env:
-        return RecordEpisodeStatistics(make_one(World(env_id), max_steps=max_steps, render_mode=render_mode))
+        return RecordEpisodeStatistics(make_one(world, max_steps=max_steps, render_mode=render_mode))
 
-    return Lanes(make, 1, describe(env_id).crop)
+    return Lanes(make, 1, describe(world.env_id).crop)
 
 
 def watch(
     agent: Agent,
-    env_id: str,
+    world: World,
     seed: int,
     show: Callable[[Glimpse], None],
     *,
@@ -130,8 +131,8 @@ def watch(
 
     Without `view` the environment draws nothing for people, and V's frame takes its place.
     """
-    mode = "rgb_array" if view and "rgb_array" in render_modes(env_id) else None
-    lanes = lane(env_id, max_steps, mode)
+    mode = "rgb_array" if view and "rgb_array" in render_modes(world) else None
+    lanes = lane(world, max_steps, mode)
     try:
         with limited_threads(1):
             scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
@@ -140,29 +141,29 @@ def watch(
     return float(scores[0]), int(lengths[0])
 
 
-def film(agent: Agent, env_id: str, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:
+def film(agent: Agent, world: World, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:
     """`watch` a drive into an mp4 of 600×644 pixels; returns its (score, length)."""
-    fps = frames_per_second(env_id)
+    fps = frames_per_second(world)
     stride = max(1, round(fps / VIDEO_FPS))
     with mp4_writer(path, fps / stride) as add:
 
         def show(now: Glimpse) -> None:
-            caption = f"{env_id.split(':')[-1]}  ·  seed {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
+            caption = f"{world.env_id.split(':')[-1]}  ·  seed {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
             frames = (now.frame, now.reconstruction, now.prediction)
             add(pictures.drive_view(now.view, frames, LABELS, caption))
 
-        return watch(agent, env_id, seed, show, max_steps=max_steps, stride=stride)
+        return watch(agent, world, seed, show, max_steps=max_steps, stride=stride)
 
 
 def readme_picture(
-    logdir: Path, path: Path, *, env_id: str = "CarRacing-v3", seed: int = HELD_OUT, first: int = 60, steps: int = 400
+    logdir: Path, path: Path, *, world: World = GYMNASIUM_S, seed: int = HELD_OUT, first: int = 60, steps: int = 400
 ) -> None:
     """Write what the README shows: a drive as V sees it, V's reconstruction, and M's prediction of the same frame.
 
     Args:
         logdir: a run with V, M and C.
         path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
-        env_id: where to drive.
+        world: where to drive.
         seed: the episode.
         first: step at which the animation begins (the camera has come down by 50).
         steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
@@ -171,8 +172,8 @@ def readme_picture(
         UserError: V, M or C is missing, or the drive ended before `first`.
     """
     seen: list[Glimpse] = []
-    agent = load(logdir, actions_in(World(env_id)))
-    watch(agent, env_id, seed, seen.append, max_steps=first + steps, view=False)
+    agent = load(logdir, actions_in(world))
+    watch(agent, world, seed, seen.append, max_steps=first + steps, view=False)
     if len(seen) <= first:
         raise UserError(f"The drive with seed {seed} ended after {len(seen)} steps: choose another one.")
     labels = ("real", "V's reconstruction", "M's prediction")
@@ -180,7 +181,7 @@ def readme_picture(
         pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
         for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
     ]
-    pictures.write_animation(path, shown, fps=frames_per_second(env_id) / 2, most_bytes=3_000_000)
+    pictures.write_animation(path, shown, fps=frames_per_second(world) / 2, most_bytes=3_000_000)
     few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
     grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
             ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip

@@ -23,7 +23,7 @@ LAPTOP = Run(
         n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=20, epochs=35,
         select_every=5, select_tracks=16,
     ),
-    evaluate=Evaluation(episodes=4, video=True),
+    evaluate=Evaluation(video=True),
 )  # fmt: skip
 """Two cores, no GPU, a coffee break."""
 
