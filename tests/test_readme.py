@@ -90,13 +90,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 def test_the_tree_is_the_package() -> None:
     """All that lies in worldmodels/ is named, and what is named is there."""
     (tree,) = (block for block in blocks(README, "") if block.startswith("worldmodels/"))
-    named = [line.split("  ")[0].strip() if not line.startswith(" ") else line for line in tree.splitlines()]
-    inside = {word for line in named if line.startswith(" ") for word in re.findall(r"[a-z_]+(?:/|\.py)", line[:38])}
+    named = [line.split("   ")[0] if line.lstrip() == line else line[:38] for line in tree.splitlines()]
+    inside, outside = (
+        {word for line in named if line.startswith("  ") == inner for word in re.findall(r"[a-z_]+(?:/|\.py)", line)}
+        for inner in (True, False)
+    )
     package = ROOT / "worldmodels"
     lying = {path.name + "/" * path.is_dir() for path in package.iterdir()} - {"__pycache__/", "py.typed"}
     assert inside == {name for name in lying if not name.startswith("__")}
-    outside = re.findall(r"^([a-z]+/)|  ([a-z]+/)(?=  )", tree, re.M)
-    assert all((ROOT / "".join(pair)).is_dir() for pair in outside)
+    assert {"worldmodels/", "tests/", "docs/"} < outside and all((ROOT / name).is_dir() for name in outside)
 
 
 def test_the_doors_are_where_the_readme_says() -> None:
