@@ -27,6 +27,7 @@ from worldmodels.envs.carracing.state import (
     Cars,
     Tracks,
 )
+from worldmodels.errors import missing
 
 HULL_COLOR = (204, 0, 0)  # Gymnasium's (0.8, 0, 0)
 MARGIN = 400.0  # window pixels around the window within which a polygon may still reach it
@@ -52,7 +53,10 @@ def draw_video(
     tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H), skids: bool = True
 ) -> np.ndarray:
     """One lane as uint8 (height, width, 3); size: (width, height), smoothly scaled from 1000x800."""
-    import pygame  # slow to import, and wanted only here
+    try:
+        import pygame  # slow to import, and wanted only here
+    except ImportError as error:
+        raise missing("pygame, which draws CarRacing for people,", "box2d") from error
 
     surface = pygame.Surface((WINDOW_W, WINDOW_H))
     camera = Camera(cars, lane)
