@@ -50,6 +50,7 @@ driver that beats the paper's), dream (C learns in the dream alone), paper (the 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a user's mistake ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
+    open_closed_streams()
     speak_plainly()
     try:
         start(arguments)
@@ -106,8 +107,10 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
     saved = record.read(command, run) if command in REMEMBERED and "--noreload" not in arguments else {}
     preset, saved = choose_preset(command, said.preset, saved, run)
-    default = cls() if preset is None else preset_config(command, preset, said.env or saved.get("env"))
-    default = record.updated(default, saved)
+    default = record.updated(cls(), saved)
+    if preset is not None:
+        env_id = said.env or getattr(default, "env", None)
+        default = record.updated(preset_config(command, preset, env_id), saved)
     rest = said.rest if said.logdir is None else ["--logdir", said.logdir, *said.rest]
     description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
     cfg = tyro.cli(
@@ -177,6 +180,13 @@ def check_env(env_id: str | None, said: bool, run: RunDir) -> None:
 # ------------------------------------------------------------------------------------------------------ text
 
 PLAIN = str.maketrans({"│": "|", "─": "-", "┼": "+", "±": "+-", "×": "x", "−": "-", "–": "-", "…": "...", "·": "-"})
+
+
+def open_closed_streams() -> None:
+    """A program started without stdout or stderr (`>&-`, a service) speaks to nobody."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def speak_plainly() -> None:

@@ -6,3 +6,8 @@ class UserError(Exception):
 
     The command line prints the sentence and exits with code 2, without a traceback.
     """
+
+
+def missing(what: str, extra: str) -> UserError:
+    """For a package (`what`) of one of our extras."""
+    return UserError(f"{what} is not installed: pip install 'worldmodels-pytorch[{extra}]' brings it.")

@@ -17,6 +17,8 @@ from gymnasium.vector import VectorEnv
 from worldmodels.envs.actions import Actions
 from worldmodels.errors import UserError
 
+LARGEST = np.finfo(np.float32).max  # reward: episodes are stored in float32
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -152,12 +154,14 @@ class _Tally:
     def add(self, live: np.ndarray, rewards: np.ndarray, over: np.ndarray) -> np.ndarray:
         """Count one step of the lanes `live`; returns those whose episode ended or is given up."""
         current = self.driving[live]
-        if not np.isfinite(rewards[live]).all():
-            lane = live[~np.isfinite(rewards[live])][0]
+        paid = np.abs(rewards[live]) <= LARGEST
+        if not paid.all():
+            lane = live[~paid][0]
             episode = self.driving[lane]
             raise UserError(
                 f"{name_of(self.env)} paid {rewards[lane]} at step {self.lengths[episode] + 1} of the episode with "
-                f"seed {self.episodes[episode].seed}: a reward must be a finite number; correct the environment."
+                f"seed {self.episodes[episode].seed}: a reward must be a finite number in float32; "
+                "correct the environment."
             )
         self.scores[current] += rewards[live]
         self.lengths[current] += 1

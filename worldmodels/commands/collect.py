@@ -46,9 +46,9 @@ NAME = re.compile(r"rollout_(\d{6,})\.npz")
 
 def main(cfg: Collect) -> None:
     check(cfg)
-    root = Path(cfg.rootdir)
+    root = cfg.folder
     drivers, population = who_drives(cfg)
-    try_out(cfg, drivers)
+    try_out(cfg)
     make_folder(root)
     with alone(root, "collecting"):
         claim(root, cfg)
@@ -66,7 +66,7 @@ def main(cfg: Collect) -> None:
 
 def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missing: list[int]) -> None:
     """Drive the missing rollouts on workers, and write each job's as it ends."""
-    root, places = Path(cfg.rootdir), where(cfg)
+    root, places = cfg.folder, where(cfg)
     parts = blocks(missing) if drivers.models and drivers.lanes > 1 else shares(missing, len(places), drivers.lanes)
     jobs = [Job(tuple(episode(cfg, i) for i in part), population, course(cfg), record=True) for part in parts]
     pace, wanted = Pace(), set(missing)
@@ -122,15 +122,16 @@ def course(cfg: Collect) -> Course:
     return Course(cfg.start, cfg.max_steps)
 
 
-def try_out(cfg: Collect, drivers: Drivers) -> None:
+def try_out(cfg: Collect) -> None:
     """Make the environment once in this process and take a step.
 
     Whatever is wrong with it is said before anything is written, and a simulator that has to be compiled is compiled
     once, not by every worker.
     """
-    env = envs.make(drivers.world, 1, threads=1, max_steps=cfg.max_steps)
+    world = World(cfg.env)
+    env = envs.make(world, 1, threads=1, max_steps=cfg.max_steps)
     try:
-        actions = envs.actions_for(drivers.world, env.single_action_space)
+        actions = envs.actions_for(world, env.single_action_space)
         env.reset(seed=0, options=envs.reset_options(cfg.env, cfg.start))
         env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
     finally:

@@ -55,6 +55,7 @@ def main(cfg: Evaluate) -> None:
     run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
     driver = agent.load(run)  # a missing V, M or C is said before anything starts
     cfg = replace(cfg, env=cfg.env or driver.env_id)
+    try_out(cfg)
     window, filming = ways_to_watch(cfg)
     with alone(folder.evaluations, "evaluating"):
         book = Book.open(folder, identity(cfg, run), range(cfg.seed, cfg.seed + cfg.episodes))
@@ -71,6 +72,12 @@ def main(cfg: Evaluate) -> None:
         metrics.write_whole(folder.evaluations, "track", rows(result))
     print(table(result))
     print(f"Written to {folder.evaluation}" + (f" and {folder.video}." if book.video else "."))
+
+
+def try_out(cfg: Evaluate) -> None:
+    """UserError for what would end the evaluation during or after its drives."""
+    choose_device(device_of(cfg))
+    spectator.try_out(world_of(cfg), cfg.max_steps, cfg.video)
 
 
 def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:

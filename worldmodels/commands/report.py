@@ -6,6 +6,7 @@ The page holds everything it shows (pictures and video as data URIs) and loads n
 that has not run yet is replaced by a sentence that names the command to run.
 """
 
+import shlex
 from pathlib import Path
 
 from worldmodels.errors import UserError
@@ -22,7 +23,7 @@ def main(cfg: Report) -> None:
     """
     logdir = Path(cfg.logdir)
     if not logdir.is_dir():
-        raise UserError(f"{logdir} does not exist: `worldmodels run --logdir {logdir}` makes it.")
+        raise UserError(f"{logdir} does not exist: `worldmodels run --logdir {shlex.quote(str(logdir))}` makes it.")
     path = logdir / "report.html"
     write_atomically(path, page(logdir).encode(errors="replace"))
     print(f"Open {path}")

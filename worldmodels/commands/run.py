@@ -6,13 +6,17 @@ worldmodels run --iterations 2 --logdir exp_dir      (the paper's iterative proc
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
+from worldmodels import envs
 from worldmodels.commands import collect, evaluate, report, train_controller, train_mdrnn, train_vae
+from worldmodels.errors import UserError
 from worldmodels.runs import record
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import alone, write_atomically
 from worldmodels.runs.settings import Report, Run, check, previous, stages
+from worldmodels.workers.places import choose_device
 
 Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, its settings
 
@@ -20,19 +24,32 @@ Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, i
 def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
     """Run every stage; `begin` is called when the first is known to be good."""
     check(cfg)
-    started = time.perf_counter()
-    scoring: Stage = ("Evaluating on held-out tracks", "evaluate", evaluate.main, stages(cfg).evaluate)
-    todo = [*training(cfg), scoring]
-    for number, (title, command, stage, settings) in enumerate(todo, start=1):
-        print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")
-        if command.startswith("train"):
-            stage(settings, begin=remember(command, settings, cfg))
-        else:
-            stage(settings)
-        if number == 1:
-            begin()
-    report.main(Report(logdir=cfg.logdir))
-    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {RunDir.of(cfg.logdir).report}")
+    refuse(cfg)
+    run, started = RunDir.of(cfg.logdir), time.perf_counter()
+    with alone(run.path, "running the pipeline"):
+        earlier = record.known(run).get("run")
+        move_to_previous(cfg)
+        scoring: Stage = ("Evaluating on held-out tracks", "evaluate", evaluate.main, stages(cfg).evaluate)
+        todo = [*training(cfg), scoring]
+        for number, (title, command, stage, settings) in enumerate(todo, start=1):
+            print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")
+            if command.startswith("train"):
+                train(command, stage, settings, run, earlier)
+            else:
+                stage(settings)
+            if number == 1:
+                begin()
+        report.main(Report(logdir=cfg.logdir))
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Look at {run.report}")
+
+
+def refuse(cfg: Run) -> None:
+    """UserError for what a later stage would refuse after hours."""
+    todo = stages(cfg)
+    choose_device(cfg.device)
+    train_controller.refuse(todo.controller, envs.find(cfg.env))
+    collect.try_out(todo.collect)
+    evaluate.try_out(todo.evaluate)
 
 
 def training(cfg: Run) -> list[Stage]:
@@ -41,7 +58,7 @@ def training(cfg: Run) -> list[Stage]:
     before: list[Stage] = []
     who = "at random" if todo.collect.policy != "agent" else f"with the driver of {todo.collect.logdir}"
     if cfg.iterations > 1:
-        if (Path(todo.collect.rootdir) / "collect.json").exists():
+        if (todo.collect.folder / "collect.json").exists():
             who += ", which stays as it is"
         else:
             before = training(previous(cfg))
@@ -54,7 +71,49 @@ def training(cfg: Run) -> list[Stage]:
     ]
 
 
-def remember(command: str, settings: Any, cfg: Run) -> Callable[[], None]:
-    """So that the single command continues with the same settings."""
-    preset = record.read("run", RunDir.of(cfg.logdir)).get("preset")
-    return lambda: record.write(command, settings, preset)
+def train(command: str, stage: Callable[..., None], settings: Any, run: RunDir, earlier: Any) -> None:
+    """A stage that remembers its settings, so that the single command continues with them. When it refuses them, the
+    run is again what it was asked before (`earlier`)."""
+    accepted = False
+
+    def begin() -> None:
+        nonlocal accepted
+        record.write(command, settings, record.read("run", run).get("preset"))
+        accepted = True
+
+    try:
+        stage(settings, begin=begin)
+    except UserError:
+        if not accepted:
+            record.put("run", run, earlier)
+        raise
+
+
+# ------------------------------------------------------------------------------------------- more iterations
+
+
+def move_to_previous(cfg: Run) -> None:
+    """A run of fewer iterations becomes the iteration before: what it holds moves to <logdir>/previous."""
+    run = RunDir.of(cfg.logdir)
+    parts = [run.rollouts, run.vae, run.mdrnn, run.ctrl, run.evaluations, run.evaluation, run.video, run.report,
+             run.previous.path]  # fmt: skip
+    moving = run.path / ".previous"  # a move that was interrupted goes on
+    if moving.exists() or 0 < iteration(run) < cfg.iterations:
+        with ExitStack() as locks:
+            for folder in (run.rollouts, run.vae, run.mdrnn, run.ctrl, run.evaluations):
+                if folder.exists():
+                    locks.enter_context(alone(folder, "working"))
+            moving.mkdir(exist_ok=True)
+            for part in parts:
+                if part.exists():
+                    part.rename(moving / part.name)
+            if run.config.exists():
+                write_atomically(moving / run.config.name, run.config.read_bytes())
+            moving.rename(run.previous.path)
+    if cfg.iterations > 1:
+        move_to_previous(previous(cfg))
+
+
+def iteration(run: RunDir) -> int:
+    """The iteration that a run directory has begun: 0 where it has no episodes yet."""
+    return 1 + iteration(run.previous) if (run.rollouts / "collect.json").exists() else 0

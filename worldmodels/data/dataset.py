@@ -7,6 +7,8 @@ is held back again.
 """
 
 import hashlib
+import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -51,7 +53,7 @@ class Dataset:
     @property
     def identities(self) -> list[bytes]:
         """What each episode is known by: its content and its file's own name (a toy's episodes may be equal)."""
-        return [hashlib.sha256(f"{head.digest} {path.name}".encode()).digest() for path, head in self.known]
+        return [hashlib.sha256(os.fsencode(f"{head.digest} {path.name}")).digest() for path, head in self.known]
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +76,7 @@ def open_dataset(rootdir: Path | str) -> Dataset:
         UserError: there is no such folder, or no episode in it.
     """
     root = Path(rootdir)
-    make_some = f"`worldmodels collect --rootdir {root}` makes some"
+    make_some = f"`worldmodels collect --rootdir {shlex.quote(str(root))}` makes some"
     if not root.is_dir():
         raise UserError(f"There are no rollouts: the folder {root} does not exist; {make_some}.")
     heads: dict[Path, Head] = {}

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
 from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
 
 ENCODE_BATCH = 64  # frames V encodes at once: their activations stay in the processor's cache
@@ -90,7 +90,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     remove_stale(folder, {head.digest for head in dataset.heads})
     vae_digest = digest(vae_path)
     episodes, damaged = {}, 0
-    for path, head in tqdm(dataset.known, desc="V sees the episodes", unit=" episodes", dynamic_ncols=True):
+    for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
         stored, tag = folder / f"{head.digest}.safetensors", {"vae": vae_digest, "episode": head.digest}
         latents = read_latents(stored, tag)
         if latents is None:

@@ -39,7 +39,9 @@ class Box:
 
     def __init__(self, space: gymnasium.spaces.Box):
         self.space = space
-        self.low, self.high = space.low.reshape(-1), space.high.reshape(-1)  # (A,)
+        self.whole = not np.issubdtype(space.dtype, np.floating)
+        kind = np.float64 if self.whole else space.dtype  # the range of an int8 does not fit an int8
+        self.low, self.high = (bound.reshape(-1).astype(kind) for bound in (space.low, space.high))  # (A,)
         self.outputs = self.size = len(self.low)
         self.walk: np.ndarray = (self.high - self.low) / 2
         """(A,): the unit of the Brownian walk, half the range"""
@@ -48,7 +50,8 @@ class Box:
         return (self.low + (np.tanh(raw) + 1) / 2 * (self.high - self.low)).astype(np.float32)
 
     def to_env(self, vectors: np.ndarray) -> np.ndarray:
-        return vectors.reshape(len(vectors), *self.space.shape).astype(self.space.dtype)
+        inside = np.clip(np.rint(vectors) if self.whole else vectors, self.low, self.high)  # float32 rounds over edges
+        return inside.reshape(len(vectors), *self.space.shape).astype(self.space.dtype)
 
     def noise(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         return rng.uniform(self.low, self.high, size=(steps, self.size)).astype(np.float32)
@@ -121,6 +124,13 @@ def actions_of(
     """
     if isinstance(space, gymnasium.spaces.Discrete):
         return Threshold(order) if name == "threshold" else OneHot(space)
-    if isinstance(space, gymnasium.spaces.Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all():
+    if isinstance(space, gymnasium.spaces.Box) and bounded(space):
         return Car(space) if name == "car" else Box(space)
     raise UserError(f"{env_id} has actions {space}: only Discrete and bounded Box actions can be learned.")
+
+
+def bounded(space: gymnasium.spaces.Box) -> bool:
+    """Whether every action lies in a range that has a width; a Box without a number has none."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = space.high.astype(np.float32) - space.low.astype(np.float32)
+    return bool(width.size and np.isfinite(width).all())

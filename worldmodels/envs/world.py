@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from worldmodels.envs.actions import Actions, actions_of
 from worldmodels.envs.frames import FRAME_SIZE, Crop
 from worldmodels.envs.lanes import Lanes
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, missing
 
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 DREAM = "worldmodels/Dream-v0"  # M as an environment
@@ -141,6 +141,8 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
         limit = limit_of(description, max_steps)
         env = gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
     except Exception as error:  # whatever a constructor raises
+        if isinstance(error, gymnasium.error.DependencyNotInstalled) and "box2d" in str(error).lower():
+            raise missing(f"Box2D or pygame, which {world.env_id} needs,", "box2d") from error
         raise UserError(f"The environment {world.env_id} cannot be made ({_said(error)}).") from error
     space = env.observation_space
     shape = space.shape if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 else ()
@@ -156,7 +158,7 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
 def limit_of(description: Description, max_steps: int | None) -> int | None:
     """Steps after which an episode is cut: the least of what is asked for, the description's and the environment's."""
     limits = (max_steps, description.time_limit, gymnasium.spec(description.env_id).max_episode_steps)
-    return min((limit for limit in limits if limit), default=None)
+    return min((limit for limit in limits if limit and limit > 0), default=None)  # Gymnasium's −1 is no limit
 
 
 def actions_for(world: World, space: gymnasium.Space[Any]) -> Actions:

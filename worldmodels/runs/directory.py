@@ -1,6 +1,7 @@
 """A run directory: where everything that a run leaves lies, and which driver it holds."""
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class RunDir:
         if not best.is_file():
             raise UserError(
                 f"There is no trained {LETTERS[stage]} in {self.path}: "
-                f"run `worldmodels {COMMANDS[stage]} --logdir {self.path}` first."
+                f"run `worldmodels {COMMANDS[stage]} --logdir {shlex.quote(str(self.path))}` first."
             )
         return best
 

@@ -7,7 +7,7 @@ relative to the run: a run that is moved together with its episodes finds them.
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from worldmodels.errors import UserError
 from worldmodels.runs.directory import RunDir
@@ -20,10 +20,7 @@ FROM_RUN = "relative to the run"  # marks an entry whose folders are; version 0.
 
 def read(command: str, run: RunDir) -> dict[str, Any]:
     """What config.json says about this command; nothing where there is none. UserError when it is damaged."""
-    if not run.config.exists():
-        return {}
-    whole = read_json(run.config)
-    entry = whole.get(command, {}) if isinstance(whole, dict) else None
+    entry = known(run).get(command, {})
     if not isinstance(entry, dict):
         raise UserError(
             f"{run.config} is damaged (no settings of {command} in it): delete it and run the command again."
@@ -37,11 +34,24 @@ def read(command: str, run: RunDir) -> dict[str, Any]:
 def write(command: str, cfg: Any, preset: str | None) -> None:
     """Record what was asked, with versions, in <logdir>/config.json."""
     run = RunDir(Path(cfg.logdir))
-    known = read_json(run.config) if run.config.exists() else {}
     asked = {"preset": preset, **settings(cfg)}
     if "rootdir" in asked:
         asked |= {"rootdir": os.path.relpath(asked["rootdir"], run.path), FROM_RUN: True}
-    write_json(run.config, {**known, command: asked, "versions": versions()})
+    put(command, run, asked)
+
+
+def put(command: str, run: RunDir, entry: Any) -> None:
+    """Make `entry` what config.json says about this command; None takes it out."""
+    whole = {**known(run), command: entry, "versions": versions()}
+    write_json(run.config, {name: value for name, value in whole.items() if value is not None})
+
+
+def known(run: RunDir) -> dict[str, Any]:
+    """All that config.json says; nothing where there is none. UserError when it is damaged."""
+    whole = read_json(run.config) if run.config.exists() else {}
+    if not isinstance(whole, dict):
+        raise UserError(f"{run.config} is damaged (no settings in it): delete it and run the command again.")
+    return whole
 
 
 def settings(cfg: Any) -> dict[str, Any]:
@@ -56,13 +66,21 @@ def updated(default: Any, saved: dict[str, Any]) -> Any:
     Raises:
         UserError: a value is of another type than the setting.
     """
-    changes = {}
+    changes, hints = {}, get_type_hints(type(default))
     for field in dataclasses.fields(default):
         if field.name in saved:
             value, old = getattr(default, field.name), saved[field.name]
-            nested, numbers = dataclasses.is_dataclass(value), (int, float)
-            expected = dict if nested else numbers if isinstance(value, numbers) else type(value)
-            if None not in (value, old) and not isinstance(old, expected):
+            nested = dataclasses.is_dataclass(value)
+            if not (isinstance(old, dict) if nested else fits(old, hints[field.name])):
                 raise UserError(f"config.json says {field.name} is {old!r}: correct that, or delete the file.")
             changes[field.name] = updated(value, old) if nested else old
     return dataclasses.replace(default, **changes)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is one of the type that a setting has."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(fits(value, part) for part in get_args(hint))
+    return type(value) in ((int, float) if hint is float else (hint,))

@@ -22,6 +22,7 @@ CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is 
 
 Count = Annotated[int, Ge(1)]
 OrNone = Annotated[int, Ge(0)]  # 0 switches something off, or leaves it to the program
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 Above = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Lt(1)]
 
@@ -47,8 +48,9 @@ class Collection:
 class Collect(Collection):
     """Drive with a random policy (or a trained agent) and store the episodes."""
 
-    rootdir: str = "datasets/carracing"
-    """Folder of the episodes, one compressed .npz file each."""
+    rootdir: str | None = None
+    """Folder of the episodes, one compressed .npz file each (None: datasets/carracing; datasets/driven with --policy
+    agent)."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
     logdir: str = "exp_dir"
@@ -57,8 +59,13 @@ class Collect(Collection):
     """minari: also export the episodes to <rootdir>/minari for other offline-RL tools."""
     noreload: bool = False
     """Delete the rollouts that are already there and start over."""
-    seed: OrNone = 0
+    seed: Seed = 0
     device: Device = "auto"
+
+    @property
+    def folder(self) -> Path:
+        """`rootdir`."""
+        return Path(self.rootdir or ("datasets/driven" if self.policy == "agent" else "datasets/carracing"))
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class TrainVAE(VAETraining):
     """Folder of the episodes."""
     noreload: bool = False
     """Start V over."""
-    seed: OrNone = 0
+    seed: Seed = 0
     device: Device = "auto"
 
 
@@ -156,7 +163,7 @@ class TrainMDRNN(MDRNNTraining):
     """Folder of the episodes."""
     noreload: bool = False
     """Start M over."""
-    seed: OrNone = 0
+    seed: Seed = 0
     device: Device = "auto"
 
 
@@ -233,7 +240,7 @@ class TrainController(Evolution):
     """Start C over."""
     display: bool = False
     """Print a line for every candidate's score, and the mean's."""
-    seed: OrNone = 0
+    seed: Seed = 0
     device: Device = "auto"
 
 
@@ -244,7 +251,7 @@ class Evaluation:
     env: str | None = None
     """Where to drive (None: where C was trained; our CarRacing draws Gymnasium's own frames for it, every pixel)."""
     episodes: Count = 100
-    seed: OrNone = 1_000_000
+    seed: Seed = 1_000_000
     """First track: FIRST … FIRST + episodes − 1. Held-out tracks start at 1,000,000."""
     video: bool = False
     """Write an mp4 of the first episode."""
@@ -277,7 +284,7 @@ class Run:
     """The run directory; running again continues, or says that it is done."""
     env: str = CARRACING
     """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
-    seed: OrNone = 0
+    seed: Seed = 0
     device: Device = "auto"
     iterations: Count = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
@@ -389,9 +396,9 @@ def bounds(hint: Any) -> list[Ge | Gt | Lt]:
 def check_bound(flag: str, value: Any, bound: Ge | Gt | Lt) -> None:
     """UserError for a number on the wrong side, and for one that is none."""
     match bound:
-        case Ge(ge=least) if not (value >= least and math.isfinite(value)):
+        case Ge(ge=least) if not least <= value < math.inf:
             raise UserError(f"{flag} is {value}: it must be at least {least}.")
-        case Gt(gt=limit) if not (value > limit and math.isfinite(value)):
+        case Gt(gt=limit) if not limit < value < math.inf:
             raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
         case Lt(lt=limit) if not value < limit:
             raise UserError(f"{flag} is {value}: it must be below {limit}.")

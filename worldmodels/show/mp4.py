@@ -51,6 +51,16 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         temporary.unlink(missing_ok=True)
 
 
+def require_ffmpeg() -> None:
+    """UserError where there is none."""
+    try:
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(
+            "There is no ffmpeg to write a video: install one, or leave --video and --render out."
+        ) from error
+
+
 def _even(frame: np.ndarray) -> np.ndarray:
     """The frame with even sides: yuv420p halves the colours' resolution."""
     height, width, _ = frame.shape
@@ -59,12 +69,7 @@ def _even(frame: np.ndarray) -> np.ndarray:
 
 def _start_encoder(path: Path, fps: float, height: int, width: int) -> Generator[None, np.ndarray, None]:
     """An ffmpeg process that takes frames through `send`."""
-    try:
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise UserError(
-            "There is no ffmpeg to write a video: install one, or leave --video and --render out."
-        ) from error
+    require_ffmpeg()
     limits = ["-crf", "23", "-maxrate", f"{MOST_BITS}k", "-bufsize", f"{2 * MOST_BITS}k"]
     encoder: Generator[None, np.ndarray, None] = imageio_ffmpeg.write_frames(
         str(path),

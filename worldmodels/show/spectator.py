@@ -21,7 +21,7 @@ from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 from worldmodels.show import pictures
-from worldmodels.show.mp4 import mp4_writer
+from worldmodels.show.mp4 import mp4_writer, require_ffmpeg
 from worldmodels.workers.places import limited_threads
 
 VIDEO_FPS = 25  # every second step of CarRacing's 50 per second
@@ -131,14 +131,31 @@ def watch(
 
     Without `view` the environment draws nothing for people, and V's frame takes its place.
     """
-    mode = "rgb_array" if view and "rgb_array" in render_modes(world) else None
-    lanes = lane(world, max_steps, mode)
+    lanes = lane(world, max_steps, drawing(world) if view else None)
     try:
         with limited_threads(1):
             scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
     finally:
         lanes.close()
     return float(scores[0]), int(lengths[0])
+
+
+def drawing(world: World) -> str | None:
+    """The render mode that gives pictures for people; None where there is none."""
+    return "rgb_array" if "rgb_array" in render_modes(world) else None
+
+
+def try_out(world: World, max_steps: int | None, filming: bool) -> None:
+    """Make the environment, and a first picture for people if its drive will be filmed: UserError where that fails."""
+    if filming:
+        require_ffmpeg()
+    lanes = lane(world, max_steps, drawing(world) if filming else None)
+    try:
+        lanes.reset(seed=0)
+        if filming:
+            lanes.envs[0].render()
+    finally:
+        lanes.close()
 
 
 def film(agent: Agent, world: World, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:

@@ -7,6 +7,7 @@ function of its argument, so that running it again changes nothing.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -169,7 +170,7 @@ def _begin(setup: Setup[Any, Any], queue: Any, ready: Any) -> None:
     try:
         _worker = setup(place)
     except Exception as error:
-        _failure = error
+        _failure = portable(error)
 
 
 def _end_with_parent() -> None:
@@ -191,4 +192,16 @@ def _work(job: Any) -> tuple[Any, int]:
         nonlocal steps
         steps += done
 
-    return _worker(job, count), steps
+    try:
+        return _worker(job, count), steps
+    except Exception as error:
+        raise portable(error) from error
+
+
+def portable(error: Exception) -> Exception:
+    """The error as it can travel to the parent: one that cannot be rebuilt there would pass for a worker that died."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

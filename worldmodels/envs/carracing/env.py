@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors, read_track_seeds
 from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W, Rules
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, missing
 
 METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array", "state_pixels"], "render_fps": FPS}
 
@@ -33,7 +33,10 @@ class Window:
     """The window of render mode "human": pygame's, 1000×800, 50 frames a second, as Gymnasium opens it."""
 
     def __init__(self) -> None:
-        import pygame
+        try:
+            import pygame
+        except ImportError as error:
+            raise missing("pygame, which draws CarRacing for people,", "box2d") from error
 
         self.pygame = pygame
         pygame.display.init()
@@ -114,7 +117,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     `autoreset_mode` is NEXT_STEP (default), SAME_STEP or DISABLED, each as in `gymnasium.vector.SyncVectorEnv`, with
     one difference: in DISABLED mode a lane whose episode has ended rests. Stepping it changes nothing, costs nothing
     and pays 0, its last frame and flags stay, until `reset(options={"reset_mask": mask})` begins it anew.
-    An episode is cut (truncated) after `max_episode_steps` steps; None never cuts.
+    An episode is cut (truncated) after `max_episode_steps` steps; None and −1 never cut.
 
     ## Seeding
     Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
@@ -184,7 +187,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.verbose = verbose
         self.continuous = continuous
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.max_episode_steps = max_episode_steps
+        self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps  # Gymnasium's −1
         self.copy = copy
         self.telemetry = telemetry
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}

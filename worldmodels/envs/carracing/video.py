@@ -27,6 +27,7 @@ from worldmodels.envs.carracing.state import (
     Cars,
     Tracks,
 )
+from worldmodels.errors import missing
 
 MARGIN = 400.0  # window pixels around the window within which a polygon may still reach it
 
@@ -50,7 +51,10 @@ def draw_video(
     tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H), skids: bool = True
 ) -> np.ndarray:
     """One lane as uint8 (height, width, 3); size: (width, height), smoothly scaled from 1000x800."""
-    import pygame  # slow to import, and wanted only here
+    try:
+        import pygame  # slow to import, and wanted only here
+    except ImportError as error:
+        raise missing("pygame, which draws CarRacing for people,", "box2d") from error
 
     surface = pygame.Surface((WINDOW_W, WINDOW_H))
     camera = Camera(cars, lane)
