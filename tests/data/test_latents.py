@@ -44,6 +44,8 @@ def test_z_is_one_longer_than_the_actions_and_in_step_with_them() -> None:
         assert torch.equal(batch.mean[:, :-1, 0][inside], batch.actions[..., 0][inside])
         assert torch.equal(batch.mean[:, 1:, 0][inside], batch.actions[..., 0][inside] + 1)
         assert (batch.rewards[~inside] == 0).all()
+        first = torch.isin(batch.actions[..., 0], torch.tensor([0.0, 1000.0, 2000.0])) & inside
+        assert torch.equal(batch.restart > 0, first)
 
 
 def test_the_same_seed_and_epoch_give_the_same_batches_and_skip_leaves_out_the_first() -> None:
