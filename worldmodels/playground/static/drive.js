@@ -11,6 +11,7 @@
 import { Dream } from "playground/dream.js";
 
 export const RATE = 50; // steps a second
+export const HOTTEST = 1.5; // temperature
 const GRACE = 25; // steps from letting go until the agent drives again
 const KEEP_EVERY = 10, KEPT = 100; // steps between states kept for a rescue, and how many
 
@@ -70,9 +71,12 @@ export class Drive {
   apply(event) {
     const { what, values } = event;
     this.events.push(event);
-    if (what === "w") this.wish = { wheel: values[0] / 10, gas: values[1] / 10, brake: values[2] / 10, choice: values[3] };
+    if (what === "w") {
+      const [wheel, gas, brake] = values.map((value) => Math.min(Math.max(value / 10, -1), 1));
+      this.wish = { wheel, gas, brake, choice: values[3] };
+    }
     if (what === "f") [this.wish, this.idle] = [null, 0]; // free: the person lets go
-    if (what === "t") this.temperature = values[0] / 100;
+    if (what === "t") this.temperature = Math.min(Math.max(values[0] / 100, 0), HOTTEST);
     if (what === "a") this.agentReturns = values[0] === 1;
     if (what === "h") this.held.set(values[0], this.dream.z[values[0]] = values[1] / 100);
     if (what === "l") values.length ? this.held.delete(values[0]) : this.held.clear();
@@ -123,6 +127,9 @@ const IDLE = { wheel: 0, gas: 0, brake: 0, choice: -1 };
  */
 export const written = (events) => events.map(({ at, what, values }) => `${at}${what}${values.join(".")}`).join("_");
 
+/** How many values each kind of event has. */
+const VALUES = { w: [4], f: [0], t: [1], a: [1], h: [2], l: [0, 1], r: [1] };
+
 /**
  * The events in a link's text; what is none is left out.
  * @param {string} text
@@ -131,6 +138,8 @@ export const written = (events) => events.map(({ at, what, values }) => `${at}${
 export function read(text) {
   return text.split("_").flatMap((part) => {
     const match = /^(\d{1,7})([wftahlr])((?:-?\d{1,6})(?:\.-?\d{1,6})*)?$/.exec(part);
-    return match ? [{ at: Number(match[1]), what: match[2], values: match[3]?.split(".").map(Number) ?? [] }] : [];
+    if (!match) return [];
+    const what = /** @type {keyof typeof VALUES} */ (match[2]), values = match[3]?.split(".").map(Number) ?? [];
+    return VALUES[what].includes(values.length) ? [{ at: Number(match[1]), what, values }] : [];
   });
 }

@@ -26,7 +26,7 @@ export class Dense {
     this.size = weight.shape[2];
     this.bias = new Float32Array(padding(this.size));
     this.bias.set(tensors[`${name}.bias`].values);
-    [this.matrix] = kernel.matrices(weight);
+    this.matrix = kernel.matrices(weight)[0];
     this.from = from ?? kernel.room(this.depth);
     this.to = kernel.room(this.bias.length);
   }

@@ -6,7 +6,7 @@
 // floats): rows may overlap. The patches of a convolution and the stamps of a transposed one overlap in just that
 // way (g: a line of the picture, i: a pixel of it), so neither is ever copied. w lies in panels of eight columns:
 // [columns / 8][depth][8]; a panel stays in the processor's cache while all the rows pass.
-// Each sum starts at 0 and takes k in order, rounded after every operation: kernel.js does the same, to the last bit.
+// Each sum starts at 0 and takes k in order, rounded after every operation: static/kernel.js does the same, to the last bit.
 
 /** Adds x · w to out; x, w and out are addresses in bytes, out's rows `columns` long, a multiple of eight. */
 export function product(
