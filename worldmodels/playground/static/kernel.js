@@ -111,33 +111,52 @@ export const padding = (columns) => Math.ceil(columns / PANEL) * PANEL;
  * @param {number} out @param {number} outGroup @param {number} outStep
  */
 function plainProduct(heap, x, xGroup, xStep, groups, rows, { at, depth, columns }, out, outGroup, outStep) {
-  const round = Math.fround;
+  const round = Math.fround, total = groups * rows, byFour = total - (total % 4);
   for (let n = 0; n < columns; n += PANEL) {
-    for (let g = 0; g < groups; g++) {
-      for (let i = 0; i < rows; i++) {
-        const from = x + g * xGroup + i * xStep, to = out + g * outGroup + i * outStep + n;
-        let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
-        for (let k = 0, w = at + n * depth; k < depth; k++, w += PANEL) {
-          const value = heap[from + k];
-          if (value === 0) continue; // half of what a rectifier leaves
-          s0 = round(s0 + round(value * heap[w]));
-          s1 = round(s1 + round(value * heap[w + 1]));
-          s2 = round(s2 + round(value * heap[w + 2]));
-          s3 = round(s3 + round(value * heap[w + 3]));
-          s4 = round(s4 + round(value * heap[w + 4]));
-          s5 = round(s5 + round(value * heap[w + 5]));
-          s6 = round(s6 + round(value * heap[w + 6]));
-          s7 = round(s7 + round(value * heap[w + 7]));
-        }
-        heap[to] += s0;
-        heap[to + 1] += s1;
-        heap[to + 2] += s2;
-        heap[to + 3] += s3;
-        heap[to + 4] += s4;
-        heap[to + 5] += s5;
-        heap[to + 6] += s6;
-        heap[to + 7] += s7;
+    const panel = at + n * depth;
+    for (let r = 0; r < total; r++) {
+      const g = Math.floor(r / rows), i = r - g * rows;
+      const from = x + g * xGroup + i * xStep, to = out + g * outGroup + i * outStep + n;
+      if (r >= byFour) {
+        plainRow(heap, from, panel, depth, to);
+        continue;
       }
+      let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+      for (let k = 0, w = panel; k < depth; k++, w += PANEL) {
+        const value = heap[from + k];
+        if (value === 0) continue; // half of what a rectifier leaves
+        s0 = round(s0 + round(value * heap[w]));
+        s1 = round(s1 + round(value * heap[w + 1]));
+        s2 = round(s2 + round(value * heap[w + 2]));
+        s3 = round(s3 + round(value * heap[w + 3]));
+        s4 = round(s4 + round(value * heap[w + 4]));
+        s5 = round(s5 + round(value * heap[w + 5]));
+        s6 = round(s6 + round(value * heap[w + 6]));
+        s7 = round(s7 + round(value * heap[w + 7]));
+      }
+      heap[to] += s0;
+      heap[to + 1] += s1;
+      heap[to + 2] += s2;
+      heap[to + 3] += s3;
+      heap[to + 4] += s4;
+      heap[to + 5] += s5;
+      heap[to + 6] += s6;
+      heap[to + 7] += s7;
     }
+  }
+}
+
+const partial = new Float32Array(4 * PANEL); // sums of k modulo 4
+
+/** @param {Float32Array} heap @param {number} from @param {number} w @param {number} depth @param {number} to */
+function plainRow(heap, from, w, depth, to) {
+  partial.fill(0);
+  for (let k = 0; k < depth; k++, w += PANEL) {
+    const value = heap[from + k], sums = (k & 3) * PANEL;
+    for (let i = 0; i < PANEL; i++) partial[sums + i] += Math.fround(value * heap[w + i]);
+  }
+  for (let i = 0; i < PANEL; i++) {
+    const [a, b, c, d] = [partial[i], partial[i + 8], partial[i + 16], partial[i + 24]];
+    heap[to + i] += Math.fround(Math.fround(a + b) + Math.fround(c + d));
   }
 }

@@ -40,6 +40,7 @@ class Page {
     /** @type {Start} */
     this.start = world.starts[0];
     this.seed = 0;
+    this.first = CALM; // temperature at the start
     this.paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.left = 0; // time not yet spent on steps, in steps
     this.last = now();
@@ -87,9 +88,9 @@ class Page {
    * @param {Event[]} [script]
    */
   begin(temperature, script = []) {
-    const { agentReturns } = this.drive;
-    this.first = { temperature, agentReturns };
+    this.first = temperature;
     this.drive = new Drive(this.world, this.start, this.seed, temperature, script);
+    if (!script.length && !$("returns").checked) this.drive.apply({ at: 0, what: "a", values: [0] });
     this.left = this.onRoad = 0;
     if (script.length) this.say("Replaying what the link holds. Touch anything and the wheel is yours.");
     $("seed").value = this.seed;
@@ -115,7 +116,7 @@ class Page {
     const parts = [`seed=${this.seed}`];
     if (this.place >= 0) parts.push(`start=${this.place}`);
     else parts.push(`z=${Array.from(this.start.z, (value) => Math.round(value * 1000)).join(".")}`);
-    parts.push(`temperature=${this.first?.temperature ?? CALM}`);
+    parts.push(`temperature=${this.first}`);
     if (this.drive.events.length) parts.push(`drive=${written(this.drive.events)}`);
     return `${location.href.split("#")[0]}#${parts.join("&")}`;
   }
