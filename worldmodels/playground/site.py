@@ -96,31 +96,33 @@ def static() -> Files:
 # -------------------------------------------------------------------------------------------------- writing
 
 
-def write_folder(files: Files, folder: Path) -> None:
-    """Write the page into a folder: a new one, an empty one, or one that holds a page already.
-
-    Raises:
-        UserError: the folder holds other files, or is none.
-    """
+def check_folder(folder: Path) -> None:
+    """UserError unless the folder is new, empty, or holds a page already."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another --to.")
+        raise UserError(f"{folder} is a file: choose another --to, nothing was changed.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-        raise UserError(f"{folder} holds other files: choose a new folder, nothing in this one was changed.")
+        raise UserError(f"{folder} holds other files: choose a new folder for --to, nothing was changed.")
+
+
+def write_folder(files: Files, folder: Path) -> None:
+    """Write the page into a folder that `check_folder` allows; what else lies beside a page there stays."""
+    check_folder(folder)
     for name, content in files.items():
         write_atomically(folder / name, content)
 
 
-MARK = '<meta name="generator" content="worldmodels playground">'
+MARK = b'<meta name="generator" content="worldmodels playground">'
+
+
+def check_page(path: Path) -> None:
+    """UserError unless the file is new, or a page already."""
+    if path.exists() and not (path.is_file() and MARK in path.read_bytes()[:1000]):
+        raise UserError(f"{path} is something else than a playground: choose another --to, nothing was changed.")
 
 
 def write_page(files: Files, path: Path) -> None:
-    """Write the page as one HTML file, in place of nothing but another page.
-
-    Raises:
-        UserError: the file exists and is something else.
-    """
-    if path.exists() and (not path.is_file() or MARK.encode() not in path.read_bytes()[:2000]):
-        raise UserError(f"{path} is something else than a playground: choose another --to, nothing was changed.")
+    """Write the page as one HTML file, where `check_page` allows it."""
+    check_page(path)
     write_atomically(path, one_page(files).encode())
 
 
