@@ -40,12 +40,19 @@ class Encode(nn.Module):
 
 
 class Decode(nn.Module):
+    """V's decoder, its first two layers folded into one as the page has them."""
+
     def __init__(self, agent: Agent):
         super().__init__()
-        self.vae = agent.vae
+        folded = {name: nn.Parameter(tensor.float()) for name, tensor in weights.decoder(agent.vae).items()}
+        self.weight, self.bias = folded["decoder.0.weight"], folded["decoder.0.bias"]
+        self.layers = nn.ModuleList([agent.vae.deconv2, agent.vae.deconv3, agent.vae.deconv4])
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.vae.reconstruct(z)
+        x = (z @ self.weight[0] + self.bias).reshape(-1, 5, 5, 128).permute(0, 3, 1, 2)
+        for layer in self.layers:
+            x = layer(torch.relu(x))
+        return torch.sigmoid(x)
 
 
 class Remember(nn.Module):

@@ -70,8 +70,10 @@ def open_server(files: Files, port: int) -> Server:
     """A server at `port`, or at the next port that is free.
 
     Raises:
-        UserError: none of them can be had.
+        UserError: that is no port, or none of them can be had.
     """
+    if not 0 < port < 65_536:
+        raise UserError(f"--port is {port}: it must be between 1 and 65535.")
     for candidate in range(port, min(port + TRIES, 65_536)):
         try:
             return Server(files, candidate)

@@ -7,7 +7,7 @@ import { SIDE } from "playground/vision.js";
 
 const AHEAD = 100; // steps that are dreamed after M lets go
 const BEFORE = 25; // steps of watching that are shown
-const FROM = 50, EVERY = 50; // moments of letting go, over which the figures are averaged
+const FROM = 50, EVERY = 75; // moments of letting go, over which the figures are averaged
 const SHOWN = [5, 10, 25, 50];
 
 export class Beside {

@@ -20,8 +20,8 @@ export class Latents {
       const moves = std[index], reach = SPREAD * Math.max(moves, 0.35);
       const row = document.createElement("div");
       row.className = "latent";
-      row.innerHTML = `<button aria-pressed="false" aria-label="Hold number ${index + 1}">z ${index + 1}</button>`
-        + `<input type="range" step="0.01" aria-label="Number ${index + 1} of z" min="${(mean[index] - reach).toFixed(2)}"`
+      row.innerHTML = `<button aria-pressed="false" aria-label="Hold z ${index + 1}">z ${index + 1}</button>`
+        + `<input type="range" step="0.01" aria-label="z ${index + 1}" min="${(mean[index] - reach).toFixed(2)}"`
         + ` max="${(mean[index] + reach).toFixed(2)}"><output>0.0</output>`;
       (moves > ALIVE ? alive : asleep).append(row);
       const [button, slider, value] = /** @type {any} */ (row.children);
