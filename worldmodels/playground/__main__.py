@@ -34,7 +34,7 @@ def record(name: str) -> None:
     chosen = {start.frame.tobytes() for start in choose(agent, short)[0]}
     write(HERE / name / "starts.webp", [clip for clip in short if clip.frames[-1].tobytes() in chosen], quality=80)
     busiest = max(longest, key=lambda rollout: float(np.abs(rollout.actions[ZOOMED : ZOOMED + DRIVE, 0]).mean()))
-    write(HERE / name / "drive.webp", [cut(busiest, ZOOMED, ZOOMED + DRIVE - 1)], quality=70)
+    write(HERE / name / "drive.webp", [cut(busiest, ZOOMED, ZOOMED + DRIVE - 1)], quality=80)
 
 
 def write(path: Path, clips: list[Rollout], quality: int) -> None:

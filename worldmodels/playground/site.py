@@ -56,7 +56,7 @@ def build(run: Path, name: str) -> Files:
         weights.encoder(driver.vae) | {"drive.actions": torch.from_numpy(real.drive.actions)}
     )
     files["starts.webp"] = starts.sprite(np.stack([start.frame for start in chosen]), quality=90)
-    files["drive.webp"] = starts.sprite(real.drive.frames, quality=70)
+    files["drive.webp"] = real.picture
     manifest = {
         "version": __version__,
         "name": name,

@@ -53,6 +53,8 @@ class Recordings(NamedTuple):
     """where the starts are chosen"""
     drive: Rollout
     """DRIVE steps at most"""
+    picture: bytes
+    """the drive's frames as a sprite"""
 
 
 def recordings(run: Path, env_id: str) -> Recordings:
@@ -67,7 +69,8 @@ def recordings(run: Path, env_id: str) -> Recordings:
     except UserError:
         if not shipped.is_dir():
             raise
-        return Recordings(load_sprite(shipped / "starts.webp"), load_sprite(shipped / "drive.webp")[0])
+        long = shipped / "drive.webp"
+        return Recordings(load_sprite(shipped / "starts.webp"), load_sprite(long)[0], long.read_bytes())
 
 
 def rollouts_of(run: Path) -> Path:
@@ -95,7 +98,8 @@ def recorded(folder: Path) -> Recordings:
     if not found:
         raise UserError(f"No rollout in {folder} can be read: collect them again with `worldmodels collect --noreload`.")
     longest = max(found, key=lambda rollout: len(rollout.actions))
-    return Recordings(found, cut(longest, 0, min(DRIVE, len(longest.actions))))
+    drive = cut(longest, 0, min(DRIVE, len(longest.actions)))
+    return Recordings(found, drive, sprite(drive.frames, quality=80))
 
 
 def cut(rollout: Rollout, start: int, stop: int) -> Rollout:

@@ -66,7 +66,7 @@ export class Beside {
   }
 
   /**
-   * Mean difference in grey levels between what V paints from z and a real frame.
+   * Root mean square difference in grey levels between what V paints from z and a real frame.
    * @param {Float32Array} z @param {number} t
    */
   error(z, t) {
@@ -101,9 +101,9 @@ export class Beside {
 function difference(a, b) {
   let sum = 0;
   for (let i = 0; i < a.length; i += 4) {
-    sum += Math.abs(a[i] - b[i]) + Math.abs(a[i + 1] - b[i + 1]) + Math.abs(a[i + 2] - b[i + 2]);
+    sum += (a[i] - b[i]) ** 2 + (a[i + 1] - b[i + 1]) ** 2 + (a[i + 2] - b[i + 2]) ** 2;
   }
-  return sum / (3 * SIDE * SIDE);
+  return Math.sqrt(sum / (3 * SIDE * SIDE));
 }
 
 /**
@@ -120,7 +120,7 @@ export function present(beside, temperature) {
   slider.min = String(Math.min(5, beside.latest - 1));
   slider.value = String(Math.min(150, beside.latest - 1));
   const pixels = new ImageData(SIDE, SIDE);
-  let path = /** @type {Float32Array[]} */ ([]), start = 0, now = 0, playing = false, last = 0;
+  let path = /** @type {Float32Array[]} */ ([]), start = 0, now = 0, playing = false, visible = true, last = 0;
 
   /** @param {CanvasRenderingContext2D} canvas @param {Float32Array} z */
   const paint = (canvas, z) => {
@@ -147,22 +147,31 @@ export function present(beside, temperature) {
   };
   /** @param {number} time */
   const frame = (time) => {
-    if (!playing) return;
+    if (!playing || !visible) return;
     now += (Math.min(time - last, 100) / 1000) * RATE;
     last = time;
     if (now >= Math.min(start + path.length, beside.frames.length)) now = Math.max(0, start - BEFORE);
     show();
     requestAnimationFrame(frame);
   };
-  slider.addEventListener("input", choose);
-  play.addEventListener("click", () => {
+  const run = () => {
+    last = performance.now();
+    requestAnimationFrame(frame);
+  };
+  const toggle = () => {
     playing = !playing;
     play.textContent = playing ? "Pause" : "Play";
-    play.setAttribute("aria-pressed", String(playing));
-    last = performance.now();
-    if (playing) requestAnimationFrame(frame);
-  });
+    if (playing) run();
+  };
+  slider.addEventListener("input", choose);
+  play.addEventListener("click", toggle);
+  new IntersectionObserver(([entry]) => {
+    const appears = entry.isIntersecting && !visible;
+    visible = entry.isIntersecting;
+    if (appears && playing) run();
+  }).observe(element("beside"));
   choose();
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) toggle();
   beside.faithfulness(temperature()).then((curves) => {
     element("faithful").innerHTML = chart(curves);
     element("faithful-says").textContent = sentence(curves);
@@ -179,7 +188,7 @@ export function sentence({ dreamed, still, seen }) {
   const lasts = worse < 0 ? dreamed.length - 1 : worse;
   return `${parts.join(" / ")} steps after M lets go the dream is ${list(dreamed)} grey levels off; a picture that stands still `
     + `is ${list(still)}, and V alone ${seen[0].toFixed(0)}. So the dream follows the real drive for about `
-    + `${(lasts / RATE).toFixed(1)} s, then it is a drive of its own. (Mean difference of 0–255, averaged over the recording.)`;
+    + `${(lasts / RATE).toFixed(1)} s, then it is a drive of its own. (Root mean square of 0–255, averaged over the recording.)`;
 }
 
 /** @param {Curves} curves */

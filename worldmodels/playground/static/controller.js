@@ -45,7 +45,7 @@ export class Controller {
   }
 }
 
-const RAMP = 0.1, DECAY = 0.9; // of wheel and pedals a step, as in the car demo of worldmodels.github.io
+const TURN = 0.06, DECAY = 0.9, PRESS = 0.1; // a step: full lock takes a third of a second, a tap steers a little
 const HARDEST = 0.8; // brake; at 1 the wheels lock (Gymnasium's keyboard control)
 
 /**
@@ -101,8 +101,8 @@ export function actions({ kind, size, low = [], high = [] }) {
 function turn(at, wanted) {
   if (wanted === 0) return Math.abs(at) < 0.01 ? 0 : at * DECAY;
   const from = at * wanted < 0 ? 0 : at; // the other way at once
-  return from + Math.min(Math.max(wanted - from, -RAMP), RAMP);
+  return from + Math.min(Math.max(wanted - from, -TURN), TURN);
 }
 
 /** @param {number} at @param {number} wanted */
-const press = (at, wanted) => at + Math.min(Math.max(wanted - at, -2 * RAMP), RAMP);
+const press = (at, wanted) => at + Math.min(Math.max(wanted - at, -2 * PRESS), PRESS);
