@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from worldmodels import controller, envs
-from worldmodels.data.dataset import save_rollout
+from worldmodels.data.episodes import save_rollout
 from worldmodels.memory import MDRNN
 from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
@@ -31,7 +31,7 @@ TOOLS = Path(__file__).parent / "node_modules"
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium, one for all tests."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    playwright = pytest.importorskip("playwright.sync_api", reason="There is no playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("There is no Chromium: apt-get install chromium, or name one in CHROMIUM.")
     with playwright.sync_playwright() as driver:
@@ -112,13 +112,13 @@ def make_run(
     )
     count = controller.parameter_count(controller.feature_size(inputs, z, hidden), kind.size, hidden=c_hidden)
     settings = {"inputs": inputs, "sample_z": False, "seed": 0, "hidden": c_hidden}
-    checkpoint.save(
-        path / "ctrl" / "best.safetensors", {"parameters": 0.5 * torch.randn(count)}, {"env": env, "controller": settings}
-    )
+    meta = {"env": env, "controller": settings}
+    checkpoint.save(path / "ctrl" / "best.safetensors", {"parameters": 0.5 * torch.randn(count)}, meta)
     rng = np.random.default_rng(0)
     for index in range(3):
         actions = kind.squash(rng.standard_normal((steps, kind.size)).astype(np.float32))
-        frames = np.repeat(np.repeat(rng.integers(256, size=(steps + 1, 8, 8, 3), dtype=np.uint8), 8, axis=1), 8, axis=2)
+        noise = rng.integers(256, size=(steps + 1, 8, 8, 3), dtype=np.uint8)
+        frames = noise.repeat(8, axis=1).repeat(8, axis=2)
         rollout = Rollout(frames, actions, rng.standard_normal(steps).astype(np.float32), np.zeros(steps, bool))
         save_rollout(path / "rollouts" / f"rollout_{index:06d}.npz", rollout)
     return path

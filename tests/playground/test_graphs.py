@@ -19,7 +19,8 @@ def test_graphs_equal_torch(tmp_path):
     """Every output of every graph, for another batch than the one it was traced with."""
     import onnxruntime
 
-    run = make_run(tmp_path / "run", TOY, z=5, hidden=9, inputs="zch", c_hidden=4, include_reward=True, include_terminal=True)
+    sizes = {"z": 5, "hidden": 9, "inputs": "zch", "c_hidden": 4}
+    run = make_run(tmp_path / "run", TOY, **sizes, include_reward=True, include_terminal=True)
     cli.main(["export", "--logdir", str(run), "--format", "onnx", "--to", str(tmp_path / "onnx")])
     agent = site.load(run)[0]
     vae, mdrnn = agent.vae, agent.mdrnn

@@ -91,7 +91,10 @@ def test_letters_and_buttons(page):
     page.click("#single")
     assert page.evaluate("playground.drive.time") == before + 1
     page.keyboard.press("n")
-    assert page.evaluate("playground.place") == 3 and page.get_attribute("#starts button:nth-child(4)", "aria-pressed") == "true"
+    assert (
+        page.evaluate("playground.place") == 3
+        and page.get_attribute("#starts button:nth-child(4)", "aria-pressed") == "true"
+    )
     page.click("#again")
     assert page.evaluate("playground.drive.time") == 0
     page.uncheck("#returns")

@@ -4,8 +4,8 @@ Shapes: B batch, Z latent, A action, H hidden, K mixtures, F features of C.
 
     encoder.onnx      frames float32 (B, 3, 64, 64) in [0, 1] → mean, logvar (B, Z)
     decoder.onnx      z (B, Z) → frames (B, 3, 64, 64)
-    memory.onnx       z, action (B, A), h, c (B, H) → h, c, and the mixture of the next z: logits (B, Z or 1, K), mean and
-                      log_sigma (B, Z, K), and where M has these heads reward (B,) and terminal (B,), a logit
+    memory.onnx       z, action (B, A), h, c (B, H) → h, c, and the mixture of the next z: logits (B, Z or 1, K),
+                      mean and log_sigma (B, Z, K), where M has these heads reward (B,) and terminal (B,), a logit
     controller.onnx   features (B, F): z, [z, h] or [z, c, h] → C's raw outputs; what they mean is in controller.json
 """
 
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from worldmodels import controller
 from worldmodels.agent import Agent
-from worldmodels.errors import UserError
 from worldmodels.envs import FRAME_SIZE
+from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 from worldmodels.playground import weights
 from worldmodels.runs.files import replacing, write_json
@@ -63,9 +63,10 @@ class Remember(nn.Module):
         self.mdrnn = mdrnn
 
     def forward(self, z: Tensor, action: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        lstm = self.mdrnn.lstm
-        gates = torch.cat([z, action], dim=-1) @ lstm.weight_ih_l0.T + h @ lstm.weight_hh_l0.T
-        i, f, g, o = (gates + lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4, dim=-1)
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        of_input, of_state, bias, second_bias = (self.mdrnn.lstm.get_parameter(name) for name in names)
+        gates = torch.cat([z, action], dim=-1) @ of_input.T + h @ of_state.T + bias + second_bias
+        i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
         prediction = self.mdrnn.predict(h)

@@ -13,7 +13,6 @@ import json
 import re
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ def build(run: Path, name: str) -> Files:
         UserError: V, M or C is missing or damaged, or there is no rollout to start from.
     """
     driver, env_id = load(run)
-    real = starts.recordings(run, env_id)
+    real = starts.recordings(run, env_id, driver.kind.size)
     chosen, mean, std = starts.choose(driver, real.short)
     files = static()
     files["model.safetensors"] = weights.pack(
@@ -129,7 +128,8 @@ def write_page(files: Files, path: Path) -> None:
 def one_page(files: Files) -> str:
     """The whole page in one HTML file that loads nothing: modules as data URLs, weights as base64 text."""
     page = files["index.html"].decode()
-    modules = {f"playground/{name}": data_url("text/javascript", text) for name, text in files.items() if name[-3:] == ".js"}
+    scripts = [name for name in files if name.endswith(".js")]
+    modules = {f"playground/{name}": data_url("text/javascript", files[name]) for name in scripts}
     assets = "".join(
         f'<script type="text/plain" data-file="{name}">{base64.b64encode(content).decode()}</script>\n'
         for name, content in files.items()

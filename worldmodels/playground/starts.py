@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from worldmodels.agent import Agent
-from worldmodels.data.dataset import BadFile, load_rollout, open_dataset
+from worldmodels.data.dataset import open_dataset
+from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
@@ -57,7 +58,7 @@ class Recordings(NamedTuple):
     """the drive's frames as a sprite"""
 
 
-def recordings(run: Path, env_id: str) -> Recordings:
+def recordings(run: Path, env_id: str, action_size: int) -> Recordings:
     """The rollouts of a run; where it has none, those of its environment that come with the package.
 
     Raises:
@@ -65,7 +66,7 @@ def recordings(run: Path, env_id: str) -> Recordings:
     """
     shipped = HERE / SHIPPED.get(env_id, "none")
     try:
-        return recorded(rollouts_of(run))
+        return recorded(rollouts_of(run), action_size)
     except UserError:
         if not shipped.is_dir():
             raise
@@ -82,11 +83,11 @@ def rollouts_of(run: Path) -> Path:
     return Path(asked.get("rootdir", own))
 
 
-def recorded(folder: Path) -> Recordings:
+def recorded(folder: Path, action_size: int) -> Recordings:
     """Evenly spaced rollouts of a folder, and the longest of them; damaged ones are left out.
 
     Raises:
-        UserError: there is no rollout, or none is long enough to start from.
+        UserError: there is no rollout, or its actions are none that M knows.
     """
     files = open_dataset(folder).files
     found = []
@@ -96,7 +97,10 @@ def recorded(folder: Path) -> Recordings:
         except BadFile:
             continue
     if not found:
-        raise UserError(f"No rollout in {folder} can be read: collect them again with `worldmodels collect --noreload`.")
+        raise UserError(f"No rollout in {folder} can be read: `worldmodels collect --noreload` collects them again.")
+    if found[0].actions.shape[1] != action_size:
+        sizes = f"{found[0].actions.shape[1]} numbers where M expects {action_size}"
+        raise UserError(f"The actions in {folder} have {sizes}: they are of another environment than this run.")
     longest = max(found, key=lambda rollout: len(rollout.actions))
     drive = cut(longest, 0, min(DRIVE, len(longest.actions)))
     return Recordings(found, drive, sprite(drive.frames, quality=80))

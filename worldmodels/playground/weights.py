@@ -11,7 +11,6 @@ The page has one operation, rows times a matrix added to rows that may overlap (
   3.2 million of the decoder's 3.6 million weights.
 """
 
-
 import numpy as np
 import torch
 from safetensors import torch as safetensors
@@ -94,7 +93,7 @@ def pack(tensors: Tensors) -> bytes:
     for name, tensor in halves.items():
         if not torch.isfinite(tensor).all():
             letter = {"controller": "C", "memory": "M"}.get(name.partition(".")[0], "V")
-            raise UserError(f"{letter} holds numbers that are none, or too large to show: train it again with --noreload.")
+            raise UserError(f"{letter} holds numbers that are none, or too large: train it again with --noreload.")
     return safetensors.save(halves)
 
 
