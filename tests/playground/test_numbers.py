@@ -18,6 +18,10 @@ DREAM = """async ({noise, temperature, steps}) => {
     const before = dream.save(), action = dream.act(), {score} = dream;
     const at = world.decoder.logits(dream.z);
     const picture = Array.from(world.kernel.heap.slice(at, at + 64 * 64 * 4), (x) => 255 / (1 + Math.exp(-x)));
+    const painted = new Uint8ClampedArray(64 * 64 * 4);
+    world.decoder.paint(dream.z, painted);
+    const off = (value, i) => i % 4 < 3 && Math.abs(value - picture[i]) > 0.55;
+    if (painted.some(off)) throw new Error("Painted something else than the logits say");
     dream.step(action, temperature, noise[t]);
     const {z, h, c} = dream.save();
     out.push({
@@ -47,7 +51,7 @@ def compare(page, agent: site.Agent, temperature: float, steps: int = 4) -> None
             seen = controller.features(agent.inputs, z, (h, c))
             raw = controller.outputs(agent.population, seen, agent.kind.size, agent.hidden)
             action = torch.from_numpy(agent.kind.squash(raw.numpy()))
-            h, c = mdrnn.step(z, action.double(), (h, c))
+            h, c = mdrnn.step(z, torch.tensor([step["action"]], dtype=torch.float64), (h, c))
             prediction = mdrnn.predict(h)
             logits, mean, log_sigma = (part[0].numpy() for part in prediction[:3])
         np.testing.assert_allclose(np.reshape(step["picture"], (64, 64, 4))[..., :3], picture, atol=0.3)

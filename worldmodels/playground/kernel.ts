@@ -6,8 +6,10 @@
 // floats): rows may overlap. The patches of a convolution and the stamps of a transposed one overlap in just that
 // way (g: a line of the picture, i: a pixel of it), so neither is ever copied. w lies in panels of eight columns:
 // [columns / 8][depth][8]; a panel stays in the processor's cache while all the rows pass.
-// Rows go four at a time, each sum over k in order; what is left of them goes singly, in four partial sums. Every
-// operation is rounded: static/kernel.js does the same in the same order, and agrees to the last bit.
+// Rows go four at a time, each sum over k in order; what is left of them goes singly, by blocks of four partial
+// sums. Every operation is rounded: static/kernel.js does the same in the same order, and agrees to the last bit.
+
+const BLOCK: usize = 64; // terms of a sum that are added up before they are added to the rest: rounds less
 
 /** Adds x · w to out; x, w and out are addresses in bytes, out's rows `columns` long, a multiple of eight. */
 export function product(
@@ -23,7 +25,8 @@ export function product(
     }
     for (; r < total; r++) {
       const g = r / rows, i = r - g * rows;
-      one(x + ((g * xGroup + i * xStep) << 2), w, depth, out + ((g * outGroup + i * outStep) << 2));
+      const from = x + ((g * xGroup + i * xStep) << 2), to = out + ((g * outGroup + i * outStep) << 2);
+      for (let k: usize = 0; k < depth; k += BLOCK) one(from + (k << 2), w + (k << 5), min(BLOCK, depth - k), to);
     }
     w += panel;
     out += 32;

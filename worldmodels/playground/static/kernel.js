@@ -118,7 +118,9 @@ function plainProduct(heap, x, xGroup, xStep, groups, rows, { at, depth, columns
       const g = Math.floor(r / rows), i = r - g * rows;
       const from = x + g * xGroup + i * xStep, to = out + g * outGroup + i * outStep + n;
       if (r >= byFour) {
-        plainRow(heap, from, panel, depth, to);
+        for (let k = 0; k < depth; k += BLOCK) {
+          plainRow(heap, from + k, panel + k * PANEL, Math.min(BLOCK, depth - k), to);
+        }
         continue;
       }
       let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
@@ -146,6 +148,7 @@ function plainProduct(heap, x, xGroup, xStep, groups, rows, { at, depth, columns
   }
 }
 
+const BLOCK = 64; // as in kernel.ts
 const partial = new Float32Array(4 * PANEL); // sums of k modulo 4
 
 /** @param {Float32Array} heap @param {number} from @param {number} w @param {number} depth @param {number} to */

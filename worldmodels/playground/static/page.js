@@ -45,6 +45,7 @@ class Page {
     this.left = 0; // time not yet spent on steps, in steps
     this.last = now();
     this.counts = { steps: 0, pictures: 0, ms: 0, since: now() };
+    this.shown = 0; // pictures so far
     this.onRoad = 0; // the last step on the road
     /** @type {Encoder | null} */
     this.encoder = null;
@@ -222,6 +223,7 @@ class Page {
     for (let i = 0; i < z.length; i++) between[i] = drive.before[i] + (z[i] - drive.before[i]) * part;
     this.world.decoder.paint(between, this.image.data);
     this.picture.putImageData(this.image, 0, 0);
+    this.shown += 1;
     this.showDriver();
     this.showPlace();
     this.latents.show(z, drive.held);

@@ -10,6 +10,12 @@ import { padding } from "playground/kernel.js";
 export const SIDE = 64; // pixels of a frame
 const STRIDE = 2;
 
+const REACH = 12, FINE = 682; // of the table below: −12 … 12 in steps of 1/682, right to a twentieth of a grey level
+const LEVELS = Uint8ClampedArray.from({ length: 2 * REACH * FINE + 1 }, (_, i) => 255 / (1 + Math.exp(REACH - i / FINE)));
+
+/** @param {number} logit its sigmoid as a grey level 0 … 255 */
+const level = (logit) => LEVELS[logit < -REACH ? 0 : logit > REACH ? 2 * REACH * FINE : ((logit + REACH) * FINE + 0.5) | 0];
+
 /** z → picture: a linear map to 5 × 5 × 128, then three transposed convolutions. */
 export class Decoder {
   /**
@@ -62,9 +68,9 @@ export class Decoder {
   paint(z, pixels) {
     const at = this.logits(z), { heap } = this.kernel;
     for (let i = 0; i < pixels.length; i += 4) {
-      pixels[i] = 255 / (1 + Math.exp(-heap[at + i]));
-      pixels[i + 1] = 255 / (1 + Math.exp(-heap[at + i + 1]));
-      pixels[i + 2] = 255 / (1 + Math.exp(-heap[at + i + 2]));
+      pixels[i] = level(heap[at + i]);
+      pixels[i + 1] = level(heap[at + i + 1]);
+      pixels[i + 2] = level(heap[at + i + 2]);
       pixels[i + 3] = 255;
     }
   }
