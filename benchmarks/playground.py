@@ -144,9 +144,9 @@ def pace(page: Page, factor: int, seconds: float = 4) -> tuple[float, float]:
 def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30) -> str:
     """The largest differences over some steps from torch in float64, each from the page's own state before it."""
     rng, mdrnn = np.random.default_rng(0), agent.mdrnn
-    uniform = rng.uniform(size=(steps, mdrnn.logit_rows, mdrnn.gaussians))
+    uniform = rng.uniform(size=(steps, mdrnn.logit_rows))
     normal = rng.standard_normal((steps, mdrnn.z_size))
-    handed = {"uniform": uniform.reshape(steps, -1).tolist(), "normal": normal.tolist(), "temperature": temperature}
+    handed = {"uniform": uniform.tolist(), "normal": normal.tolist(), "temperature": temperature}
     dreamed = page.evaluate(DREAM, handed)
     vae, mdrnn, population = agent.vae.double(), mdrnn.double(), agent.population.double()
     worst = dict.fromkeys(("image", "action", "h", "z"), 0.0)
@@ -159,9 +159,10 @@ def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30)
             action = agent.kind.squash(raw.numpy())
             state = mdrnn.step(z, torch.tensor([step["action"]], dtype=torch.float64), (h, c))
             logits, mean, log_sigma = (part[0].numpy() for part in mdrnn.predict(state[0])[:3])
-            if temperature:
-                logits = logits / temperature - np.log(-np.log(uniform[t]))
-            chosen = logits.argmax(-1)[:, None]
+            shares = np.exp((logits - logits.max(-1, keepdims=True)) / max(temperature, 1e-6))
+            ends = np.cumsum(shares / shares.sum(-1, keepdims=True), axis=-1)[:, :-1]
+            chosen = (uniform[t][:, None] >= ends).sum(-1) if temperature else logits.argmax(-1)
+            chosen = chosen[:, None]
             z = np.take_along_axis(mean, chosen, 1)[:, 0]
             z = z + temperature**0.5 * np.exp(np.take_along_axis(log_sigma, chosen, 1)[:, 0]) * normal[t]
             for name, difference in (

@@ -65,11 +65,15 @@ def address(shipped) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser, url: str, **context):
-    """A page whose dream stands still at its start; complains of whatever the console complains of."""
+def opened(browser, url: str, script: str = "", **context):
+    """A page whose dream stands still at its start; complains of whatever the console complains of.
+
+    `script` runs before anything of the page does.
+    """
     settings = {"reduced_motion": "reduce", "viewport": {"width": 1100, "height": 800}, **context}
     with browser.new_context(**settings) as window:
         page, complaints = window.new_page(), []
+        page.add_init_script(script)
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)

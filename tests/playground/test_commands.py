@@ -16,7 +16,7 @@ import torch
 
 from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run
-from worldmodels import cli
+from worldmodels import cli, envs
 from worldmodels.commands import play
 from worldmodels.errors import UserError
 from worldmodels.playground import server, site, starts, weights
@@ -55,6 +55,12 @@ def test_first_picture_is_small(shipped):
     assert sum(map(len, shipped.values())) < 3_500_000
     shipped_too = [path.read_bytes() for path in (starts.HERE / "carracing").iterdir()]
     assert sum(len(zlib.compress(content)) for content in [*site.static().values(), *shipped_too]) < 480_000
+
+
+def test_the_page_asks_for_all_its_modules_at_once(shipped):
+    """Those that are preloaded are all that there are: else a browser finds them one after the other."""
+    preloaded = re.findall(r'<link rel="modulepreload" href="(.*?)">', shipped["index.html"].decode())
+    assert sorted(preloaded) == [name for name in sorted(shipped) if name.endswith(".js")]
 
 
 def test_one_file_holds_everything(shipped):
@@ -178,6 +184,11 @@ def test_play_opens_the_browser(monkeypatch):
     monkeypatch.setattr(site, "build", lambda run, name: {})
     play.main(Play(pretrained="carracing", port=8770))
     assert opened == ["http://127.0.0.1:8770/"]
+
+
+def test_the_kind_of_action_needs_no_simulator():
+    for env_id in ("worldmodels/CarRacing-v3", TOY):
+        assert site.kind_of(env_id) == envs.kind_of(env_id)
 
 
 def test_starts_are_varied_and_warm():

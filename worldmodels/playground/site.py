@@ -14,6 +14,7 @@ import re
 import zlib
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -84,7 +85,15 @@ def load(run: Path) -> tuple[Agent, str]:
         raise UserError(f"{run} does not exist: `worldmodels run --logdir {run}` makes it.")
     path = run / "ctrl" / "best.safetensors"
     env_id = checkpoint.load(path)[1].get("env", CARRACING) if path.exists() else CARRACING
-    return agent.load(run, envs.kind_of(env_id)), env_id
+    return agent.load(run, kind_of(env_id)), env_id
+
+
+def kind_of(env_id: str) -> envs.ActionKind:
+    """As `envs.kind_of`, but without the simulator, which takes half a minute to compile the first time."""
+    if envs.describe(env_id).action == "car":
+        low, high = np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)
+        return envs.ActionKind("car", gymnasium.spaces.Box(low, high))
+    return envs.kind_of(env_id)
 
 
 def static() -> Files:
@@ -137,6 +146,7 @@ def one_page(files: Files) -> str:
     )
     style = f"<style>\n{files['style.css'].decode()}</style>"
     page = replace_once(page, r'<link rel="stylesheet" href="style.css">', style)
+    page = re.sub(r'<link rel="(?:module)?preload"[^\n]*\n', "", page)
     page = replace_once(page, r'<script type="importmap">.*?</script>', import_map(modules))
     return replace_once(page, r"(?=</body>)", assets)
 

@@ -59,6 +59,11 @@ def memory(mdrnn: MDRNN) -> Tensors:
     """[z, action, h] → the LSTM's gates, and h → mixture, reward and end."""
     weights = {name: tensor.double() for name, tensor in mdrnn.state_dict().items()}
     both = torch.cat([weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1)  # (4 H, Z + A + H)
+    if mdrnn.include_reward:
+        row = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
+        scale = getattr(mdrnn, "reward_scale", 1.0)
+        weights["head.weight"][row] *= scale
+        weights["head.bias"][row] *= scale
     return {
         "memory.0.weight": both.T[None],
         "memory.0.bias": weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"],

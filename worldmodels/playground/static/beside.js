@@ -134,7 +134,7 @@ export function present(beside, temperature) {
     paint(seen, beside.seen(t));
     paint(dreamed, alone < 0 ? beside.seen(t) : path[alone]);
     const total = beside.frames.length;
-    element("beside-state").textContent = alone <= 0 ? "M watches" : `M dreams, ${(alone / RATE).toFixed(1)} s`;
+    element("beside-state").textContent = alone <= 0 ? "M watches" : `M dreams ${(alone / RATE).toFixed(1)} s`;
     element("beside-watched").style.width = `${(100 * start) / total}%`;
     element("beside-now").style.left = `${(100 * t) / total}%`;
   };
@@ -184,8 +184,9 @@ export function present(beside, temperature) {
 export function sentence({ dreamed, still, seen }) {
   const parts = SHOWN.filter((step) => step < dreamed.length);
   const list = (/** @type {Float64Array} */ curve) => parts.map((step) => curve[step].toFixed(0)).join(" / ");
-  const worse = dreamed.findIndex((error, step) => step > 0 && error > still[step]);
-  const lasts = worse < 0 ? dreamed.length - 1 : worse;
+  const better = dreamed.findIndex((error, step) => error < still[step]); // after a step or two a still picture is best
+  const worse = dreamed.findIndex((error, step) => step > better && error > still[step]);
+  const lasts = better < 0 ? 0 : worse < 0 ? dreamed.length - 1 : worse;
   return `${parts.join(" / ")} steps after M lets go the dream is ${list(dreamed)} grey levels off; a picture that stands still `
     + `is ${list(still)}, and V alone ${seen[0].toFixed(0)}. So the dream follows the real drive for about `
     + `${(lasts / RATE).toFixed(1)} s, then it is a drive of its own. (Root mean square of 0–255, averaged over the recording.)`;
@@ -193,7 +194,7 @@ export function sentence({ dreamed, still, seen }) {
 
 /** @param {Curves} curves */
 function chart(curves) {
-  const width = 640, height = 170, left = 34, bottom = 24, top = 12;
+  const width = Math.min(element("faithful").clientWidth, 820), height = 170, left = 34, bottom = 24, top = 12;
   const steps = curves.dreamed.length - 1, most = Math.max(...curves.dreamed, ...curves.still) * 1.1;
   const x = (/** @type {number} */ step) => left + (step / steps) * (width - left - 90);
   const y = (/** @type {number} */ error) => height - bottom - (error / most) * (height - bottom - top);

@@ -53,7 +53,7 @@ export class World {
   }
 
   noise() {
-    return new Noise(this.manifest.mixtures * this.manifest.gaussians, this.zSize);
+    return new Noise(this.manifest.mixtures, this.zSize);
   }
 }
 

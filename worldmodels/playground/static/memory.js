@@ -7,7 +7,7 @@
 /** @typedef {{gaussians: number, mixtures: number, reward: boolean, terminal: boolean}} Heads */
 
 import { padding } from "playground/kernel.js";
-import { exp, log, sigmoid, tanh } from "playground/numbers.js";
+import { exp, sigmoid, tanh } from "playground/numbers.js";
 
 const LOG_SIGMA_RANGE = [-6, 4];
 
@@ -51,6 +51,7 @@ export class Memory {
     this.heads = heads;
     this.gates = new Dense(kernel, tensors, "memory.0"); // of [z, action, h]
     this.hidden = this.gates.size / 4;
+    this.weights = new Float64Array(heads.gaussians);
     this.head = new Dense(kernel, tensors, "memory.1");
   }
 
@@ -67,9 +68,10 @@ export class Memory {
    */
   step(z, action, { h, c }) {
     const { heap } = this.kernel, { from, depth } = this.gates, H = this.hidden;
-    heap.fill(0, from + z.length, from + depth - H); // inputs between z and h: the action, and what a dream never sets
     heap.set(z, from);
     heap.set(action, from + z.length);
+    const restart = from + z.length + action.length; // where M reads a number more: 1 where an episode begins
+    if (restart < from + depth - H) heap[restart] = +(h.every((value) => value === 0) && c.every((value) => value === 0));
     heap.set(h, from + depth - H);
     const at = this.gates.run();
     for (let i = 0; i < H; i++) { // PyTorch's order: input, forget, cell, output
@@ -83,7 +85,7 @@ export class Memory {
    * (the paper). Temperature 0 takes the mean of the likeliest Gaussian.
    * @param {Float32Array} h
    * @param {number} temperature
-   * @param {ArrayLike<number>} uniform (mixtures · gaussians,)
+   * @param {ArrayLike<number>} uniform (mixtures,) in [0, 1)
    * @param {ArrayLike<number>} normal (Z,)
    * @param {Float32Array} z (Z,) filled with the sample
    * @returns {{reward: number | null, end: number | null}} what the other heads say; end is a probability
@@ -94,7 +96,7 @@ export class Memory {
     const logits = this.head.run(), mean = logits + mixtures * K, logSigma = mean + Z * K;
     let chosen = 0;
     for (let i = 0; i < Z; i++) {
-      if (i < mixtures) chosen = this.choose(logits + i * K, temperature, uniform, i * K); // else one is shared by all
+      if (i < mixtures) chosen = this.choose(logits + i * K, temperature, uniform[i]); // else one is shared by all
       const at = i * K + chosen;
       z[i] = heap[mean + at];
       if (temperature > 0) {
@@ -110,20 +112,20 @@ export class Memory {
   }
 
   /**
-   * The Gaussian that a draw takes: Gumbel's trick.
-   * @param {number} at @param {number} temperature @param {ArrayLike<number>} uniform @param {number} first
+   * The Gaussian that a draw takes: the inverse of the weights' distribution function.
+   * @param {number} at where its K logits lie
+   * @param {number} temperature 0: the likeliest
+   * @param {number} uniform in [0, 1)
    */
-  choose(at, temperature, uniform, first) {
-    const { heap } = this.kernel;
-    let best = 0, most = -Infinity;
-    for (let k = 0; k < this.heads.gaussians; k++) {
-      let value = heap[at + k];
-      if (temperature > 0) {
-        const u = Math.min(Math.max(uniform[first + k], 1e-9), 1 - 1e-7);
-        value = value / temperature - log(-log(u));
-      }
-      if (value > most) [best, most] = [k, value];
-    }
-    return best;
+  choose(at, temperature, uniform) {
+    const { heap } = this.kernel, K = this.heads.gaussians;
+    let likeliest = 0, total = 0;
+    for (let k = 1; k < K; k++) if (heap[at + k] > heap[at + likeliest]) likeliest = k;
+    if (temperature === 0) return likeliest;
+    const { weights } = this;
+    for (let k = 0; k < K; k++) total += weights[k] = exp((heap[at + k] - heap[at + likeliest]) / temperature);
+    let k = 0;
+    for (let below = weights[0]; k < K - 1 && uniform * total >= below; k++) below += weights[k + 1];
+    return k;
   }
 }

@@ -228,8 +228,9 @@ class Page {
     this.showPlace();
     this.latents.show(z, drive.held);
     if (drive.scored) {
-      $("score-you").textContent = drive.dream.score.toFixed(0);
-      $("score-agent").textContent = drive.alone.score.toFixed(0);
+      for (const [id, { score }] of Object.entries({ "score-you": drive.dream, "score-agent": drive.alone })) {
+        $(id).textContent = score.toFixed(Math.abs(score) < 10 ? 1 : 0);
+      }
     }
   }
 
@@ -271,10 +272,10 @@ class Page {
     $("temperature").value = temperature;
     $("temperature-value").value = temperature.toFixed(2);
     $("temperature-says").textContent = temperature === 0
-      ? "No chance at all: always the likeliest road, and each time the same."
-      : temperature < 0.7 ? "Calm: the likely roads, little surprise."
+      ? "No chance at all: always the likeliest, and each time the same."
+      : temperature < 0.7 ? "Calm: what is likely, little surprise."
       : temperature <= 1.05 ? "As uncertain as M really is."
-      : "Feverish: bends out of nowhere, and roads that dissolve.";
+      : "Feverish: things out of nowhere, and things that dissolve.";
   }
 
   /** The first frame, real and as V keeps it. */
