@@ -46,7 +46,7 @@ def test_agent_stays_on_the_road(page, seed):
         }""",
         seed,
     )
-    assert off == 0
+    assert off <= 3  # of 300 steps
 
 
 @pytest.mark.parametrize("key, gauge, sign", [
@@ -240,13 +240,14 @@ def test_real_beside_dream(page):
 def test_a_rescue_is_offered_off_the_road(page):
     """After two seconds in the grass; it leads back to the last moment on the road, with the agent at the wheel."""
     steps(page, 20)
-    for key in ("ArrowRight", "ArrowLeft") * 2:  # M may lay a road under a wheel that never turns back
-        page.keyboard.down(key)
-        for _ in range(25):
-            steps(page, 10)
-            if page.is_visible("#rescue-offer"):
-                break
-        page.keyboard.up(key)
+    page.keyboard.down("ArrowLeft")
+    page.keyboard.down("ArrowUp")
+    for _ in range(60):
+        page.evaluate("for (let i = 0; i < 5; i++) { playground.drive.step(); playground.show(); }")
+        if page.is_visible("#rescue-offer"):
+            break
+    page.keyboard.up("ArrowLeft")
+    page.keyboard.up("ArrowUp")
     time, on_road = page.evaluate("[playground.drive.time, playground.onRoad]")
     assert time - on_road >= 100 and page.is_visible("#rescue-offer")
     page.evaluate("time => { window.kept = playground.drive.kept.findLast((one) => one.time <= time); }", on_road - 25)

@@ -46,7 +46,9 @@ class Page {
     this.last = now();
     this.counts = { steps: 0, pictures: 0, ms: 0, since: now() };
     this.shown = 0; // pictures so far
-    this.onRoad = 0; // the last step on the road
+    this.lost = 0; // steps off the road, less twice the steps on it since
+    this.onRoad = 0; // the last step that was not lost at all
+    this.looked = 0; // the step of the last look
     /** @type {Encoder | null} */
     this.encoder = null;
     /** @type {Easel | null} */
@@ -92,7 +94,7 @@ class Page {
     this.first = temperature;
     this.drive = new Drive(this.world, this.start, this.seed, temperature, script);
     if (!script.length && !$("returns").checked) this.drive.apply({ at: 0, what: "a", values: [0] });
-    this.left = this.onRoad = 0;
+    this.left = this.lost = this.onRoad = this.looked = 0;
     if (script.length) this.say("Replaying what the link holds. Touch anything and the wheel is yours.");
     $("seed").value = this.seed;
     $("link").hidden = true;
@@ -202,6 +204,7 @@ class Page {
 
   rescue() {
     this.tell("r", Math.max(0, this.onRoad - BACK));
+    this.lost = 0;
     this.onRoad = this.drive.time;
     this.show();
     $("screen").focus();
@@ -253,10 +256,10 @@ class Page {
   /** On the road or off it, alive or over, running or not. */
   showPlace() {
     const { drive } = this;
-    if (!this.car || onRoad(this.image.data)) this.onRoad = drive.time;
-    const lost = drive.time - this.onRoad >= LOST;
-    if (lost && $("rescue-offer").hidden) this.say("Off the road. Press B to go back.");
-    $("rescue-offer").hidden = !lost || drive.dream.over;
+    if (this.car) this.look();
+    const offered = this.lost >= LOST || (this.lost > 0 && !$("rescue-offer").hidden);
+    if (offered && $("rescue-offer").hidden) this.say("Off the road. Press B to go back.");
+    $("rescue-offer").hidden = !offered || drive.dream.over;
     if (drive.dream.over && $("ended").hidden) {
       $("ended-text").textContent = `The dream ended after ${(drive.time / RATE).toFixed(1)} s: M expects nothing more.`;
       this.say($("ended-text").textContent);
@@ -265,6 +268,14 @@ class Page {
     const badge = drive.replaying ? "a shared drive" : this.paused ? "paused" : document.hasFocus() ? "" : "click here, then the keys drive";
     $("badge").textContent = badge;
     $("badge").hidden = !badge;
+  }
+
+  /** On the road or off it; patches of grey in the grass are no road, so a step of it makes up for two in the grass. */
+  look() {
+    const passed = this.drive.time - this.looked;
+    this.looked = this.drive.time;
+    this.lost = Math.min(Math.max(this.lost + (onRoad(this.image.data) ? -2 : 1) * passed, 0), 1.5 * LOST);
+    if (this.lost === 0) this.onRoad = this.drive.time;
   }
 
   showTemperature() {
@@ -498,7 +509,7 @@ export function onRoad(pixels) {
       all += 1;
     }
   }
-  return grass < 0.8 * all;
+  return grass < 0.7 * all;
 }
 
 /**
