@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from worldmodels import controller, memory
+from worldmodels import memory
 from worldmodels.agent import Agent
-from worldmodels.playground import server, site
+from worldmodels.playground import server, site, weights
 from worldmodels.pretrained import folder
 
 QUIET = (
@@ -60,7 +60,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     files = site.build(folder("carracing"), "carracing")
-    agent = site.load(folder("carracing"))[0]
+    agent = site.load(folder("carracing"))
     running = server.open_server(files, 8800)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
@@ -101,17 +101,18 @@ def opened(chromium: Browser, url: str, **context: Any) -> Page:
 
 def torch_times(agent: Agent) -> list[float]:
     """ms of the same step in torch, one dream by itself."""
-    z, state = torch.zeros(1, agent.mdrnn.z_size), agent.mdrnn.initial_state(1)
+    z, state = torch.zeros(1, agent.memory.z_size), agent.memory.initial_state(1)
     draw, times = torch.Generator().manual_seed(0), []
     with torch.no_grad():
         for _ in range(STEPS):
             before = time.perf_counter()
-            seen = controller.features(agent.inputs, z, state)
-            raw = controller.outputs(agent.population, seen, agent.kind.size, agent.hidden)
-            action = torch.from_numpy(agent.kind.squash(raw.numpy()))
-            state = agent.mdrnn.step(z, action, state)
-            z = memory.sample(agent.mdrnn.predict(state[0]), 0.5, draw)
-            agent.vae.decode(z)
+            seen = agent.controller.see(z, state)
+            raw = agent.controller.act(agent.population, seen)
+            action = torch.from_numpy(agent.actions.squash(raw.numpy()))
+            state = agent.memory.step(z, action, state)
+            uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
+            z = memory.sample(agent.memory.predict(state[0]), 0.5, uniform, normal)
+            weights.eyes(agent).decode(z)
             times.append(1000 * (time.perf_counter() - before))
     return times
 
@@ -143,20 +144,20 @@ def pace(page: Page, factor: int, seconds: float = 4) -> tuple[float, float]:
 
 def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30) -> str:
     """The largest differences over some steps from torch in float64, each from the page's own state before it."""
-    rng, mdrnn = np.random.default_rng(0), agent.mdrnn
+    rng, mdrnn = np.random.default_rng(0), agent.memory
     uniform = rng.uniform(size=(steps, mdrnn.logit_rows))
     normal = rng.standard_normal((steps, mdrnn.z_size))
     handed = {"uniform": uniform.tolist(), "normal": normal.tolist(), "temperature": temperature}
     dreamed = page.evaluate(DREAM, handed)
-    vae, mdrnn, population = agent.vae.double(), mdrnn.double(), agent.population.double()
+    vae, mdrnn, population = weights.eyes(agent).double(), mdrnn.double(), agent.population.double()
     worst = dict.fromkeys(("image", "action", "h", "z"), 0.0)
     with torch.no_grad():
         for t, step in enumerate(dreamed):
             z, h, c = (torch.tensor([step["before"][name]], dtype=torch.float64) for name in "zhc")
             picture = 255 * vae.reconstruct(z)[0].permute(1, 2, 0).numpy()
             image = np.abs(np.reshape(step["picture"], (64, 64, 4))[..., :3] - picture).mean()
-            raw = controller.outputs(population, controller.features(agent.inputs, z, (h, c)), agent.kind.size)
-            action = agent.kind.squash(raw.numpy())
+            raw = agent.controller.act(population, agent.controller.see(z, (h, c)))
+            action = agent.actions.squash(raw.numpy())
             state = mdrnn.step(z, torch.tensor([step["action"]], dtype=torch.float64), (h, c))
             logits, mean, log_sigma = (part[0].numpy() for part in mdrnn.predict(state[0])[:3])
             shares = np.exp((logits - logits.max(-1, keepdims=True)) / max(temperature, 1e-6))
@@ -171,7 +172,7 @@ def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30)
                 ("z", np.abs(np.array(step["after"]["z"]) - z).max()),
             ):  # fmt: skip
                 worst[name] = max(worst[name], float(difference))
-    agent.vae.float(), agent.mdrnn.float()
+    vae.float(), mdrnn.float()
     return f"image {worst['image']:.3f} grey levels, " + ", ".join(f"{n} {worst[n]:.1e}" for n in ("h", "z", "action"))
 
 

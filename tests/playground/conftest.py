@@ -18,6 +18,7 @@ from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 from worldmodels.vision import VAE
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -107,22 +108,21 @@ def make_run(
 ) -> Path:
     """A run directory with untrained V, M and C of any size, and three rollouts of noise."""
     torch.manual_seed(0)
-    kind = envs.kind_of(env)
-    vae, mdrnn = VAE(z), MDRNN(z, kind.size, hidden, **m)
-    m_settings = {"z_size": z, "action_size": kind.size, "hidden_size": hidden, "gaussians": mdrnn.gaussians, **m}
+    actions = site.CAR if env == envs.CARRACING else envs.actions_in(envs.World(env))
+    vae, mdrnn = VAE(z), MDRNN(z, actions.size, hidden, **m)
+    m_settings = {"z_size": z, "action_size": actions.size, "hidden_size": hidden, "gaussians": mdrnn.gaussians, **m}
     checkpoint.save(path / "vae" / "best.safetensors", checkpoint.pack("vae", vae.state_dict()), {"vae": {"z_size": z}})
     checkpoint.save(
         path / "mdrnn" / "best.safetensors", checkpoint.pack("mdrnn", mdrnn.state_dict()), {"mdrnn": m_settings}
     )
-    count = controller.parameter_count(controller.feature_size(inputs, z, hidden), kind.size, hidden=c_hidden)
-    settings = {"inputs": inputs, "sample_z": False, "seed": 0, "hidden": c_hidden}
-    meta = {"env": env, "controller": settings}
-    checkpoint.save(path / "ctrl" / "best.safetensors", {"parameters": 0.5 * torch.randn(count)}, meta)
+    shape = controller.Controller(z, hidden, actions.outputs, inputs, bias=True, hidden=c_hidden)
+    parameters = 0.5 * torch.randn(shape.size).numpy()
+    controller.save(RunDir(path), shape, parameters, {"env": env, "agent": {"sample_z": False, "seed": 0}})
     rng = np.random.default_rng(0)
     for index in range(3):
-        actions = kind.squash(rng.standard_normal((steps, kind.size)).astype(np.float32))
+        vectors = actions.noise(rng, steps)
         noise = rng.integers(256, size=(steps + 1, 8, 8, 3), dtype=np.uint8)
         frames = noise.repeat(8, axis=1).repeat(8, axis=2)
-        rollout = Rollout(frames, actions, rng.standard_normal(steps).astype(np.float32), np.zeros(steps, bool))
+        rollout = Rollout(frames, vectors, rng.standard_normal(steps).astype(np.float32), np.zeros(steps, bool))
         save_rollout(path / "rollouts" / f"rollout_{index:06d}.npz", rollout)
     return path

@@ -90,7 +90,7 @@ def test_a_run_without_rollouts(tmp_path, capsys):
     for path in (run / "rollouts").iterdir():
         path.unlink()
     assert "There are no rollouts" in refused(capsys, "export", "--logdir", str(run), "--to", str(tmp_path / "site"))
-    assert len(starts.recordings(run, site.CARRACING, 3).short) == starts.STARTS
+    assert len(starts.recordings(run, envs.CARRACING, 3).short) == starts.STARTS
 
 
 def test_damaged_weights(tmp_path, capsys):
@@ -187,29 +187,28 @@ def test_play_opens_the_browser(monkeypatch):
 
 
 def test_the_kind_of_action_needs_no_simulator():
-    for env_id in ("worldmodels/CarRacing-v3", TOY):
-        assert site.kind_of(env_id) == envs.kind_of(env_id)
+    assert site.CAR.space == envs.actions_in(envs.World(envs.CARRACING)).space
 
 
 def test_starts_are_varied_and_warm():
     """Twenty different moments, each with the memory that torch has after the steps before it."""
-    agent, env_id = site.load(folder("carracing"))
-    real = starts.recordings(folder("carracing"), env_id, 3)
+    agent = site.load(folder("carracing"))
+    real = starts.recordings(folder("carracing"), agent.env_id, 3)
     chosen, mean, std = starts.choose(agent, real.short)
     assert len({start.frame.tobytes() for start in chosen}) == starts.STARTS and len(real.drive.frames) == starts.DRIVE
     assert all(float(start.h.abs().max()) > 0.1 for start in chosen) and int((std > 0.2).sum()) in range(8, 25)
     rollout = real.short[0]
     start = starts.watch(agent, rollout, starts.WARM_UP)
-    z = agent.vae.encode(rollout.frames)[0]
-    _, h = agent.mdrnn(z[None, :-1], torch.from_numpy(rollout.actions)[None])
+    z = weights.eyes(agent).encode(rollout.frames)[0]
+    _, h = agent.memory(z[None, :-1], torch.from_numpy(rollout.actions)[None])
     torch.testing.assert_close(start.h, h[0, -1], atol=1e-5, rtol=1e-4)
 
 
 def test_starts_of_a_run(tmp_path):
     """Where something was earned before; never the last moment of an episode that ended."""
     run = make_run(tmp_path, "worldmodels/CarRacing-v3", steps=60)
-    agent, env_id = site.load(run)
-    rollouts = starts.recordings(run, env_id, 3).short
+    agent = site.load(run)
+    rollouts = starts.recordings(run, agent.env_id, 3).short
     for rollout in rollouts:
         rollout.rewards[:] = np.where(np.arange(60) < 40, 1, -1)
         rollout.terminals[-1] = True
@@ -230,7 +229,7 @@ def test_sprite_keeps_the_frames(tmp_path):
 
 def test_folded_decoder_is_the_decoder():
     """dense and deconv1 as one map, in float64: V's first layer exactly."""
-    vae = site.load(folder("carracing"))[0].vae
+    vae = weights.eyes(site.load(folder("carracing")))
     folded = weights.decoder(vae)
     z = torch.randn(3, 32, dtype=torch.float64)
     layer = (z @ folded["decoder.0.weight"][0] + folded["decoder.0.bias"]).reshape(3, 5, 5, 128).permute(0, 3, 1, 2)

@@ -8,8 +8,8 @@ import torch
 
 from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run
-from worldmodels import cli, controller
-from worldmodels.playground import graphs, site
+from worldmodels import cli
+from worldmodels.playground import graphs, site, weights
 
 for needed in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: pip install onnx onnxscript onnxruntime")
@@ -22,21 +22,21 @@ def test_graphs_equal_torch(tmp_path):
     sizes = {"z": 5, "hidden": 9, "inputs": "zch", "c_hidden": 4}
     run = make_run(tmp_path / "run", TOY, **sizes, include_reward=True, include_terminal=True)
     cli.main(["export", "--logdir", str(run), "--format", "onnx", "--to", str(tmp_path / "onnx")])
-    agent = site.load(run)[0]
-    vae, mdrnn = agent.vae, agent.mdrnn
+    agent = site.load(run)
+    vae, mdrnn = weights.eyes(agent), agent.memory
     draw = torch.Generator().manual_seed(1)
     frames = torch.rand(3, 3, 64, 64, generator=draw)
     z, h, c = (torch.randn(3, size, generator=draw) for size in (5, 9, 9))
     action = torch.eye(3)
     with torch.no_grad():
         state = mdrnn.step(z, action, (h, c))
-        features = controller.features("zch", z, (h, c))
+        features = agent.controller.see(z, (h, c))
         expected = {
             "encoder": ({"frames": frames}, vae.posterior(frames)),
             "decoder": ({"z": z}, [vae.reconstruct(z)]),
             "memory": ({"z": z, "action": action, "h": h, "c": c}, [*state, *mdrnn.predict(state[0])]),
             "controller": (
-                {"features": features}, [controller.outputs(agent.population.expand(3, -1), features, 3, agent.hidden)]
+                {"features": features}, [agent.controller.act(agent.population.expand(3, -1), features)]
             ),
         }  # fmt: skip
     for name, (inputs, outputs) in expected.items():

@@ -6,8 +6,8 @@ import torch
 
 from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run, opened, serving
-from worldmodels import controller, memory
-from worldmodels.playground import site, starts
+from worldmodels import memory
+from worldmodels.playground import site, starts, weights
 from worldmodels.pretrained import folder
 
 # Some steps of a dream: what C does, what M makes of it, what V paints. Noise is handed in.
@@ -39,19 +39,19 @@ def compare(page, agent: site.Agent, temperature: float, steps: int = 4) -> None
     noise = []
     for _ in range(steps):
         noise.append(
-            {"uniform": rng.uniform(size=agent.mdrnn.logit_rows), "normal": rng.standard_normal(agent.mdrnn.z_size)}
+            {"uniform": rng.uniform(size=agent.memory.logit_rows), "normal": rng.standard_normal(agent.memory.z_size)}
         )
     handed = [{name: values.ravel().tolist() for name, values in step.items()} for step in noise]
     dreamed = page.evaluate(DREAM, {"noise": handed, "temperature": temperature, "steps": steps})
-    vae, mdrnn = agent.vae.double(), agent.mdrnn.double()
+    vae, mdrnn = weights.eyes(agent).double(), agent.memory.double()
     agent.population = agent.population.double()
     for step, drawn in zip(dreamed, noise, strict=True):
         z, h, c = (torch.tensor([step["before"][name]], dtype=torch.float64) for name in "zhc")
         with torch.no_grad():
             picture = vae.reconstruct(z)[0].permute(1, 2, 0).numpy() * 255
-            seen = controller.features(agent.inputs, z, (h, c))
-            raw = controller.outputs(agent.population, seen, agent.kind.size, agent.hidden)
-            action = torch.from_numpy(agent.kind.squash(raw.numpy()))
+            seen = agent.controller.see(z, (h, c))
+            raw = agent.controller.act(agent.population, seen)
+            action = torch.from_numpy(agent.actions.squash(raw.numpy()))
             h, c = mdrnn.step(z, torch.tensor([step["action"]], dtype=torch.float64), (h, c))
             prediction = mdrnn.predict(h)
             logits, mean, log_sigma = (part[0].numpy() for part in prediction[:3])
@@ -83,19 +83,19 @@ def drawn_z(logits, mean, log_sigma, noise, temperature):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_shipped_dream(page, temperature):
-    compare(page, site.load(folder("carracing"))[0], temperature)
+    compare(page, site.load(folder("carracing")), temperature)
 
 
 def test_shipped_encoder(page):
     """A frame of the recorded drive through V: its mean."""
-    agent, env_id = site.load(folder("carracing"))
-    frames = starts.recordings(folder("carracing"), env_id, 3).drive.frames[:3]
+    agent = site.load(folder("carracing"))
+    frames = starts.recordings(folder("carracing"), agent.env_id, 3).drive.frames[:3]
     pixels = np.concatenate([frames, np.full((3, 64, 64, 1), 255, np.uint8)], axis=3)
     z = page.evaluate(
         "frames => frames.map((pixels) => [...playground.encoder.encode(Uint8ClampedArray.from(pixels))])",
         pixels.reshape(3, -1).tolist(),
     )
-    np.testing.assert_allclose(z, agent.vae.encode(frames)[0].numpy(), atol=2e-5)
+    np.testing.assert_allclose(z, weights.eyes(agent).encode(frames)[0].numpy(), atol=2e-5)
 
 
 SIZES = {
@@ -112,17 +112,17 @@ def test_any_size(browser, tmp_path, name):
     env, options = SIZES[name]
     run = make_run(tmp_path, env, **options)
     with serving(site.build(run, name)) as url, opened(browser, url) as page:
-        tolerant = rounded(site.load(run)[0])
+        tolerant = rounded(site.load(run))
         compare(page, tolerant, 1, steps=2)
         assert page.is_visible("#scores") == ("include_terminal" in options)
 
 
 def rounded(agent: site.Agent) -> site.Agent:
     """The agent with weights in 16 bits, as the page has them: M's two biases are one; V is folded before that."""
-    state = agent.mdrnn.state_dict()
+    state = agent.memory.state_dict()
     state["lstm.bias_ih_l0"] += state["lstm.bias_hh_l0"]
     state["lstm.bias_hh_l0"].zero_()
-    agent.mdrnn.half().float()
+    agent.memory.half().float()
     agent.population = agent.population.half().float()
     return agent
 
@@ -178,7 +178,7 @@ def test_noise_is_normal_and_uniform(page):
 
 def test_agent_is_what_memory_samples(page):
     """Temperature 0 is `memory.sample`'s: the mean of the likeliest Gaussian."""
-    agent = site.load(folder("carracing"))[0]
+    agent = site.load(folder("carracing"))
     [step] = page.evaluate(DREAM, {"noise": [{"uniform": [], "normal": []}], "temperature": 0, "steps": 1})
-    prediction = agent.mdrnn.predict(torch.tensor([step["after"]["h"]]))
+    prediction = agent.memory.predict(torch.tensor([step["after"]["h"]]))
     np.testing.assert_allclose(step["after"]["z"], memory.sample(prediction, 0)[0], atol=2e-6)

@@ -21,7 +21,7 @@ def main(cfg: Export) -> None:
     if cfg.format == "onnx":
         from worldmodels.playground import graphs  # needs the extra
 
-        written = graphs.write(site.load(run)[0], to)
+        written = graphs.write(site.load(run), to)
         print(f"Wrote {', '.join(written)} to {to}.")
     elif to.suffix.lower() in (".html", ".htm"):
         site.check_page(to)

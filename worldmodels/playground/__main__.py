@@ -15,18 +15,17 @@ from worldmodels.playground.starts import DRIVE, HERE, WARM_UP, choose, cut, spr
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs.files import write_atomically
 
-ENV = "worldmodels/CarRacing-v3"
 TRACKS = range(800_000, 800_100)  # training tracks (below 900,000)
 ZOOMED = 60  # steps until the camera has come down to the car
 
 
 def record(name: str) -> None:
     """Drive, choose and write `<name>/starts.webp` and `<name>/drive.webp` with their actions."""
-    agent, kind = load_pretrained(name), envs.kind_of(ENV)
+    agent, world = load_pretrained(name), envs.World(envs.CARRACING)
     driven: dict[int, Rollout] = {}
-    env = envs.make(ENV, len(TRACKS), max_steps=ZOOMED + DRIVE + 100)
+    env = envs.make(world, len(TRACKS), max_steps=ZOOMED + DRIVE + 100)
     episodes = [Episode(seed) for seed in TRACKS]
-    drive(env, kind, agent, episodes, on_rollout=driven.__setitem__)
+    drive(env, agent.actions, agent, episodes, on_rollout=driven.__setitem__)
     longest = [rollout for _, rollout in sorted(driven.items()) if len(rollout.actions) >= ZOOMED + DRIVE]
     # One moment of each track, later on each: all of them together show what a lap shows.
     moments = [ZOOMED + (37 * index) % DRIVE for index in range(len(longest))]

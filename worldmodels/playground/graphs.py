@@ -6,6 +6,7 @@ Shapes: B batch, Z latent, A action, H hidden, K mixtures, F features of C.
     decoder.onnx      z (B, Z) → frames (B, 3, 64, 64)
     memory.onnx       z, action (B, A), h, c (B, H) → h, c, and the mixture of the next z: logits (B, Z or 1, K),
                       mean and log_sigma (B, Z, K), where M has these heads reward (B,) and terminal (B,), a logit
+                      (M that reads a restart has a fifth input `restart` (B,), 1 where an episode begins)
     controller.onnx   features (B, F): z, [z, h] or [z, c, h] → C's raw outputs; what they mean is in controller.json
 """
 
@@ -19,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from worldmodels import controller
 from worldmodels.agent import Agent
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
@@ -33,7 +33,7 @@ OPSET = 20
 class Encode(nn.Module):
     def __init__(self, agent: Agent):
         super().__init__()
-        self.vae = agent.vae
+        self.vae = weights.eyes(agent)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         return self.vae.posterior(frames)
@@ -44,9 +44,10 @@ class Decode(nn.Module):
 
     def __init__(self, agent: Agent):
         super().__init__()
-        folded = {name: nn.Parameter(tensor.float()) for name, tensor in weights.decoder(agent.vae).items()}
+        vae = weights.eyes(agent)
+        folded = {name: nn.Parameter(tensor.float()) for name, tensor in weights.decoder(vae).items()}
         self.weight, self.bias = folded["decoder.0.weight"], folded["decoder.0.bias"]
-        self.layers = nn.ModuleList([agent.vae.deconv2, agent.vae.deconv3, agent.vae.deconv4])
+        self.layers = nn.ModuleList([vae.deconv2, vae.deconv3, vae.deconv4])
 
     def forward(self, z: Tensor) -> Tensor:
         x = (z @ self.weight[0] + self.bias).reshape(-1, 5, 5, 128).permute(0, 3, 1, 2)
@@ -62,10 +63,10 @@ class Remember(nn.Module):
         super().__init__()
         self.mdrnn = mdrnn
 
-    def forward(self, z: Tensor, action: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, z: Tensor, action: Tensor, h: Tensor, c: Tensor, *restart: Tensor) -> tuple[Tensor, ...]:
         names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
         of_input, of_state, bias, second_bias = (self.mdrnn.lstm.get_parameter(name) for name in names)
-        gates = torch.cat([z, action], dim=-1) @ of_input.T + h @ of_state.T + bias + second_bias
+        gates = self.mdrnn.inputs(z, action, *(restart or (None,))) @ of_input.T + h @ of_state.T + bias + second_bias
         i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -76,11 +77,11 @@ class Remember(nn.Module):
 class Control(nn.Module):
     def __init__(self, agent: Agent):
         super().__init__()
-        self.parameters_of_c = nn.Parameter(agent.population[:1], requires_grad=False)
-        self.size, self.hidden = agent.kind.size, agent.hidden
+        self.controller = agent.controller
+        self.weights = nn.Parameter(agent.population[:1], requires_grad=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        return controller.outputs(self.parameters_of_c.expand(features.shape[0], -1), features, self.size, self.hidden)
+        return self.controller.act(self.weights.expand(features.shape[0], -1), features)
 
 
 def write(agent: Agent, folder: Path) -> list[str]:
@@ -93,17 +94,18 @@ def write(agent: Agent, folder: Path) -> list[str]:
         raise UserError("--format onnx needs onnx and onnxscript: pip install 'worldmodels-pytorch[export]'.")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --to.")
-    mdrnn, kind = agent.mdrnn, agent.kind
-    z, action = torch.zeros(2, mdrnn.z_size), torch.zeros(2, kind.size)
+    mdrnn = agent.memory
+    z, action = torch.zeros(2, mdrnn.z_size), torch.zeros(2, mdrnn.action_size)
     h, c = torch.zeros(2, mdrnn.hidden_size), torch.zeros(2, mdrnn.hidden_size)
-    features = torch.zeros(2, controller.feature_size(agent.inputs, mdrnn.z_size, mdrnn.hidden_size))
+    features = torch.zeros(2, agent.controller.features)
+    restart = {"restart": torch.zeros(2)} if mdrnn.include_restart else {}
     heads = [name for name, there in (("reward", mdrnn.include_reward), ("terminal", mdrnn.include_terminal)) if there]
     graphs = {
         "encoder.onnx": (Encode(agent), {"frames": torch.zeros(2, 3, FRAME_SIZE, FRAME_SIZE)}, ["mean", "logvar"]),
         "decoder.onnx": (Decode(agent), {"z": z}, ["frames"]),
         "memory.onnx": (
             Remember(mdrnn),
-            {"z": z, "action": action, "h": h, "c": c},
+            {"z": z, "action": action, "h": h, "c": c, **restart},
             ["next_h", "next_c", "logits", "mean", "log_sigma", *heads],
         ),
         "controller.onnx": (Control(agent), {"features": features}, ["outputs"]),

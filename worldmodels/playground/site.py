@@ -20,15 +20,18 @@ import torch
 
 from worldmodels import __version__, agent, envs
 from worldmodels.agent import Agent
+from worldmodels.envs.actions import Car
 from worldmodels.errors import UserError
 from worldmodels.playground import starts, weights
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import write_atomically
 
 STATIC = Path(__file__).parent / "static"
 MANIFEST = "playground.json"
 SERVED = (".html", ".css", ".js", ".wasm", ".svg")  # of `static/`; the kernel's source stays at home
-CARRACING = "worldmodels/CarRacing-v3"
+CAR = Car(gymnasium.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)))
+"""Actions of CarRacing without its simulator, which takes half a minute to compile the first time."""
 Files = dict[str, bytes]
 
 
@@ -38,12 +41,12 @@ def build(run: Path, name: str) -> Files:
     Raises:
         UserError: V, M or C is missing or damaged, or there is no rollout to start from.
     """
-    driver, env_id = load(run)
-    real = starts.recordings(run, env_id, driver.kind.size)
+    driver = load(run)
+    vae, real = weights.eyes(driver), starts.recordings(run, driver.env_id, driver.actions.size)
     chosen, mean, std = starts.choose(driver, real.short)
     files = static()
     files["model.safetensors"] = weights.pack(
-        weights.decoder(driver.vae) | weights.memory(driver.mdrnn) | weights.controller(driver)
+        weights.decoder(vae) | weights.memory(driver.memory) | weights.controller(driver)
         | {
             "start.z": torch.stack([start.z for start in chosen]),
             "start.h": torch.stack([start.h for start in chosen]),
@@ -53,14 +56,14 @@ def build(run: Path, name: str) -> Files:
         }
     )  # fmt: skip
     files["encoder.safetensors"] = weights.pack(
-        weights.encoder(driver.vae) | {"drive.actions": torch.from_numpy(real.drive.actions)}
+        weights.encoder(vae) | {"drive.actions": torch.from_numpy(real.drive.actions)}
     )
     files["starts.webp"] = starts.sprite(np.stack([start.frame for start in chosen]), quality=90)
     files["drive.webp"] = real.picture
     manifest = {
         "version": __version__,
         "name": name,
-        "env": env_id.rpartition(":")[2],
+        "env": driver.env_id.rpartition(":")[2],
         **weights.sizes(driver),
         "starts": len(chosen),
         "drive": len(real.drive.frames),
@@ -75,25 +78,17 @@ def build(run: Path, name: str) -> Files:
     return files
 
 
-def load(run: Path) -> tuple[Agent, str]:
-    """The driver of a run and the environment it drives in.
+def load(run: Path) -> Agent:
+    """The driver of a run.
 
     Raises:
-        UserError: V, M or C is missing or damaged.
+        UserError: V, M or C is missing, damaged or does not fit.
     """
     if not run.is_dir():
         raise UserError(f"{run} does not exist: `worldmodels run --logdir {run}` makes it.")
-    path = run / "ctrl" / "best.safetensors"
-    env_id = checkpoint.load(path)[1].get("env", CARRACING) if path.exists() else CARRACING
-    return agent.load(run, kind_of(env_id)), env_id
-
-
-def kind_of(env_id: str) -> envs.ActionKind:
-    """As `envs.kind_of`, but without the simulator, which takes half a minute to compile the first time."""
-    if envs.describe(env_id).action == "car":
-        low, high = np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)
-        return envs.ActionKind("car", gymnasium.spaces.Box(low, high))
-    return envs.kind_of(env_id)
+    driver = RunDir(run).ctrl / "best.safetensors"
+    env_id = checkpoint.load(driver)[1].get("env", "") if driver.exists() else ""
+    return agent.load(run, CAR if envs.describe(env_id).action == "car" else None)
 
 
 def static() -> Files:

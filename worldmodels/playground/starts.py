@@ -21,7 +21,10 @@ from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
+from worldmodels.playground.weights import eyes
 from worldmodels.rollout import Rollout
+from worldmodels.runs import record
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json
 
 HERE = Path(__file__).parent
@@ -66,7 +69,7 @@ def recordings(run: Path, env_id: str, action_size: int) -> Recordings:
     """
     shipped = HERE / SHIPPED.get(env_id, "none")
     try:
-        return recorded(rollouts_of(run), action_size)
+        return recorded(rollouts_of(RunDir(run)), action_size)
     except UserError:
         if not shipped.is_dir():
             raise
@@ -74,13 +77,9 @@ def recordings(run: Path, env_id: str, action_size: int) -> Recordings:
         return Recordings(load_sprite(shipped / "starts.webp"), load_sprite(long)[0], long.read_bytes())
 
 
-def rollouts_of(run: Path) -> Path:
-    """Where the episodes lie that M was trained on: in the run, or where its config.json says."""
-    own = run / "rollouts"
-    if own.is_dir() or not (run / "config.json").exists():
-        return own
-    asked = read_json(run / "config.json").get("train-mdrnn", {})
-    return Path(asked.get("rootdir", own))
+def rollouts_of(run: RunDir) -> Path:
+    """Where the episodes lie: in the run, or where M's training found them."""
+    return run.rollouts if run.rollouts.is_dir() else Path(record.read("train-mdrnn", run).get("rootdir", run.rollouts))
 
 
 def recorded(folder: Path, action_size: int) -> Recordings:
@@ -121,7 +120,7 @@ def choose(agent: Agent, rollouts: list[Rollout]) -> tuple[list[Start], Tensor, 
     fifth of the rest that looks least like the others; of what is left, each start is the one farthest from all chosen.
     """
     moments = candidates(rollouts)
-    z = agent.vae.encode(np.stack([rollouts[i].frames[t] for i, t in moments]))[0]  # (M, Z)
+    z = eyes(agent).encode(np.stack([rollouts[i].frames[t] for i, t in moments]))[0]  # (M, Z)
     mean, std = z.mean(0), z.std(0, correction=0)
     scaled = (z - mean) / std.clamp(min=0.2)  # what hardly moves is noise
     earned = torch.tensor([float(rollouts[i].rewards[max(0, t - WARM_UP) : t].sum()) for i, t in moments])
@@ -150,11 +149,11 @@ def candidates(rollouts: list[Rollout]) -> list[tuple[int, int]]:
 def watch(agent: Agent, rollout: Rollout, t: int) -> Start:
     """The state of V and M at step t, after they watched the steps before it."""
     first = max(0, t - WARM_UP)
-    z = agent.vae.encode(rollout.frames[first : t + 1])[0]
+    z = eyes(agent).encode(rollout.frames[first : t + 1])[0]
     actions = torch.from_numpy(rollout.actions[first:t]).to(z.device)
-    state = agent.mdrnn.initial_state(1)
+    state = agent.memory.initial_state(1)
     for step in range(t - first):
-        state = agent.mdrnn.step(z[step][None], actions[step][None], state)
+        state = agent.memory.step(z[step][None], actions[step][None], state)
     return Start(rollout.frames[t], z[-1], state[0][0], state[1][0])
 
 

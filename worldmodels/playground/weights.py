@@ -11,12 +11,12 @@ The page has one operation, rows times a matrix added to rows that may overlap (
   3.2 million of the decoder's 3.6 million weights.
 """
 
-import numpy as np
 import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from worldmodels.agent import Agent
+from worldmodels.agent import Agent, Eyes
+from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 from worldmodels.vision import VAE
@@ -58,12 +58,13 @@ def encoder(vae: VAE) -> Tensors:
 def memory(mdrnn: MDRNN) -> Tensors:
     """[z, action, h] → the LSTM's gates, and h → mixture, reward and end."""
     weights = {name: tensor.double() for name, tensor in mdrnn.state_dict().items()}
-    both = torch.cat([weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1)  # (4 H, Z + A + H)
+    both = torch.cat(
+        [weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1
+    )  # (4 H, Z + A + H); + 1 of a restart
     if mdrnn.include_reward:
         row = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
-        scale = getattr(mdrnn, "reward_scale", 1.0)
-        weights["head.weight"][row] *= scale
-        weights["head.bias"][row] *= scale
+        weights["head.weight"][row] *= mdrnn.reward_scale
+        weights["head.bias"][row] *= mdrnn.reward_scale
     return {
         "memory.0.weight": both.T[None],
         "memory.0.bias": weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"],
@@ -74,15 +75,12 @@ def memory(mdrnn: MDRNN) -> Tensors:
 
 def controller(agent: Agent) -> Tensors:
     """What C sees → its raw outputs: one layer, or two with tanh between."""
-    flat = agent.population[0].double()
-    width = {"z": agent.mdrnn.z_size, "zh": agent.mdrnn.z_size + agent.mdrnn.hidden_size}.get(
-        agent.inputs, agent.mdrnn.z_size + 2 * agent.mdrnn.hidden_size
-    )
-    tensors: Tensors = {}
-    for size in (agent.hidden, agent.kind.size) if agent.hidden else (agent.kind.size,):
+    shape, flat = agent.controller, agent.population[0].double()
+    layers = [(shape.hidden, True), (shape.outputs, True)] if shape.hidden else [(shape.outputs, shape.bias)]
+    tensors, width = {}, shape.features
+    for index, (size, has_bias) in enumerate(layers):
         weight, flat = flat[: size * width].reshape(size, width), flat[size * width :]
-        bias, flat = (flat[:size], flat[size:]) if len(flat) else (weight.new_zeros(size), flat)
-        index = len(tensors) // 2
+        bias, flat = (flat[:size], flat[size:]) if has_bias else (weight.new_zeros(size), flat)
         tensors |= {f"controller.{index}.weight": weight.T[None], f"controller.{index}.bias": bias}
         width = size
     return tensors
@@ -104,21 +102,24 @@ def pack(tensors: Tensors) -> bytes:
 
 def sizes(agent: Agent) -> dict[str, object]:
     """What the page cannot read off the weights."""
-    mdrnn, kind = agent.mdrnn, agent.kind
-    space = kind.space
-    bounds = {} if kind.name != "box" else {
-        side: np.asarray(getattr(space, side), dtype=float).reshape(-1).tolist() for side in ("low", "high")
-    }  # fmt: skip
+    memory, actions = agent.memory, agent.actions
+    bounds = {"low": actions.low.tolist(), "high": actions.high.tolist()} if isinstance(actions, Box) else {}
     return {
-        "action": {"kind": kind.name, "size": kind.size, **bounds},
-        "inputs": agent.inputs,
-        "gaussians": mdrnn.gaussians,
-        "mixtures": mdrnn.logit_rows,
-        "reward": mdrnn.include_reward,
-        "terminal": mdrnn.include_terminal,
+        "action": {"kind": actions.name, "size": actions.size, **bounds},
+        "inputs": agent.controller.inputs,
+        "gaussians": memory.gaussians,
+        "mixtures": memory.logit_rows,
+        "reward": memory.include_reward,
+        "terminal": memory.include_terminal,
         "parameters": {
-            "V": sum(p.numel() for p in agent.vae.parameters()),
-            "M": sum(p.numel() for p in mdrnn.parameters() if p.any()),  # the paper's LSTM has no second bias
+            "V": sum(p.numel() for p in eyes(agent).parameters()),
+            "M": sum(p.numel() for p in memory.parameters() if p.any()),  # the paper's LSTM has no second bias
             "C": agent.population.shape[1],
         },
     }
+
+
+def eyes(agent: Agent) -> VAE:
+    """The V of a driver that was trained on pictures."""
+    assert isinstance(agent.encoder, Eyes)
+    return agent.encoder.vae
