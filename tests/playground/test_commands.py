@@ -174,7 +174,7 @@ def test_play(tmp_path):
         with urlopen(re.search(r"http\S+", line)[0] + "playground.json") as answer:
             assert answer.status == 200
         process.send_signal(2)
-        assert process.wait(10) == 0 and process.stderr.read() == ""
+        assert process.wait(60) == 0 and process.stderr.read() == ""
 
 
 def test_play_opens_the_browser(monkeypatch):

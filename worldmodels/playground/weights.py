@@ -60,7 +60,7 @@ def memory(mdrnn: MDRNN) -> Tensors:
     weights = {name: tensor.double() for name, tensor in mdrnn.state_dict().items()}
     both = torch.cat(
         [weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1
-    )  # (4 H, Z + A + H); + 1 of a restart
+    )  # (4 H, Z + A + H)
     if mdrnn.include_reward:
         row = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
         weights["head.weight"][row] *= mdrnn.reward_scale
