@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "train-controller": (settings.TrainController, "worldmodels.commands.train_controller"),
     "evaluate": (settings.Evaluate, "worldmodels.commands.evaluate"),
     "report": (settings.Report, "worldmodels.commands.report"),
+    "play": (settings.Play, "worldmodels.commands.play"),
+    "export": (settings.Export, "worldmodels.commands.export"),
 }
 REMEMBERED = {"run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl"}
 """Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
@@ -40,6 +42,8 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
   train-controller   evolve C
   evaluate           drive held-out tracks with Gymnasium's own frames
   report             write report.html
+  play               drive inside the dream yourself, in the browser
+  export             the same page for a web host or as one file; or the networks as ONNX
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
 Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a

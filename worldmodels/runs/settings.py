@@ -308,6 +308,34 @@ class Report:
     """The run to report on."""
 
 
+@dataclass(frozen=True)
+class Play:
+    """Drive inside the dream of a run, in the browser; served on this machine alone."""
+
+    logdir: str = "exp_dir"
+    """The run in whose dream to drive."""
+    pretrained: str | None = None
+    """Drive in the dream of weights that come with the package, by their name, instead of a run's."""
+    port: int = 8000
+    """Where the page is served; the next free port when it is taken."""
+    no_browser: bool = False
+    """Print the address only."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the page that drives in a run's dream, for any web host, or the run's networks as ONNX."""
+
+    logdir: str = "exp_dir"
+    """The run to export."""
+    pretrained: str | None = None
+    """Export weights that come with the package, by their name, instead of a run's."""
+    to: str = "playground"
+    """A folder, or a file that ends in .html: the whole page in one file."""
+    format: Literal["page", "onnx"] = "page"
+    """page: the playground; onnx: encoder, decoder, M's step and C for other tools (needs the extra `export`)."""
+
+
 STAGES = {  # command → the field of Run that holds its settings
     "collect": "collect",
     "train-vae": "vae",

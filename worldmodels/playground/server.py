@@ -1,0 +1,85 @@
+"""The page on this machine: a web server that knows these files and no others, on the loopback interface only."""
+
+import errno
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from worldmodels.errors import UserError
+from worldmodels.playground.site import Files
+
+LOOPBACK = "127.0.0.1"
+TRIES = 20  # ports after the one that was asked for
+TYPES = {  # the system's own table may say something else of .js and .wasm
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".webp": "image/webp",
+}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` by name; `files` holds the whole page, so nothing on the disk can be asked for."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, files: Files, port: int):
+        self.files = files
+        super().__init__((LOOPBACK, port), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.server_address[1]}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of a known name; 404 for everything else."""
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def answer(self, body: bool) -> None:
+        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+        content = self.server.files.get(name)
+        if content is None:
+            self.send_error(404, "There is no such file in the playground")
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"))
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-cache")  # another run may be served here next
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The terminal stays quiet."""
+
+
+def open_server(files: Files, port: int) -> Server:
+    """A server at `port`, or at the next port that is free.
+
+    Raises:
+        UserError: that is no port, or none of them can be had.
+    """
+    if not 0 < port < 65_536:
+        raise UserError(f"--port is {port}: it must be between 1 and 65535.")
+    for candidate in range(port, min(port + TRIES, 65_536)):
+        try:
+            return Server(files, candidate)
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                raise UserError(f"Port {candidate} is not for everybody: choose a --port from 1024 on.") from error
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise UserError(f"The ports {port} to {min(port + TRIES, 65_536) - 1} are all taken: choose another --port.")

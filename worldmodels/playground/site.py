@@ -1,0 +1,161 @@
+"""The page as files: the page's own (`static/`), and the weights, starts and drive of one run.
+
+    playground.json        what the page must know before anything else
+    model.safetensors      decoder, M, C and the starts: all that the first picture needs
+    encoder.safetensors    V's other half and the drive's actions: drawing, and real beside dream
+    starts.webp drive.webp real frames, side by side
+
+As a folder it goes on any static host. As one HTML file everything lies inside as text, and it runs from a disk.
+"""
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+
+from worldmodels import __version__, agent, envs
+from worldmodels.agent import Agent
+from worldmodels.envs.actions import Car
+from worldmodels.errors import UserError
+from worldmodels.playground import starts, weights
+from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import write_atomically
+
+STATIC = Path(__file__).parent / "static"
+MANIFEST = "playground.json"
+SERVED = (".html", ".css", ".js", ".wasm", ".svg")  # of `static/`; the kernel's source stays at home
+CAR = Car(gymnasium.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)))
+"""Actions of CarRacing without its simulator, which takes half a minute to compile the first time."""
+Files = dict[str, bytes]
+
+
+def build(run: Path, name: str) -> Files:
+    """All files of the page that drives in the dream of a run; `name` is what the page calls it.
+
+    Raises:
+        UserError: V, M or C is missing or damaged, or there is no rollout to start from.
+    """
+    driver = load(run)
+    vae, real = weights.eyes(driver), starts.recordings(run, driver.env_id, driver.actions.size)
+    chosen, mean, std = starts.choose(driver, real.short)
+    files = static()
+    files["model.safetensors"] = weights.pack(
+        weights.decoder(vae) | weights.memory(driver.memory) | weights.controller(driver)
+        | {
+            "start.z": torch.stack([start.z for start in chosen]),
+            "start.h": torch.stack([start.h for start in chosen]),
+            "start.c": torch.stack([start.c for start in chosen]),
+            "latent.mean": mean,
+            "latent.std": std,
+        }
+    )  # fmt: skip
+    files["encoder.safetensors"] = weights.pack(
+        weights.encoder(vae) | {"drive.actions": torch.from_numpy(real.drive.actions)}
+    )
+    files["starts.webp"] = starts.sprite(np.stack([start.frame for start in chosen]), quality=90)
+    files["drive.webp"] = real.picture
+    manifest = {
+        "version": __version__,
+        "name": name,
+        "env": driver.env_id.rpartition(":")[2],
+        **weights.sizes(driver),
+        "starts": len(chosen),
+        "drive": len(real.drive.frames),
+        "columns": starts.COLUMNS,
+        "files": {
+            path: {"bytes": len(content), "adler32": zlib.adler32(content)}
+            for path, content in files.items()
+            if path.endswith((".safetensors", ".webp"))
+        },
+    }
+    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    return files
+
+
+def load(run: Path) -> Agent:
+    """The driver of a run.
+
+    Raises:
+        UserError: V, M or C is missing, damaged or does not fit.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run} does not exist: `worldmodels run --logdir {run}` makes it.")
+    driver = RunDir(run).ctrl / "best.safetensors"
+    env_id = checkpoint.load(driver)[1].get("env", "") if driver.exists() else ""
+    return agent.load(run, CAR if envs.describe(env_id).action == "car" else None)
+
+
+def static() -> Files:
+    """The page's own files."""
+    return {path.name: path.read_bytes() for path in sorted(STATIC.iterdir()) if path.suffix in SERVED}
+
+
+# -------------------------------------------------------------------------------------------------- writing
+
+
+def check_folder(folder: Path) -> None:
+    """UserError unless the folder is new, empty, or holds a page already."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --to, nothing was changed.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise UserError(f"{folder} holds other files: choose a new folder for --to, nothing was changed.")
+
+
+def write_folder(files: Files, folder: Path) -> None:
+    """Write the page into a folder that `check_folder` allows; what else lies beside a page there stays."""
+    check_folder(folder)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+
+
+MARK = b'<meta name="generator" content="worldmodels playground">'
+
+
+def check_page(path: Path) -> None:
+    """UserError unless the file is new, or a page already."""
+    if path.exists() and not (path.is_file() and MARK in path.read_bytes()[:1000]):
+        raise UserError(f"{path} is something else than a playground: choose another --to, nothing was changed.")
+
+
+def write_page(files: Files, path: Path) -> None:
+    """Write the page as one HTML file, where `check_page` allows it."""
+    check_page(path)
+    write_atomically(path, one_page(files).encode())
+
+
+def one_page(files: Files) -> str:
+    """The whole page in one HTML file that loads nothing: modules as data URLs, weights as base64 text."""
+    page = files["index.html"].decode()
+    scripts = [name for name in files if name.endswith(".js")]
+    modules = {f"playground/{name}": data_url("text/javascript", files[name]) for name in scripts}
+    assets = "".join(
+        f'<script type="text/plain" data-file="{name}">{base64.b64encode(content).decode()}</script>\n'
+        for name, content in files.items()
+        if not name.endswith((".html", ".css", ".js"))
+    )
+    style = f"<style>\n{files['style.css'].decode()}</style>"
+    page = replace_once(page, r'<link rel="stylesheet" href="style.css">', style)
+    page = re.sub(r'<link rel="(?:module)?preload"[^\n]*\n', "", page)
+    page = replace_once(page, r'<script type="importmap">.*?</script>', import_map(modules))
+    return replace_once(page, r"(?=</body>)", assets)
+
+
+def import_map(modules: dict[str, str]) -> str:
+    return f'<script type="importmap">{json.dumps({"imports": modules})}</script>'
+
+
+def data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def replace_once(text: str, pattern: str, new: str) -> str:
+    """`text` with the one match of `pattern` replaced."""
+    changed, count = re.subn(pattern, lambda _: new, text, flags=re.DOTALL)
+    assert count == 1, f"{pattern} occurs {count} times"
+    return changed
