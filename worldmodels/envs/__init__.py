@@ -9,6 +9,7 @@ from worldmodels.envs.world import (
     CARRACING,
     DESCRIPTIONS,
     DREAM,
+    TAKECOVER,
     Description,
     World,
     actions_for,
@@ -22,9 +23,9 @@ from worldmodels.envs.world import (
 )
 
 __all__ = [
-    "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "Actions", "Description", "Lanes", "World", "actions_for",
-    "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register", "registered",
-    "reset_options",
+    "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "TAKECOVER", "Actions", "Description", "Lanes", "World",
+    "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register",
+    "registered", "reset_options",
 ]  # fmt: skip
 
 
@@ -43,4 +44,11 @@ def register() -> None:
             id=DREAM,
             entry_point="worldmodels.envs.dream:Dream",
             vector_entry_point="worldmodels.envs.dream:DreamVectorEnv",
+        )
+    if TAKECOVER not in gymnasium.registry:
+        gymnasium.register(
+            id=TAKECOVER,
+            entry_point="worldmodels.envs.takecover:TakeCover",
+            vector_entry_point="worldmodels.envs.takecover:TakeCoverVectorEnv",
+            reward_threshold=750,
         )

@@ -24,6 +24,7 @@ from worldmodels.errors import UserError
 
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 DREAM = "worldmodels/Dream-v0"  # M as an environment
+TAKECOVER = "worldmodels/TakeCover-v0"
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -59,6 +60,7 @@ DESCRIPTIONS: dict[str, Description] = {
             starts={"line": NO_OPTIONS, "anywhere": {"start": "random", "speed": (0.0, 70.0), "zoomed": True}},
         ),
         Description("CarRacing-v3", action="car", time_limit=1000, target_return=950.0),
+        Description(TAKECOVER, action="threshold", order=(2, 0, 1), batched=True),  # left, none, right
     )
 }  # fmt: skip
 

@@ -1,0 +1,157 @@
+"""Take Cover: steps a second beside the plain way, and what policies without eyes score.
+
+    python -m benchmarks.takecover                            # speed, about a minute
+    python -m benchmarks.takecover --baselines --games 1000   # scores of the policies without eyes
+
+Speed: Gymnasium's own vector environment (a worker process a core) around ViZDoom's wrapper, each frame cropped and
+resized by Pillow, takes turns with `TakeCoverVectorEnv`, 3 seconds each; every one's best turn counts, so that other
+work on the machine slows all alike. Actions are random and episodes begin anew as they end: a collection's work.
+
+Baselines: what happens does not depend on the screen, so nothing is drawn that nobody looks at. ± is the standard
+deviation of a game.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from PIL import Image
+
+from worldmodels.envs import FRAME_SIZE, TAKECOVER, World, actions_for
+from worldmodels.envs.takecover import (
+    ACTIONS,
+    BASELINES,
+    BUTTONS,
+    TIMEOUT,
+    VIEW,
+    TakeCover,
+    TakeCoverVectorEnv,
+)
+from worldmodels.workers.places import cores
+
+LANES = 16
+ROUNDS = 3
+SECONDS = 3.0  # a turn
+FIRST_SEED = 950_000  # of the baselines' games
+
+
+class Plain(gymnasium.ObservationWrapper):
+    """ViZDoom's wrapper, its screen cropped and resized by Pillow."""
+
+    def __init__(self, resolution: str):
+        import vizdoom.gymnasium_wrapper  # noqa: F401  (registers its environments)
+
+        os.chdir(tempfile.gettempdir())  # its engine writes its settings where it runs
+
+        super().__init__(
+            gymnasium.make(
+                "VizdoomTakeCover-v1",
+                screen_resolution=f"RES_{resolution.upper()}",
+                render_hud=True,
+                render_screen_flashes=True,
+                episode_start_time=14,
+                episode_timeout=2100,
+                doom_skill=4,
+            )  # fmt: skip
+        )
+        self.observation_space = gymnasium.spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        screen = observation["screen"]
+        view = Image.fromarray(screen[: round(VIEW * len(screen))])
+        return np.asarray(view.resize((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BOX))
+
+
+def plain(resolution: str) -> gymnasium.vector.VectorEnv:
+    return gymnasium.vector.AsyncVectorEnv(
+        [lambda: Plain(resolution)] * cores(), autoreset_mode=AutoresetMode.SAME_STEP
+    )  # fmt: skip
+
+
+def steps_per_second(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) -> float:
+    """Random actions for a turn, ended lanes begun anew."""
+    rests = isinstance(env, TakeCoverVectorEnv)
+    steps, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < SECONDS:
+        _, _, terminated, truncated, _ = env.step(rng.integers(3, size=env.num_envs))
+        steps += env.num_envs
+        if rests and (terminated | truncated).any():
+            env.reset(options={"reset_mask": terminated | truncated})
+    return steps / (time.perf_counter() - begin)
+
+
+def speed() -> None:
+    """The table of steps a second."""
+    print(f"{'screen':>9}{'plain':>9}{'ours':>9}{'ratio':>8}    steps/s on {cores()} cores, {LANES} lanes")
+    rng = np.random.default_rng(0)
+    for resolution in ("640x480", "320x240", "160x120"):
+        contenders = [plain(resolution), TakeCoverVectorEnv(LANES, resolution)]
+        for env in contenders:
+            env.reset(seed=0)
+        turns = [[steps_per_second(env, rng) for env in contenders] for _ in range(ROUNDS)]
+        for env in contenders:
+            env.close()
+        theirs, ours = np.max(turns, axis=0)
+        print(f"{resolution:>9}{theirs:>9,.0f}{ours:>9,.0f}{ours / theirs:>8.2f}", flush=True)
+
+
+def score(env: TakeCover, game: int, policy: Callable[[np.random.Generator], Iterator[float]]) -> float:
+    """What a policy without eyes scores in a game; tics on which its action stays are played at once, undrawn."""
+    raw = np.fromiter(itertools.islice(policy(np.random.default_rng([FIRST_SEED, game])), TIMEOUT), np.float32)
+    actions = actions_for(World(TAKECOVER), ACTIONS).to_env(raw[:, None])
+    env.reset(seed=FIRST_SEED + game)
+    total = 0.0
+    for action, tics in itertools.groupby(actions.tolist()):
+        total += env.engine.game.make_action(BUTTONS[action], len(list(tics)))
+        if env.engine.game.is_episode_finished():
+            break
+    return total
+
+
+def scores(policy: Callable[[np.random.Generator], Iterator[float]], games: int) -> np.ndarray:
+    """Scores float64 (games,), an engine a core."""
+    envs = [TakeCover("160x120") for _ in range(cores())]
+
+    def share(first: int) -> list[float]:
+        return [score(envs[first], game, policy) for game in range(first, games, len(envs))]
+
+    total = np.zeros(games)
+    with ThreadPoolExecutor(len(envs)) as pool:
+        for first, part in enumerate(pool.map(share, range(len(envs)))):
+            total[first :: len(envs)] = part
+    for env in envs:
+        env.close()
+    return total
+
+
+def baselines(names: list[str], games: int) -> None:
+    """The table of scores, row by row as they are known."""
+    print(
+        "| policy | games | score | standard error | median | alive at the end |\n|---|---|---|---|---|---|", flush=True
+    )
+    for name in names:
+        total = scores(BASELINES[name], games)
+        spread = total.std(ddof=1)
+        print(
+            f"| {name} | {games:,} | {total.mean():.0f} ± {spread:.0f} | {spread / np.sqrt(games):.1f} "
+            f"| {np.median(total):.0f} | {np.mean(total >= TIMEOUT):.1%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--baselines", nargs="*", metavar="POLICY", help=f"of {', '.join(BASELINES)} (default: all)")
+    parser.add_argument("--games", type=int, default=300, help="games a policy")
+    arguments = parser.parse_args()
+    if arguments.baselines is None:
+        speed()
+    else:
+        baselines(arguments.baselines or list(BASELINES), arguments.games)

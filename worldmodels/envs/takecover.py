@@ -1,0 +1,405 @@
+"""Take Cover, the paper's second world: in a room of Doom monsters throw fireballs, and all one can do is step aside.
+
+Legend: N lanes (games side by side, each in an engine of its own), H × W the game's screen in pixels.
+
+`Engine` is one game of ViZDoom as the paper played it; `TakeCover` gives it the interface of `gymnasium.Env`,
+`TakeCoverVectorEnv` that of `gymnasium.vector`: one rule, one copy. Every engine is a process of its own, so that the
+threads that wait for them here keep all cores busy. docs/takecover.md has the settings and the baselines.
+"""
+
+import functools
+import itertools
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+from numba import njit
+
+from worldmodels.envs.frames import FRAME_SIZE, area_weights
+from worldmodels.errors import UserError
+from worldmodels.workers.places import cores
+
+RESOLUTIONS = ("640x480", "400x300", "320x240", "256x192", "160x120")  # pixels of the screen; the first is the paper's
+VIEW = 400 / 480  # share of the screen's rows above the status bar (paper's code: rows 0–400 of 480)
+SKILL = 4  # the paper's code says 5, which the ViZDoom of its day took as 4
+START_TIC = 14  # of an episode's first frame (paper's code)
+TIMEOUT = 2100  # steps after which an episode is cut (paper's code); 35 are a second
+OLDEST = (1, 3)  # ViZDoom: the one tested; before 1.1 a hit could not be seen
+LIVES = 3  # engines that may die in a row
+
+ACTIONS = spaces.Discrete(3)  # 0 none, 1 right, 2 left
+BUTTONS = ([False, False], [False, True], [True, False])  # MOVE_LEFT and MOVE_RIGHT of each action
+FRAMES = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35}
+
+
+# ---------------------------------------------------------------------------------------------- one game
+
+
+class Engine:
+    """One game of Take Cover in a process of its own, started when it is first needed.
+
+    The screen on which an episode ends is never seen (ViZDoom hands out zeros): `frame` and `screen` stay the last real
+    ones. An engine that dies is replaced, and the episode is played again to where it was: nobody notices.
+
+    Raises:
+        UserError: no such resolution, ViZDoom missing or too old; later, engines that die again and again.
+    """
+
+    def __init__(self, resolution: str):
+        if resolution not in RESOLUTIONS:
+            raise UserError(f"Take Cover has no resolution {resolution}: choose one of {', '.join(RESOLUTIONS)}.")
+        width, height = (int(side) for side in resolution.split("x"))
+        self.vizdoom, self.resolution = import_vizdoom(), resolution
+        self.spans = view_spans(height, width)
+        self.screen = np.zeros((height, width, 3), np.uint8)
+        """uint8 (H, W, 3), status bar included"""
+        self.frame = np.zeros(FRAMES.shape, np.uint8)
+        """uint8 (64, 64, 3): the view above the status bar, as V sees it"""
+        self.game: Any = None
+        self.seed, self.played = 0, list[int]()  # of this episode: enough to play it again
+
+    def begin(self, seed: int) -> None:
+        """Start the episode of this seed (below 2³²); its frames depend on the seed and the actions alone."""
+        self.seed, self.played = seed, []
+        self._survive(self._replay)
+
+    def step(self, action: int) -> tuple[float, bool, bool]:
+        """One tic → (reward, terminated, truncated)."""
+        self.played.append(action)
+        return self._survive(functools.partial(self._step, action))
+
+    def close(self) -> None:
+        """End the process."""
+        if self.game is not None:
+            self.game.close()
+            self.game = None
+
+    def _survive(self, play: Callable[[], Any]) -> Any:
+        """`play()`; should the engine die of it, all of the episode so far in a new one."""
+        for _ in range(LIVES):
+            try:
+                return play()
+            except (self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException):
+                self.close()
+                play = self._replay
+        raise UserError(
+            f"The Doom engine died {LIVES} times in a row (out of memory, or killed from outside): "
+            "run the command again with fewer lanes."
+        )
+
+    def _replay(self) -> tuple[float, bool, bool]:
+        if self.game is None:
+            self.game = self._start()
+        self.game.set_seed(self.seed)
+        self.game.new_episode()
+        self._look()
+        outcome = (0.0, False, False)
+        for action in self.played:
+            outcome = self._step(action)
+        return outcome
+
+    def _step(self, action: int) -> tuple[float, bool, bool]:
+        reward = self.game.make_action(BUTTONS[action])
+        if self.game.is_episode_finished():
+            dead = self.game.is_player_dead()
+            return reward, dead, not dead
+        self._look()
+        return reward, False, False
+
+    def _look(self) -> None:
+        self.screen = self.game.get_state().screen_buffer
+        shrink(self.screen.reshape(len(self.screen), -1), *self.spans, self.frame)
+
+    def _start(self) -> Any:
+        game = self.vizdoom.DoomGame()
+        game.load_config(os.path.join(self.vizdoom.scenarios_path, "take_cover.cfg"))
+        game.set_screen_resolution(getattr(self.vizdoom.ScreenResolution, f"RES_{self.resolution.upper()}"))
+        game.set_screen_format(self.vizdoom.ScreenFormat.RGB24)
+        game.set_render_hud(True)
+        game.set_render_screen_flashes(True)  # red when hit, as in 2018; today's scenario file says no
+        game.set_doom_skill(SKILL)
+        game.set_episode_start_time(START_TIC)
+        game.set_episode_timeout(TIMEOUT)
+        game.set_window_visible(False)
+        game.set_doom_config_path(os.devnull)  # instead of _vizdoom.ini in the working directory
+        if sys.platform == "linux":
+            game.set_vizdoom_path(launcher(os.getpid()))
+        with STARTING:
+            game.init()
+            if sys.platform == "linux":
+                unlink_shared_memory()
+        return game
+
+
+def import_vizdoom() -> Any:
+    """The module; UserError when it is missing or too old."""
+    install = "`pip install worldmodels-pytorch[doom]`"
+    try:
+        import vizdoom
+    except ImportError:
+        raise UserError(f"Take Cover needs ViZDoom: {install}.") from None
+    if tuple(int(number) for number in vizdoom.__version__.split(".")[:2]) < OLDEST:
+        needed = ".".join(str(number) for number in OLDEST)
+        raise UserError(f"Take Cover needs ViZDoom {needed}, and {vizdoom.__version__} is installed: {install}.")
+    return vizdoom
+
+
+STARTING = threading.Lock()  # so that `unlink_shared_memory` meets no engine that has yet to open it
+LAUNCHER = """#!/bin/sh
+'''exec' '{python}' -IS "$0" "$@"
+'''
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: SIGKILL when the parent ends
+if os.getppid() == {parent}:
+    os.chdir({folder!r})  # the engine makes an empty folder _vizdoom where it runs
+    os.execv({engine!r}, [{engine!r}, *sys.argv[1:]])
+"""
+
+
+@functools.cache
+def launcher(parent: int) -> str:
+    """Path of a program that turns into the engine once the kernel has promised to end it with `parent`, this process.
+
+    Without it an engine outlives a parent that is killed. It is a file in memory: there is nothing to clean up.
+    """
+    engine = str(Path(import_vizdoom().__file__).with_name("vizdoom"))
+    text = LAUNCHER.format(python=sys.executable, parent=parent, folder=tempfile.gettempdir(), engine=engine)
+    file = os.memfd_create("takecover")
+    os.write(file, text.encode())
+    return f"/proc/{parent}/fd/{file}"
+
+
+def unlink_shared_memory() -> None:
+    """Take the names off the memory that this process shares with its engines: all have it open, and a name would keep
+    10 MB an engine after this process was killed."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        name = line.split()[-1]
+        if name.startswith("/dev/shm/ViZDoom"):
+            Path(name).unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------- the frame
+
+
+Spans = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@functools.cache
+def view_spans(height: int, width: int) -> Spans:
+    """Which pixels of the view above the status bar an H × W screen has in each pixel of a frame, and their shares.
+
+    Returns first row int64 (64,), rows' shares float32 (64, k), first column and columns' shares likewise.
+    """
+    return *_spans(round(VIEW * height)), *_spans(width)
+
+
+def _spans(source: int) -> tuple[np.ndarray, np.ndarray]:
+    weights = area_weights(source, FRAME_SIZE)  # (64, source), few of them above zero
+    longest = int((weights > 0).sum(axis=1).max())
+    first = np.minimum((weights > 0).argmax(axis=1), source - longest)
+    return first, np.take_along_axis(weights, first[:, None] + np.arange(longest), axis=1)
+
+
+@njit(cache=True, nogil=True)
+def shrink(screen, rows, row_weights, columns, column_weights, frame):
+    """Exact area average of a screen uint8 (H, W · 3) into `frame` uint8 (64, 64, 3), rounded half up."""
+    line = np.empty(screen.shape[1], np.float32)
+    for i in range(frame.shape[0]):
+        line[:] = 0.5
+        for k in range(row_weights.shape[1]):
+            source, weight = screen[rows[i] + k], row_weights[i, k]
+            for x in range(line.size):
+                line[x] += weight * source[x]
+        for j in range(frame.shape[1]):
+            for channel in range(3):
+                total = np.float32(0)
+                for k in range(column_weights.shape[1]):
+                    total += column_weights[j, k] * line[(columns[j] + k) * 3 + channel]
+                frame[i, j, channel] = np.uint8(total)
+
+
+# ------------------------------------------------------------------------------------------ environments
+
+
+class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
+    """Take Cover as the paper played it.
+
+    ## Action space
+    `Discrete(3)`: 0 none, 1 step right, 2 step left.
+
+    ## Observation space
+    uint8 (64, 64, 3): the view above the status bar, by exact area average.
+
+    ## Rewards
+    +1 a tic (1/35 s).
+
+    ## Episode end
+    Terminated when the player dies; truncated after 2,100 steps (a minute). The observation of the last step repeats
+    the one before: the game shows nothing there.
+
+    ## Seeding
+    An episode depends on its seed and actions alone, and is that of ViZDoom's own wrapper. All begin with one frame.
+
+    Args:
+        resolution: of the game's screen, "640x480" (the paper's) to "160x120": the smaller, the faster. What happens
+            does not depend on it, only how finely it is drawn before it is averaged.
+        render_mode: "rgb_array": `render()` gives the game's screen, uint8 (H, W, 3).
+    """
+
+    metadata = METADATA
+    action_space = ACTIONS
+    observation_space = FRAMES
+
+    def __init__(self, resolution: str = RESOLUTIONS[0], render_mode: str | None = None):
+        EzPickle.__init__(self, resolution, render_mode)
+        self.render_mode = render_mode
+        self.engine = Engine(resolution)
+        self.running = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.engine.begin(int(self.np_random.integers(2**32, dtype=np.uint32)))
+        self.running = True
+        return self.engine.frame.copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """One tic."""
+        if action not in self.action_space:
+            raise InvalidAction(f"{action!r} is no action: 0 none, 1 right, 2 left.")
+        if not self.running:
+            raise ResetNeeded("step() before reset(), or after the episode's end: call reset() first.")
+        reward, terminated, truncated = self.engine.step(int(action))
+        self.running = not (terminated or truncated)
+        return self.engine.frame.copy(), reward, terminated, truncated, {}
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The game's screen uint8 (H, W, 3), or None without a render mode."""
+        return self.engine.screen.copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """End the engine."""
+        self.running = False
+        self.engine.close()
+
+
+class TakeCoverVectorEnv(SyncVectorEnv):
+    """N lanes of Take Cover, their engines at work side by side; spaces, rewards, endings and seeds are `TakeCover`'s.
+
+    The autoreset mode is DISABLED, and a lane whose episode has ended rests: stepping it changes nothing and pays 0,
+    its last frame and flags stay, until `reset(options={"reset_mask": mask})` begins it anew. (Gymnasium's own vector
+    environments around `TakeCover` have the other modes.) What a lane returns depends on its seed and actions alone.
+
+    Args:
+        num_envs: N.
+        resolution, render_mode: as in `TakeCover`.
+        num_threads: engines at work at the same time (None: two a core, one of them waiting while its frame is shrunk).
+        max_episode_steps: cut (truncate) episodes after so many steps; None leaves it to the game.
+        copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
+        obs_size, autoreset_mode: 64 and DISABLED, as the pipeline asks every batched environment for.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        resolution: str = RESOLUTIONS[0],
+        render_mode: str | None = None,
+        num_threads: int | None = None,
+        max_episode_steps: int | None = None,
+        copy: bool = True,
+        obs_size: int = FRAME_SIZE,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+    ):
+        if obs_size != FRAME_SIZE or AutoresetMode(autoreset_mode) != AutoresetMode.DISABLED:
+            raise ValueError("lanes of Take Cover have frames of 64×64 and the autoreset mode DISABLED only")
+
+        def lane() -> gymnasium.Env:
+            env = TakeCover(resolution, render_mode)
+            return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+
+        super().__init__([lane] * num_envs, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
+        self.threads = min(num_envs, num_threads or 2 * cores())
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One tic of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
+        self._rewards[:] = 0.0
+        going = iter(np.flatnonzero(~(self._terminations | self._truncations)).tolist())
+
+        def work() -> None:
+            for lane in going:  # whichever thread is free takes the next
+                self._env_obs[lane], self._rewards[lane], self._terminations[lane], self._truncations[lane], _ = (
+                    self.envs[lane].step(actions[lane])
+                )
+                self._observations[lane] = self._env_obs[lane]
+
+        for thread in [self.pool.submit(work) for _ in range(self.threads)]:
+            thread.result()
+        frames = self._observations.copy() if self.copy else self._observations
+        return frames, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the engines."""
+        super().close_extras(**kwargs)
+        self.pool.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------- baselines
+
+Raw = Iterator[float]
+"""An endless sequence of numbers in [-1, 1], as M reads them; `Threshold` steps left below -1/3, right above 1/3."""
+
+
+def random(rng: np.random.Generator) -> Raw:
+    """A new output every tic."""
+    while True:
+        yield rng.uniform(-1, 1)
+
+
+def held(rng: np.random.Generator) -> Raw:
+    """A random output held for 1–10 tics: what the paper's code collects with.
+
+    A new one is drawn whenever the tic is a multiple of a number from 1 to 10, which is drawn anew with it.
+    """
+    output, every = 0.0, 1
+    for tic in itertools.count():
+        if tic % every == 0:
+            output, every = rng.uniform(-1, 1), int(rng.integers(1, 11))
+        yield output
+
+
+def legs(rng: np.random.Generator) -> Raw:
+    """Left and right in turn for 30–149 tics each: unlike `held`, it meets the walls."""
+    side = rng.choice([-1, 1])
+    while True:
+        yield from [side * rng.uniform(1 / 3, 1)] * rng.integers(30, 150)
+        side = -side
+
+
+def sweep(tics: int) -> Callable[[np.random.Generator], Raw]:
+    """Left and right in turn for so many tics each, eyes closed."""
+    return lambda rng: itertools.cycle([-1.0] * tics + [1.0] * tics)
+
+
+BASELINES: dict[str, Callable[[np.random.Generator], Raw]] = {
+    "random": random,
+    "held": held,
+    "stay": lambda rng: itertools.repeat(0.0),
+    "left": lambda rng: itertools.repeat(-1.0),
+    "legs": legs,
+    **{f"sweep-{tics}": sweep(tics) for tics in (60, 80, 100, 105, 110, 115, 130, 150)},
+}
+"""Policies without eyes, by name: what a score has to be compared with."""
