@@ -184,7 +184,7 @@ def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> 
     places = choose_places(CPU, 0, batched=True)
     pool = open_pool(Drivers(World("worldmodels/CarRacing-v3"), 128, models), places)
     course = Course(max_steps=steps)
-    return lambda: fitness(pool, candidates.astype(np.float32), range(samples), course, lanes=128)[1]
+    return lambda: fitness(pool, candidates.astype(np.float32), range(samples), course, 128)[1]
 
 
 def evolve_the_seed_s_way() -> Callable[[], int]:

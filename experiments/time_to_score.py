@@ -82,7 +82,7 @@ def curve(logdir: Path, every: int, env: str, started: float | None = None) -> l
     shape, _, _ = controller.load(run)
     models = Models.of(run, shape, asked["sample_z"], asked["seed"])
     with open_pool(Drivers(World(env), 64, models), places) as pool:
-        scores, _ = fitness(pool, population, TRACKS, Course(), lanes=64, workers=len(places))
+        scores, _ = fitness(pool, population, TRACKS, Course(), 64)
     for generation, own in zip(generations, scores, strict=True):
         minutes, mean, std = (ended[generation] - started) / 60, own.mean(), own.std(ddof=1)
         points.append((minutes, mean))

@@ -57,7 +57,7 @@ def test_workers_score_on_the_gpu_as_on_the_cpu(tmp_path: Path, workers: int) ->
     def scores(*devices: str) -> np.ndarray:
         places = [Place(i, device, 1) for i, device in enumerate(devices)]
         with open_pool(Drivers(World(config.CARRACING), 4, models), places) as pool:
-            return fitness(pool, population, (7, 8), Course(max_steps=30), lanes=4, workers=len(places))[0]
+            return fitness(pool, population, (7, 8), Course(max_steps=30), 4)[0]
 
     np.testing.assert_allclose(scores(*["cuda:0"] * workers), scores("cpu"), atol=4)  # a tile is worth 3
 

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from worldmodels.memory import MDRNN, Prediction, dream, mdrnn_loss, mixture_nll, sample
+from worldmodels import pretrained
+from worldmodels.memory import MDRNN, Prediction, build, mdrnn_loss, mixture_nll, sample
+from worldmodels.runs import checkpoint
 
 
 def trainable(model: nn.Module) -> int:
@@ -15,6 +17,11 @@ def trainable(model: nn.Module) -> int:
 
 def test_the_paper_s_parameter_count() -> None:
     assert trainable(MDRNN()) == 422_368
+
+
+def test_take_cover_s_parameter_count() -> None:
+    memory = MDRNN(z_size=64, action_size=1, hidden_size=512, include_restart=True, include_terminal=True)
+    assert trainable(memory) == 1_678_785
 
 
 def test_the_seed_s_parameter_count() -> None:
@@ -78,24 +85,109 @@ def test_samples_have_the_mixture_s_moments(mixture: str) -> None:
     rows = 2 if mixture == "dimension" else 1
     logits, mean, log_sigma = torch.randn(rows, 5), torch.randn(2, 5), torch.randn(2, 5) * 0.3
     n = 200_000
+    uniform, normal = torch.rand(n, 2), torch.randn(n, 2)
     for temperature in (1.0, 0.5):
         p = Prediction(logits.expand(n, rows, 5), mean.expand(n, 2, 5), log_sigma.expand(n, 2, 5), None, None)
-        z = sample(p, temperature, torch.Generator().manual_seed(1))
+        z = sample(p, temperature, uniform, normal)
         weights = Categorical(logits=(logits / temperature).expand(2, 5))
         reference = MixtureSameFamily(weights, Normal(mean, log_sigma.exp() * temperature**0.5))
         np.testing.assert_allclose(z.mean(0), reference.mean, atol=0.02)
         np.testing.assert_allclose(z.var(0), reference.variance, rtol=0.02)
 
 
-def test_temperature_zero_is_the_likeliest_mean() -> None:
-    logits, mean = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[5.0, 7.0, 9.0]])
-    assert sample(Prediction(logits, mean, torch.zeros(1, 3), None, None), 0.0).item() == 7.0
+def test_the_uniform_number_chooses_the_gaussian_by_its_share() -> None:
+    """The inverse distribution function: weights 0.2, 0.5, 0, 0.3 own [0, 0.2), [0.2, 0.7), nothing, [0.7, 1)."""
+    logits = torch.tensor([0.2, 0.5, 0.0, 0.3]).log().expand(6, 1, 4)
+    mean = torch.arange(4.0).expand(6, 1, 4)
+    uniform = torch.tensor([0.0, 0.199, 0.201, 0.699, 0.701, 1 - 2**-24])[:, None]
+    z = sample(Prediction(logits, mean, torch.full((6, 1, 4), -30.0), None, None), 1.0, uniform, torch.zeros(6, 1))
+    assert z[:, 0].tolist() == [0, 0, 1, 1, 3, 3]
 
 
-def test_a_dream_starts_with_the_real_sequence_and_is_reproducible() -> None:
+def test_one_gaussian_serves_the_whole_of_a_shared_mixture() -> None:
+    logits, mean = torch.zeros(100, 1, 3), torch.arange(3.0).expand(100, 8, 3)
+    z = sample(
+        Prediction(logits, mean, torch.zeros(100, 8, 3), None, None), 1.0, torch.rand(100, 8), torch.zeros(100, 8)
+    )
+    assert (z == z[:, :1]).all() and z[:, 0].unique().tolist() == [0, 1, 2]
+
+
+def test_temperature_zero_is_the_likeliest_mean_whatever_the_noise() -> None:
+    logits, mean = torch.tensor([[0.0, 3.0, 3.0, 1.0]]), torch.tensor([[5.0, 7.0, 8.0, 9.0]])
+    prediction = Prediction(logits, mean, torch.zeros(1, 4), None, None)
+    assert sample(prediction, 0.0).item() == 7.0
+    for uniform in (0.0, 0.5, 0.99):
+        assert sample(prediction, 0.0, torch.tensor([uniform]), torch.tensor([2.0])).item() == 7.0
+
+
+def test_deaths_weigh_ten_times_and_the_end_is_not_divided_by_z() -> None:
     torch.manual_seed(0)
-    memory, z, a = MDRNN(), torch.randn(12, 32), torch.randn(12, 3)
-    first, again = dream(memory, z, a, warm_up=4), dream(memory, z, a, warm_up=4)
-    torch.testing.assert_close(first, again, rtol=0, atol=0)
-    torch.testing.assert_close(first[:4], z[:4], rtol=0, atol=0)
-    assert not torch.equal(first[4:], z[4:])
+    memory = MDRNN(include_reward=True, include_terminal=True, reward_scale=4.0)
+    z, action, reward = torch.randn(2, 5, 32), torch.randn(2, 5, 3), torch.randn(2, 5) * 4
+    terminal, mask = torch.tensor([[0.0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]), torch.tensor([[1.0] * 5, [1, 1, 1, 1, 0]])
+    prediction, _ = memory(z, action)
+    loss, metrics = mdrnn_loss(prediction, z, reward, terminal, mask, memory.reward_scale)
+    dies = torch.sigmoid(prediction.terminal)
+    entropy = -(10 * terminal * dies.log() + (1 - terminal) * (1 - dies).log())
+    torch.testing.assert_close(metrics["terminal"], (entropy * mask).sum() / 9)
+    error = (prediction.reward - reward) ** 2 / 16
+    torch.testing.assert_close(metrics["reward"], (error * mask).sum() / 9)
+    torch.testing.assert_close(loss, metrics["nll"] + metrics["reward"] / 32 + metrics["terminal"])
+
+
+def test_the_reward_is_predicted_in_the_environment_s_units() -> None:
+    torch.manual_seed(0)
+    memory, h = MDRNN(include_reward=True, reward_scale=1.0), torch.randn(4, 256)
+    plain = memory.predict(h).reward
+    memory.reward_scale = 50.0
+    torch.testing.assert_close(memory.predict(h).reward, 50 * plain)
+
+
+def test_m_reads_where_an_episode_begins() -> None:
+    torch.manual_seed(0)
+    memory, z, action = MDRNN(include_restart=True), torch.randn(2, 4, 32), torch.randn(2, 4, 3)
+    begins = torch.zeros(2, 4)
+    begins[1, 0] = 1
+    _, h = memory(z, action, restart=begins)
+    _, without = memory(z, action)
+    assert torch.equal(h[0], without[0]) and not torch.isclose(h[1, 0], without[1, 0]).all()
+    fresh, used = memory.initial_state(2), (h[:, 0], h[:, 0])
+    for state, restart in ((fresh, torch.ones(2)), (used, torch.zeros(2))):
+        said, guessed = memory.step(z[:, 1], action[:, 1], state, restart), memory.step(z[:, 1], action[:, 1], state)
+        assert torch.equal(said[0], guessed[0]) and torch.equal(said[1], guessed[1])
+
+
+def test_a_dropout_mask_hides_its_share_of_h_from_the_head_alone() -> None:
+    torch.manual_seed(0)
+    memory, generator = MDRNN(dropout=0.25), torch.Generator().manual_seed(0)
+    mask = memory.dropout_mask(400, generator)
+    assert mask.unique().tolist() == [0, pytest.approx(4 / 3)]
+    assert (mask == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    z, action = torch.randn(3, 4, 32), torch.randn(3, 4, 3)
+    masked, h = memory(z, action, mask=mask[:3])
+    plain, same = memory(z, action)
+    assert torch.equal(h, same) and not torch.isclose(masked.mean, plain.mean).all()
+    torch.testing.assert_close(masked.mean[1], memory.predict(h[1] * mask[1]).mean)
+    assert MDRNN().dropout_mask(3, generator) is None
+
+
+def test_an_m_of_before_the_new_settings_loads_and_acts_the_same() -> None:
+    """The settings in its file name neither restart nor dropout nor actions."""
+    path = pretrained.HERE / "carracing/mdrnn/best.safetensors"
+    tensors, meta = checkpoint.load(path)
+    old = ("z_size", "action_size", "hidden_size", "gaussians", "mixture")
+    settings = {name: meta["mdrnn"][name] for name in old} | {"include_reward": False, "include_terminal": False}
+    memory = build(path, tensors | old_head(tensors), {"mdrnn": settings})
+    assert sum(p.numel() for p in memory.parameters()) - 1024 == 422_368
+    h, c = memory.initial_state(1)
+    weights = {name.removeprefix("mdrnn.lstm."): w.float() for name, w in tensors.items() if "lstm" in name}
+    z, action = torch.randn(1, 32), torch.rand(1, 3)
+    gates = torch.cat([z, action], 1) @ weights["weight_ih_l0"].T + weights["bias_ih_l0"] + weights["bias_hh_l0"]
+    i, _, g, o = gates.chunk(4, dim=1)
+    expected = o.sigmoid() * (i.sigmoid() * g.tanh()).tanh()
+    torch.testing.assert_close(memory.step(z, action, (h, c))[0], expected)
+
+
+def old_head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mixture's rows of the head alone."""
+    return {name: tensor[:480] for name, tensor in tensors.items() if "head" in name}

@@ -46,3 +46,10 @@ def test_the_readme_s_snippet_runs(monkeypatch) -> None:
     names: dict = {}
     exec(code.replace('render_mode="human"', 'render_mode="rgb_array"'), names)
     assert names["truncated"] and not names["terminated"]
+
+
+def test_packing_a_run_takes_its_starts_along(tmp_path) -> None:
+    packed = tmp_path / "again"
+    pretrained.pack(pretrained.folder("carracing"), packed)
+    for path in pretrained.folder("carracing").rglob("*.safetensors"):
+        assert (packed / path.relative_to(pretrained.folder("carracing"))).read_bytes() == path.read_bytes()

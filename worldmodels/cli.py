@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
 REMEMBERED = {"run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl"}
 """Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
 
-USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|paper] [options]
+USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|dream|paper] [options]
 
 World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model of the world.
 
@@ -43,7 +43,7 @@ World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model 
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
 Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a
-driver that beats the paper's), paper (the paper's numbers).
+driver that beats the paper's), dream (C learns in the dream alone), paper (the paper's numbers).
 """
 
 
@@ -191,7 +191,7 @@ def open_closed_streams() -> None:
 
 def speak_plainly() -> None:
     """Where stdout or stderr cannot hold a character (cp1252, Latin-1, ASCII), say it with plain ones."""
-    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined, arg-type]
+    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")

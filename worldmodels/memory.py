@@ -3,11 +3,12 @@
 Shapes: B batch, T time, Z latent, A action, H hidden, K mixtures.
 
 An LSTM reads [z, a]; a linear head turns its hidden state h into a mixture of K Gaussians for the next z: one
-mixture for each number of z (the paper), or one over the whole of z (`shared`, the seed's port).
+mixture for each number of z (the paper), or one over the whole of z (`shared`, the seed's port). With heads for the
+reward and the episode's end it is a world to act in (dream.py).
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 
 LOG_SIGMA_RANGE = (-6.0, 4.0)  # an unbounded log-sigma has driven the likelihood to 1e22
+END_WEIGHT = 10.0  # weight of the steps that end an episode in the loss of the end (doomrnn, `factor`)
 State = tuple[Tensor, Tensor]  # (h, c), each (B, H)
 
 
@@ -32,16 +34,17 @@ class Prediction(NamedTuple):
     log_sigma: Tensor
     """(…, Z, K)"""
     reward: Tensor | None
-    """(…,)"""
+    """(…,) of the step, in the environment's units"""
     terminal: Tensor | None
-    """(…,) logit of the episode's end"""
+    """(…,) logit of the episode's end; `END_WEIGHT` makes it cautious: minus log(END_WEIGHT) it is calibrated"""
 
 
 class MDRNN(nn.Module):
     """The mixture density recurrent network: 422,368 parameters as in the paper (Z 32, A 3, H 256, K 5).
 
-    The paper's LSTM has one bias vector: PyTorch's second one is held at zero. The seed's port (`mixture="shared"`,
-    reward and terminal heads) keeps both: 384,071 parameters.
+    The paper's Take Cover reads one number more, 1 where an episode begins, and predicts the end: 1,678,785 parameters
+    (Z 64, A 1, H 512). The paper's LSTM has one bias vector: PyTorch's second one is held at zero. The seed's port
+    (`mixture="shared"`, reward and terminal heads) keeps both: 384,071 parameters.
     """
 
     def __init__(
@@ -53,30 +56,72 @@ class MDRNN(nn.Module):
         mixture: str = "dimension",
         include_reward: bool = False,
         include_terminal: bool = False,
+        include_restart: bool = False,
+        reward_scale: float = 1.0,
+        dropout: float = 0.0,
+        action_kind: str | None = None,
+        action_bounds: tuple[list[float], list[float]] | None = None,
     ):
+        """
+        Args:
+            z_size, action_size, hidden_size, gaussians: Z, A, H, K.
+            mixture: "dimension" or "shared".
+            include_reward, include_terminal: heads for the step's reward and the episode's end.
+            include_restart: the LSTM also reads whether the episode begins at this step.
+            reward_scale: the reward that counts as one in the loss.
+            dropout: share of h that the head does not see, another one in each sequence (training) or dream.
+            action_kind: how actions are to be understood ("car", "box", "discrete", …); None: nobody said.
+            action_bounds: lowest and highest values of a "box" action, A each.
+        """
         super().__init__()
         self.z_size, self.action_size, self.hidden_size, self.gaussians = z_size, action_size, hidden_size, gaussians
         self.logit_rows = z_size if mixture == "dimension" else 1
-        self.include_reward, self.include_terminal = include_reward, include_terminal
+        self.include_reward, self.include_terminal, self.include_restart = (
+            include_reward, include_terminal, include_restart,
+        )  # fmt: skip
+        self.reward_scale, self.dropout = reward_scale, dropout
+        self.action_kind, self.action_bounds = action_kind, action_bounds
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
-        self.lstm = nn.LSTM(z_size + action_size, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(z_size + action_size + include_restart, hidden_size, batch_first=True)
         if mixture == "dimension":
             second_bias = self.lstm.get_parameter("bias_hh_l0")
             nn.init.zeros_(second_bias).requires_grad_(False)
         mixture_size = (self.logit_rows + 2 * z_size) * gaussians
         self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal)
 
-    def forward(self, z: Tensor, action: Tensor, state: State | None = None) -> tuple[Prediction, Tensor]:
-        """Sequences z (B, T, Z) and action (B, T, A) → predictions of z one step later, and h (B, T, H)."""
+    def forward(
+        self,
+        z: Tensor,
+        action: Tensor,
+        state: State | None = None,
+        restart: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Prediction, Tensor]:
+        """Sequences → predictions of z one step later, and h (B, T, H).
+
+        Args:
+            z: (B, T, Z).
+            action: (B, T, A).
+            state: before the first step; None is zeros.
+            restart: (B, T), 1 where an episode begins; only M with a restart input reads it, None is nowhere.
+            mask: (B, H) of `dropout_mask`.
+        """
         packed = None if state is None else (state[0][None], state[1][None])
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.use_bfloat16):
-            h, _ = self.lstm(torch.cat([z, action], dim=-1), packed)
+            h, _ = self.lstm(self.inputs(z, action, restart), packed)
         h = h.to(self.head.weight.dtype)
-        return self.predict(h), h
+        return self.predict(h, None if mask is None else mask[:, None]), h
 
-    def predict(self, h: Tensor) -> Prediction:
-        """h (…, H) → the mixture of the next z."""
-        out = self.head(h)
+    def inputs(self, z: Tensor, action: Tensor, restart: Tensor | None) -> Tensor:
+        """What the LSTM reads, (…, Z + A) or (…, Z + A + 1), of z (…, Z), action (…, A) and restart (…,)."""
+        if not self.include_restart:
+            return torch.cat([z, action], dim=-1)
+        begins = z.new_zeros(z.shape[:-1]) if restart is None else restart.to(z.dtype)
+        return torch.cat([z, action, begins[..., None]], dim=-1)
+
+    def predict(self, h: Tensor, mask: Tensor | None = None) -> Prediction:
+        """h (…, H) → the mixture of the next z; the head sees h · mask."""
+        out = self.head(h if mask is None else h * mask)
         sizes = [self.logit_rows * self.gaussians, self.z_size * self.gaussians, self.z_size * self.gaussians]
         logits, mean, log_sigma, rest = out.split([*sizes, out.shape[-1] - sum(sizes)], dim=-1)
         grid = (*h.shape[:-1], -1, self.gaussians)
@@ -84,14 +129,31 @@ class MDRNN(nn.Module):
             logits.reshape(grid),
             mean.reshape(grid),
             log_sigma.reshape(grid).clamp(*LOG_SIGMA_RANGE),
-            rest[..., 0] if self.include_reward else None,
+            rest[..., 0] * self.reward_scale if self.include_reward else None,
             rest[..., -1] if self.include_terminal else None,
         )
 
-    def step(self, z: Tensor, action: Tensor, state: State) -> State:
-        """One step of the LSTM alone: z (B, Z), action (B, A), state → the next state. C needs no more of M."""
+    def step(self, z: Tensor, action: Tensor, state: State, restart: Tensor | None = None) -> State:
+        """One step of the LSTM alone → the next state. C needs no more of M.
+
+        Args:
+            z: (B, Z).
+            action: (B, A).
+            state: before the step.
+            restart: (B,), 1 where an episode begins; None: where h and c are zero, as `initial_state` makes them.
+        """
+        if self.include_restart and restart is None:
+            restart = ~(state[0].any(dim=-1) | state[1].any(dim=-1))
         weights = [getattr(self.lstm, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
-        return torch.lstm_cell(torch.cat([z, action], dim=-1), state, *weights)
+        return torch.lstm_cell(self.inputs(z, action, restart), state, *weights)
+
+    def dropout_mask(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """(B, H): 0 where the head is not to see h, 1 / (1 − dropout) elsewhere; None for M without dropout."""
+        if not self.dropout:
+            return None
+        weight = self.head.weight
+        kept = torch.rand(batch, self.hidden_size, generator=generator, device=weight.device) >= self.dropout
+        return kept.to(weight.dtype) / (1 - self.dropout)
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +180,7 @@ def mixture_nll(prediction: Prediction, z: Tensor) -> Tensor:
 
 
 def mdrnn_loss(
-    prediction: Prediction, z: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor
+    prediction: Prediction, z: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor, reward_scale: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """NLL of the next z, plus squared error of the reward and cross-entropy of the end where M predicts them.
 
@@ -128,64 +190,52 @@ def mdrnn_loss(
         reward: (B, T).
         terminal: (B, T), 0 or 1.
         mask: (B, T), 1 where the step exists: shorter episodes are padded.
+        reward_scale: the reward that counts as one.
 
     Returns:
-        The loss, a scalar mean over existing steps (NLL in nats a latent dimension; each head weighs as one
-        dimension more), and its parts without a graph.
+        The loss, a scalar mean over existing steps (NLL in nats a latent dimension; the scaled reward weighs as one
+        dimension more; the end in full and its rare positives `END_WEIGHT` times, as published), and its parts without
+        a graph.
     """
     steps = mask.sum().clamp(min=1)
     nll = (mixture_nll(prediction, z) * mask).sum() / steps
     loss, metrics = nll, {"nll": nll.detach()}
     if prediction.reward is not None:
-        error = ((prediction.reward - reward).square() * mask).sum() / steps
+        error = (((prediction.reward - reward) / reward_scale).square() * mask).sum() / steps
         loss, metrics["reward"] = loss + error / z.shape[-1], error.detach()
     if prediction.terminal is not None:
-        entropy = F.binary_cross_entropy_with_logits(prediction.terminal, terminal, reduction="none")
+        weight = torch.full_like(terminal, END_WEIGHT)
+        entropy = F.binary_cross_entropy_with_logits(prediction.terminal, terminal, reduction="none", pos_weight=weight)
         entropy = (entropy * mask).sum() / steps
-        loss, metrics["terminal"] = loss + entropy / z.shape[-1], entropy.detach()
+        loss, metrics["terminal"] = loss + entropy, entropy.detach()
     return loss, {"loss": loss.detach(), **metrics}
 
 
-def sample(prediction: Prediction, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+def sample(
+    prediction: Prediction, temperature: float | Tensor, uniform: Tensor | None = None, normal: Tensor | None = None
+) -> Tensor:
     """Draw the next z (…, Z): logits are divided by the temperature, sigma multiplied by its square root (paper).
 
-    Temperature 0 takes the mean of the likeliest Gaussian.
+    Args:
+        prediction: of M.
+        temperature: 0 takes the mean of the likeliest Gaussian and needs no noise.
+        uniform: (…, Z) in [0, 1), chooses the Gaussian by the inverse of the weights' distribution function; a shared
+            mixture uses the first of the Z.
+        normal: (…, Z) standard normal.
     """
     logits, mean, log_sigma = prediction.logits, prediction.mean, prediction.log_sigma
-    if temperature > 0:
-        uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
-        logits = logits / temperature - torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))  # Gumbel's trick
-    chosen = logits.argmax(dim=-1, keepdim=True).expand(*mean.shape[:-1], 1)  # (…, Z, 1)
-    z = mean.gather(-1, chosen)[..., 0]
-    if temperature == 0:
-        return z
-    noise = torch.randn(z.shape, generator=generator, device=z.device)
-    return z + temperature**0.5 * torch.exp(log_sigma.gather(-1, chosen)[..., 0]) * noise
-
-
-@torch.no_grad()
-def dream(memory: MDRNN, z: Tensor, actions: Tensor, warm_up: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """What M imagines: it watches `warm_up` real steps, then goes on with its own z and the same actions.
-
-    Args:
-        memory: M.
-        z: (T, Z) the real sequence, of which M sees the first `warm_up` only.
-        actions: (T, A).
-        warm_up: at least one real z.
-        temperature: how adventurous the dream is.
-        seed: of the samples.
-
-    Returns:
-        (T, Z): the real z for the first `warm_up` steps, then the dream.
-    """
-    generator = torch.Generator(device=z.device).manual_seed(seed)
-    state = memory.initial_state(1)
-    dreamed = [z[0]]
-    for t in range(len(z) - 1):
-        state = memory.step(dreamed[-1][None], actions[t][None], state)
-        imagined = sample(memory.predict(state[0]), temperature, generator)[0]
-        dreamed.append(z[t + 1] if t + 1 < warm_up else imagined)
-    return torch.stack(dreamed)
+    rows = logits.shape[-2]
+    chosen = logits.argmax(dim=-1, keepdim=True)  # (…, rows, 1)
+    if uniform is None or normal is None:
+        return mean.gather(-1, chosen.expand(*mean.shape[:-1], 1))[..., 0]
+    temperature = torch.as_tensor(temperature, dtype=mean.dtype, device=mean.device)
+    likeliest = logits.amax(dim=-1, keepdim=True)
+    weights = torch.softmax((logits - likeliest) / temperature.clamp(min=1e-6), dim=-1)  # (…, rows, K)
+    below = weights.cumsum(dim=-1)[..., :-1]
+    drawn = (uniform[..., :rows, None] >= below).sum(dim=-1, keepdim=True)  # (…, rows, 1)
+    chosen = torch.where(temperature > 0, drawn, chosen).expand(*mean.shape[:-1], 1)
+    sigma = temperature.sqrt() * torch.exp(log_sigma.gather(-1, chosen)[..., 0])
+    return mean.gather(-1, chosen)[..., 0] + sigma * normal
 
 
 def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> MDRNN:
@@ -199,7 +249,7 @@ def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> MDR
     return build(path, tensors, meta).to(device).eval()
 
 
-def build(path: object, tensors: dict[str, Tensor], meta: dict) -> MDRNN:
+def build(path: object, tensors: dict[str, Tensor], meta: dict[str, Any]) -> MDRNN:
     """M rebuilt from a checkpoint's content; UserError when the file holds something else."""
     try:
         memory = MDRNN(**meta["mdrnn"])

@@ -4,6 +4,7 @@ Shapes: B batch, Z latent. Frames are uint8 (B, 64, 64, 3) outside this file; on
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> VAE
     return build(path, tensors, meta).to(device).eval()
 
 
-def build(path: object, tensors: dict[str, Tensor], meta: dict) -> VAE:
+def build(path: object, tensors: dict[str, Tensor], meta: dict[str, Any]) -> VAE:
     """V rebuilt from a checkpoint's content; UserError when the file holds something else."""
     try:
         vae = VAE(**meta["vae"])

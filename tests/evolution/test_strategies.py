@@ -168,10 +168,10 @@ def rounded(points: np.ndarray) -> np.ndarray:
     return np.round(-((points - 0.3) ** 2 * np.linspace(1, 50, points.shape[1])).sum(axis=1))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size, score", [(12, rounded), (60, lambda points: rounded(100 * points)), (150, rounded)])
+@pytest.mark.parametrize("name", ["openai-es", "pgpe"])
+@pytest.mark.parametrize("size, score", [(12, rounded), (60, lambda points: rounded(100 * points))])
 def test_the_state_of_any_generation_goes_on_to_the_last_bit(name: str, size: int, score) -> None:
-    """Through a safetensors file; CMA-ES of 150 parameters decomposes its matrix in every third generation only."""
+    """Through a safetensors file."""
     strategy, files = evolution.make(name, size, 8, 0.1, 3, 0.99), {}
     for generation in range(40):
         strategy.tell(score(strategy.ask()))
@@ -189,9 +189,10 @@ def test_the_state_of_any_generation_goes_on_to_the_last_bit(name: str, size: in
         assert strategy.sigma == again.sigma
 
 
+@pytest.mark.parametrize("size", [39, 300])
 @pytest.mark.parametrize("name", ["cma", "sep-cma"])
-def test_a_large_cma_is_replayed(name: str) -> None:
-    strategy, again = (evolution.make(name, 300, 8, 0.1, 3) for _ in range(2))
+def test_cma_is_replayed(name: str, size: int) -> None:
+    strategy, again = (evolution.make(name, size, 4, 0.1, 3) for _ in range(2))
     history = []
     for _ in range(5):
         history.append(rounded(strategy.ask()))
@@ -204,20 +205,14 @@ def test_a_large_cma_is_replayed(name: str) -> None:
         np.testing.assert_array_equal(value, again.state()[key], err_msg=key)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_another_s_state_is_refused(name: str, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["openai-es", "pgpe"])
+def test_another_s_state_is_refused(name: str) -> None:
     for other in NAMES:
-        state = evolution.make(other, 6, 8, 0.1, 3).state()
         if other != name:
             with pytest.raises(KeyError):
-                evolution.make(name, 6, 8, 0.1, 3).restore(state)
+                evolution.make(name, 6, 8, 0.1, 3).restore(evolution.make(other, 6, 8, 0.1, 3).state())
     with pytest.raises(ValueError):
         evolution.make(name, 5, 8, 0.1, 3).restore(evolution.make(name, 6, 8, 0.1, 3).state())
-    if "cma" in name:
-        state = evolution.make(name, 6, 8, 0.1, 3).state()
-        monkeypatch.setattr(cma, "__version__", "9.9")
-        with pytest.raises(ValueError, match="this is 9.9"):
-            evolution.make(name, 6, 8, 0.1, 3).restore(state)
 
 
 @pytest.mark.parametrize("name", NAMES)

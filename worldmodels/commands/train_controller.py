@@ -11,6 +11,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import Eyes, check_fit
+from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
 from worldmodels.data.latents import stored_latents
+from worldmodels.dream import Starts
 from worldmodels.envs import Description, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
@@ -36,12 +38,28 @@ from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainController, check
-from worldmodels.workers.driver import Course, Drivers, Models
+from worldmodels.show.dreamed import film
+from worldmodels.workers.dreamer import Dreamers
+from worldmodels.workers.driver import Course, Drivers, Job, Models, Outcome
 from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
-from worldmodels.workers.pool import open_pool
+from worldmodels.workers.pool import Pool, open_pool
 
 WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
-FIXED = ("env", "strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions", "inputs", "hidden", "sample_z")
+FIXED = (
+    "env",
+    "dream",
+    "temperature",
+    "horizon",
+    "strategy",
+    "pop_size",
+    "sigma",
+    "sigma_decay",
+    "seed",
+    "directions",
+    "inputs",
+    "hidden",
+    "sample_z",
+)
 """Settings that an evolution keeps from its first generation to its last."""
 
 
@@ -53,6 +71,9 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     shape = shape_of_c(cfg, run)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
     models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision_of(cfg, places))
+    world = World(cfg.env)
+    real = Drivers(world, cfg.batch_size, models)
+    dream = dreamers(cfg, run, shape, places) if cfg.dream else None
     with alone(run.ctrl, "evolving C"):
         state = resume(cfg, run, shape)
         begin()
@@ -62,9 +83,13 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
                 "more --epochs, --env-steps or a higher --target-return train it further, --noreload starts over."
             )
             return
-        evolve(cfg, run, state, Drivers(World(cfg.env), cfg.batch_size, models), places, description)
+        evolve(cfg, run, state, real, dream, places, description)
+        if dream is not None:
+            driver = load(run, dream.actions)
+            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, state.loop.generation)
     loop = state.loop
-    print(f"C drove {loop.env_steps:,} steps in {loop.generation} generations; best mean {loop.best_so_far}.")
+    dreamed = f" and {loop.dream_steps:,} in the dream" if cfg.dream else ""
+    print(f"C drove {loop.env_steps:,} steps{dreamed} in {loop.generation} generations; best mean {loop.best_so_far}.")
 
 
 def evolve(
@@ -72,50 +97,69 @@ def evolve(
     run: RunDir,
     state: "State",
     drivers: Drivers,
+    dreamers: Dreamers | None,
     places: tuple[Place, ...],
     description: Description,
 ) -> None:
-    """ask → fitness → tell, until the evolution has what it was asked for."""
+    """ask → fitness → tell, until the evolution has what it was asked for; selection is always real."""
     loop, strategy, space = state.loop, state.strategy, state.space
-    share = {"lanes": cfg.batch_size, "workers": len(places)}
     metrics = Metrics(run.ctrl, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
     bar = progress(total=cfg.epochs, initial=loop.generation, unit="generation", desc="C")
-    with open_pool(drivers, places) as pool, bar:
+    with open_pool(drivers, places) as real, ExitStack() as stack, bar:
+        practice = real if dreamers is None else stack.enter_context(open_pool(dreamers, places))
         while not state.finished(cfg, description):
-            began, steps_before = time.perf_counter(), loop.env_steps
+            began, steps_before = time.perf_counter(), loop.env_steps + loop.dream_steps
             tracks = training_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
             with progress(inner=True, unit=" steps", desc=f"generation {loop.generation + 1}") as steps:
                 candidates = space.parameters(strategy.ask())
                 course = training_course(cfg, description, loop.generation)
-                scores, driven = fitness(pool, candidates, tracks, course, on_step=steps.update, **share)
+                scores, driven = fitness(practice, candidates, tracks, course, cfg.batch_size, steps.update)
             strategy.tell(scores.mean(axis=1))
-            state.count(scores.mean(axis=1), driven)
+            state.count(scores.mean(axis=1), driven, dreamed=cfg.dream)
 
-            selected = None
+            selected, dreamed = None, None
             if loop.generation % cfg.select_every == 0 or loop.generation == 1 or state.finished(cfg, description):
                 mean = space.parameters(state.mean)
                 with progress(inner=True, unit=" steps", desc="selection tracks") as steps:
                     selection = range(SELECTION, SELECTION + cfg.select_tracks)
-                    results, driven = fitness(pool, mean[None], selection, Course(), on_step=steps.update, **share)
+                    results, driven = fitness(real, mean[None], selection, Course(), cfg.batch_size, steps.update)
                 selected = float(results.mean())
                 loop.env_steps += driven
+                if dreamers is not None:
+                    dreamed = gate(practice, real, mean, cfg, state)
                 if loop.best is None or selected > loop.best:
                     loop.best = selected
                     save_best(run, state, mean, cfg)
 
             now = time.perf_counter()
             loop.seconds = now - started
-            pace = (loop.env_steps - steps_before) / (now - began)
-            metrics.write(state.row(selected) | {"steps_per_second": pace, "seconds": loop.seconds})
+            pace = (loop.env_steps + loop.dream_steps - steps_before) / (now - began)
+            metrics.write(state.row(selected) | (dreamed or {}) | {"steps_per_second": pace, "seconds": loop.seconds})
             state.save(run)
-            bar.set_postfix_str(
-                f"population {state.history[-1].mean():.0f}, best mean {loop.best_so_far}", refresh=False
-            )
+            bar.set_postfix_str(state.summary(dreamed), refresh=False)
             bar.update()
             if cfg.display:
                 show(state, selected)
     metrics.close()
+
+
+def gate(
+    practice: Pool[Job, Outcome],
+    real: Pool[Job, Outcome],
+    mean: np.ndarray,
+    cfg: TrainController,
+    state: "State",
+) -> dict[str, float]:
+    """The mean in dreams it has not met, and over as many real steps from the same kind of start: what M promises, and
+    what the world then pays. A ratio far above one says that C has learned M's mistakes."""
+    seeds = range(SELECTION, SELECTION + cfg.select_tracks)
+    promised, dreamed_steps = fitness(practice, mean[None], seeds, Course(max_steps=cfg.horizon), cfg.batch_size)
+    course = Course(cfg.start, cfg.horizon)
+    paid, steps = fitness(real, mean[None], seeds, course, cfg.batch_size)
+    state.loop.env_steps += steps
+    state.loop.dream_steps += dreamed_steps
+    return {"dreamed": float(promised.mean()), "real": float(paid.mean()), "dream_steps": state.loop.dream_steps}
 
 
 # --------------------------------------------------------------------------------------- where it stands
@@ -128,7 +172,9 @@ class Loop:
     generation: int = 0
     """Finished generations."""
     env_steps: int = 0
-    """Steps driven for them, selection included."""
+    """Steps driven for them, selection included,"""
+    dream_steps: int = 0
+    """and steps dreamed."""
     best: float | None = None
     """Highest mean score on the selection tracks,"""
     select_tracks: int = 0
@@ -163,12 +209,15 @@ class State:
         """The point that is evaluated and kept."""
         return np.mean(self.means, axis=0)
 
-    def count(self, scores: np.ndarray, steps: int) -> None:
+    def count(self, scores: np.ndarray, steps: int, dreamed: bool) -> None:
         """Enter a generation that the strategy was told."""
         self.means.append(self.strategy.mean)
         self.history.append(scores)
         self.loop.generation += 1
-        self.loop.env_steps += steps
+        if dreamed:
+            self.loop.dream_steps += steps
+        else:
+            self.loop.env_steps += steps
 
     def finished(self, cfg: TrainController, description: Description) -> bool:
         """Whether the evolution has what it was asked for: generations, steps, or the score."""
@@ -176,6 +225,11 @@ class State:
         target = description.target_return if cfg.target_return is None else cfg.target_return
         spent = loop.generation >= cfg.epochs or (cfg.env_steps and loop.env_steps >= cfg.env_steps)
         return bool(spent) or (loop.best is not None and target is not None and loop.best >= target)
+
+    def summary(self, dreamed: dict[str, float] | None) -> str:
+        """For the progress bar."""
+        text = f"population {self.history[-1].mean():.0f}, best mean {self.loop.best_so_far}"
+        return text + (f", dreamed {dreamed['dreamed']:.0f} real {dreamed['real']:.0f}" if dreamed else "")
 
     def row(self, selected: float | None) -> dict[str, Any]:
         """The last generation's metrics."""
@@ -308,6 +362,31 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     return shape
 
 
+def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple[Place, ...]) -> Dreamers:
+    """What a worker needs to dream.
+
+    Raises:
+        UserError: M has no reward head, no starts, or learned another kind of actions.
+    """
+    mdrnn, actions = memory.load(run), envs.actions_in(World(cfg.env))
+    if not mdrnn.include_reward:
+        raise UserError(
+            f"The M of {run.path} predicts no reward, so that nothing can be learned in its dream: "
+            "`worldmodels train-mdrnn --noreload --include-reward` trains one that does."
+        )
+    if mdrnn.action_kind not in (None, actions.name):
+        raise UserError(
+            f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
+            "choose the environment it was trained on."
+        )
+    if cfg.hidden:
+        raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
+    starts = Starts.load(run.mdrnn / "starts.safetensors", mdrnn)
+    weights = run.trained("mdrnn").read_bytes()
+    bfloat16 = choose_bfloat16(cfg.precision, torch.device(places[0].device))
+    return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
+
+
 def precision_of(cfg: TrainController, places: tuple[Place, ...]) -> str:
     """Decided once, here: workers on unlike machines must not decide differently."""
     return "bfloat16" if choose_bfloat16(cfg.precision, torch.device(places[0].device)) else "float32"
@@ -315,6 +394,8 @@ def precision_of(cfg: TrainController, places: tuple[Place, ...]) -> str:
 
 def training_course(cfg: TrainController, description: Description, generation: int) -> Course:
     """Where the generation's episodes start, how long they go on, and when a hopeless one is given up."""
+    if cfg.dream:
+        return Course(max_steps=cfg.horizon)
     whole = bool(cfg.whole_after) and generation >= cfg.whole_after
     max_steps = None if whole else cfg.max_steps
     horizon = max_steps or description.time_limit

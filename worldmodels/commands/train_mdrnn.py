@@ -4,7 +4,9 @@
 
 V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
 every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
-TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reconstruction, M's dream).
+TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reconstruction, M's dream). In the end
+starts.safetensors, the bank of real states from which dreams begin, and, where M predicts rewards, quality.json: how
+good a world it is.
 """
 
 import hashlib
@@ -14,14 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodels import vision
-from worldmodels.data.dataset import open_dataset, split
+from worldmodels import envs, memory, vision
+from worldmodels.data.dataset import Dataset, open_dataset, split
 from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import Batch, Sequences, encode_dataset
-from worldmodels.memory import MDRNN, dream, mdrnn_loss
+from worldmodels.dream import continuation
+from worldmodels.envs import World
+from worldmodels.envs.actions import Box
+from worldmodels.memory import MDRNN, mdrnn_loss
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import read_json, write_json
 from worldmodels.runs.settings import TrainMDRNN, check
 from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
+from worldmodels.training import quality
 from worldmodels.training.fit import Trainee, fit
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
@@ -50,20 +57,27 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         "mixture": cfg.mixture,
         "include_reward": cfg.include_reward,
         "include_terminal": cfg.include_terminal,
+        # What an M of before these settings did not have is left out: it can still be trained on.
+        **({"include_restart": True} if cfg.include_restart else {}),
+        **({"reward_scale": cfg.reward_scale} if cfg.reward_scale != 1 else {}),
+        **({"dropout": cfg.dropout} if cfg.dropout else {}),
     }
-    mdrnn = MDRNN(**settings).to(device)
+    collection = collection_of(dataset)
+    labels = action_labels(collection["env"]) if collection else {}
+    mdrnn = MDRNN(**settings, **labels).to(device)
     mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     precision = "bfloat16" if mdrnn.use_bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
-    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision)
+    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels)
 
     def loss(batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
-        mean, logvar, actions, rewards, terminals, mask = (x.to(device) for x in batch)
+        mean, logvar, actions, rewards, terminals, mask, restart = (x.to(device) for x in batch)
         epsilon = torch.randn(mean.shape, generator=noise, device=device)
         z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch
-        prediction, _ = mdrnn(z[:, :-1], actions)
-        value, metrics = mdrnn_loss(prediction, z[:, 1:], rewards, terminals, mask)
+        hidden = mdrnn.dropout_mask(len(z), noise) if mdrnn.training else None
+        prediction, _ = mdrnn(z[:, :-1], actions, restart=restart, mask=hidden)
+        value, metrics = mdrnn_loss(prediction, z[:, 1:], rewards, terminals, mask, mdrnn.reward_scale)
         return value, metrics, float(mask.sum())
 
     def pictures(epoch: int) -> None:
@@ -72,7 +86,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         steps = min(DREAM_COLUMNS * DREAM_STRIDE, len(actions))
         middle = (len(actions) - steps) // 2
         shown = slice(middle, middle + steps)
-        dreamed = dream(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
+        dreamed = continuation(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
         real = load_rollout(path).frames[shown][::DREAM_STRIDE]
         rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
         write_grid(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
@@ -91,3 +105,30 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         after_epoch=None if cfg.nosamples else pictures,
         begin=begin,
     )
+
+    best = memory.load(run)
+    starts = quality.bank(best, list(episodes.values()), cfg.starts, cfg.seed)
+    starts.save(run.mdrnn / "starts.safetensors")
+    if cfg.include_reward:
+        measured: dict[str, Any] = {"open_loop": quality.open_loop(best, test_set.episodes, seed=cfg.seed)}
+        if collection:
+            options = envs.reset_options(collection["env"], collection["start"])
+            measured["ranking"] = quality.ranking(best, starts, collection["env"], options)
+        write_json(run.mdrnn / "quality.json", measured)
+        print("\n".join(quality.sentences(measured)))
+
+
+def collection_of(dataset: Dataset) -> dict[str, Any]:
+    """What collect.json says about the first of the episodes' folders that has one; {} where none has."""
+    for folder in sorted({path.parent for path in dataset.files}):
+        if (folder / "collect.json").exists():
+            return read_json(folder / "collect.json")
+    return {}
+
+
+def action_labels(env_id: str) -> dict[str, Any]:
+    """`action_kind` and `action_bounds` of an M of this environment."""
+    actions = envs.actions_in(World(env_id))
+    if not isinstance(actions, Box) or actions.name != "box":
+        return {"action_kind": actions.name}
+    return {"action_kind": "box", "action_bounds": [actions.low.tolist(), actions.high.tolist()]}

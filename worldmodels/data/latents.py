@@ -56,6 +56,8 @@ class Batch(NamedTuple):
     """(B, L)"""
     mask: Tensor
     """(B, L)"""
+    restart: Tensor
+    """(B, L), 1 at the first step of an episode"""
 
 
 @contextmanager
@@ -193,7 +195,7 @@ class Sequences:
         for index, start, end in windows:
             e, steps = self.episodes[index], end - start
             rows = [e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
-                    e.terminals[start:end], torch.ones(steps)]  # fmt: skip
+                    e.terminals[start:end], torch.ones(steps), (torch.arange(start, end) == 0).float()]  # fmt: skip
             parts.append([pad(row, longest - steps) for row in rows])
         return Batch(*(torch.stack(column) for column in zip(*parts, strict=True)))
 

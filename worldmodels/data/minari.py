@@ -128,7 +128,7 @@ def _append(
     )
 
 
-def _env(env_id: str) -> tuple[Any, gymnasium.Space, Actions]:
+def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
     """The spec that makes the environment again (None unless it shows the stored frames), its actions' space, and how
     action vectors become its actions."""
     description = envs.find(env_id)

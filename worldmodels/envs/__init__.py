@@ -8,6 +8,7 @@ from worldmodels.envs.lanes import Lanes
 from worldmodels.envs.world import (
     CARRACING,
     DESCRIPTIONS,
+    DREAM,
     Description,
     World,
     actions_for,
@@ -21,8 +22,9 @@ from worldmodels.envs.world import (
 )
 
 __all__ = [
-    "CARRACING", "DESCRIPTIONS", "FRAME_SIZE", "Actions", "Description", "Lanes", "World", "actions_for", "actions_in",
-    "actions_of", "as_frames", "describe", "find", "make", "make_one", "register", "registered", "reset_options",
+    "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "Actions", "Description", "Lanes", "World", "actions_for",
+    "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register", "registered",
+    "reset_options",
 ]  # fmt: skip
 
 
@@ -35,4 +37,10 @@ def register() -> None:
             vector_entry_point="worldmodels.envs.carracing.env:CarRacingVectorEnv",
             max_episode_steps=1000,
             reward_threshold=900,
+        )
+    if DREAM not in gymnasium.registry:
+        gymnasium.register(
+            id=DREAM,
+            entry_point="worldmodels.envs.dream:Dream",
+            vector_entry_point="worldmodels.envs.dream:DreamVectorEnv",
         )

@@ -23,6 +23,7 @@ from worldmodels.envs.lanes import Lanes
 from worldmodels.errors import UserError, missing
 
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
+DREAM = "worldmodels/Dream-v0"  # M as an environment
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -157,7 +158,7 @@ def limit_of(description: Description, max_steps: int | None) -> int | None:
     return min((limit for limit in limits if limit and limit > 0), default=None)  # Gymnasium's −1 is no limit
 
 
-def actions_for(world: World, space: gymnasium.Space) -> Actions:
+def actions_for(world: World, space: gymnasium.Space[Any]) -> Actions:
     """How C acts in this world, whose (single) action space is `space`."""
     description = describe(world.env_id)
     return actions_of(world.env_id, space, description.action, description.order)

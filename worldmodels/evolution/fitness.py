@@ -17,9 +17,7 @@ def fitness(
     population: np.ndarray,
     seeds: Sequence[int],
     course: Course,
-    *,
     lanes: int,
-    workers: int = 1,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Let every candidate drive the episodes of all `seeds`; returns (scores float64 (P, S), steps driven).
@@ -29,12 +27,11 @@ def fitness(
         population: float32 (P, n).
         seeds: S seeds, the same for all candidates.
         course: what is driven of an episode.
-        lanes: episodes that a worker drives side by side.
-        workers: of the pool: their shares are equal.
+        lanes: episodes that a worker drives side by side; the shares of several workers are equal.
         on_step: called with numbers of steps as they are driven (from worker processes: as jobs end).
     """
     episodes = [Episode(seed, candidate) for candidate in range(len(population)) for seed in seeds]
-    share = len(episodes) if workers == 1 else min(lanes, -(-len(episodes) // workers))
+    share = len(episodes) if pool.workers == 1 else min(lanes, -(-len(episodes) // pool.workers))
     parts = [tuple(episodes[i : i + share]) for i in range(0, len(episodes), share)]
     scores, steps = np.zeros(len(episodes)), 0
     for index, outcome in pool.run([Job(part, population, course) for part in parts], on_step):

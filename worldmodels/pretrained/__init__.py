@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 STAGES = ("vae", "mdrnn", "ctrl")
+STARTS = 256  # states from which the package's drivers dream, 1.1 kB each
 
 
 def folder(name: str) -> Path:
@@ -35,7 +36,7 @@ def load_pretrained(name: str, device: str = "cpu") -> "Agent":
 
 
 def pack(logdir: Path, into: Path) -> None:
-    """Copy the best V, M and C of the run `logdir` into the folder `into`, in 16-bit floats.
+    """Copy the best V, M and C of the run `logdir`, and starts for dreams, into the folder `into`, in 16-bit floats.
 
     Raises:
         UserError: one of them is missing.
@@ -45,3 +46,8 @@ def pack(logdir: Path, into: Path) -> None:
     for stage in STAGES:
         tensors, meta = checkpoint.load(logdir / stage / "best.safetensors")
         checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
+    starts = logdir / "mdrnn" / "starts.safetensors"
+    if starts.exists():
+        tensors, _ = checkpoint.load(starts)
+        few = {name: tensor[:STARTS].half() for name, tensor in tensors.items()}
+        checkpoint.save(into / "mdrnn" / "starts.safetensors", few, {"starts": len(few["z"])})

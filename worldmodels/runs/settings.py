@@ -116,6 +116,14 @@ class MDRNNTraining:
     """Also predict the reward."""
     include_terminal: bool = False
     """Also predict whether the episode ends."""
+    include_restart: bool = False
+    """M also reads whether the episode begins at this step (the paper's Take Cover)."""
+    reward_scale: Above = 1.0
+    """The reward that counts as one in M's loss: about the spread of the environment's rewards."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of h hidden from M's head, another one in every sequence and in every dream (Dropout's Dream Land: 0.1)."""
+    starts: Count = 1024
+    """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
     """dimension: a mixture for each number of z (paper); shared: one mixture over the whole of z (the seed's port)."""
     hidden_size: Count = 256
@@ -178,6 +186,13 @@ class Evolution:
     """Stop after so many steps of the environment (0: never)."""
     batch_size: Count = 64
     """Lanes of one worker: episodes driven side by side."""
+    dream: bool = False
+    """Evolve in the dream: candidates drive inside M (trained with --include-reward); only the selection tracks are
+    real."""
+    temperature: Annotated[float, Ge(0)] = 1.0
+    """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
+    horizon: Count = 250
+    """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
     """cma: CMA-ES, the paper's; sep-cma: with a diagonal covariance; openai-es; pgpe: with ClipUp."""
     sigma: Above = 0.1

@@ -51,7 +51,7 @@ def blank(height: int, width: int) -> np.ndarray:
 
 
 def panels(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
-    """Three frames enlarged side by side, each under its label: (LABEL + PANEL, WIDTH, 3)."""
+    """Frames enlarged side by side, each under its label: (LABEL + PANEL, WIDTH, 3) for three."""
     columns: list[np.ndarray] = []
     for frame, label in zip(frames, labels, strict=True):
         columns += [np.concatenate([labelled(label, PANEL), fit(frame, PANEL, PANEL)]), blank(LABEL + PANEL, GAP)]

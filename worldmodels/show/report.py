@@ -357,6 +357,7 @@ def memory(run: Run) -> Section:
             curves("Negative log-likelihood of the next z", rows, "nll", "m"),
             curves("Squared error of the reward", rows, "reward", "m"),
             curves("Cross-entropy of the end", rows, "terminal", "m"),
+            foresight(run),
         ),
         note=(
             "How to read it.",
@@ -366,6 +367,16 @@ def memory(run: Run) -> Section:
         ),
         films=films(dream(run.picture("mdrnn", "dream"))),
     )
+
+
+def foresight(run: Run) -> str:
+    """How far ahead M foresees rewards, on its own z; nothing where that was not measured."""
+    measured = read_object(run.logdir / "mdrnn" / "quality.json").get("open_loop")
+    r2 = measured.get("r2") if isinstance(measured, dict) else None
+    if not isinstance(r2, list) or not r2 or not all(isinstance(value, (int, float)) for value in r2):
+        return ""
+    points = [(20.0 * (i + 1), float(value)) for i, value in enumerate(r2)]
+    return line_chart("Share of 20 steps' reward that M foresees", "steps ahead", [Line("R²", points, "m")])
 
 
 def dream(picture: Image.Image | None) -> Film | None:
@@ -401,15 +412,25 @@ def controller(run: Run) -> Section:
         Line("selection", selected, "ink", dots_only=True),
     ]
     band = Band([(x, y - spread[x], y + spread[x]) for x, y in mean if x in spread], "c")
+    dreamt = [(f"{row['dream_steps']:,}", "steps in the dream") for row in rows if "dream_steps" in row][-1:]
+    dreams = [Line(name, column(rows, "generation", name), css) for name, css in (("dreamed", "m"), ("real", "ink"))]
     sigma = [Line("sigma", column(rows, "generation", "sigma"), "c")]
     return replace(
         section,
         missing=None,
         facts=facts(last, ("generation", "generations")) + best
-        + facts(last, ("env_steps", "environment steps")) + pace(last, "steps_per_second", "steps/s"),
+        + facts(last, ("env_steps", "environment steps"))
+        + dreamt + pace(last, "steps_per_second", "steps/s"),
         charts=charts(
             line_chart("Scores of the population", "generation", lines, band),
+            line_chart("The mean driver, dreamed and real", "generation", dreams) if dreams[0].points else "",
             line_chart("Step size of the search", "generation", sigma),
+        ),
+        films=films(
+            film(
+                run.picture("ctrl", "dream"), ["dreamed", "real"],
+                "What C dreams, and what it then drives, from the start of an episode (ctrl/dream.mp4 is the film).",
+            )
         ),
         remark=f"Selection: every few generations the mean of the search distribution drives {run.episode}s of its "
         "own; its highest score there is the driver that is kept.",

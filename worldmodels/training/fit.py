@@ -82,19 +82,22 @@ class Trainee:
     folder: Path
     precision: str
     """float32 or bfloat16, for the record."""
+    labels: dict[str, Any] = field(default_factory=dict)
+    """Stored with the settings, but no part of the architecture that a resumed training must share."""
 
     def tensors(self) -> dict[str, Tensor]:
         return checkpoint.pack(self.name, self.model.state_dict())
 
     def save_best(self) -> None:
-        meta = {self.name: self.settings, "precision": self.precision}
+        meta = {self.name: self.settings | self.labels, "precision": self.precision}
         checkpoint.save(self.folder / "best.safetensors", self.tensors(), meta)
 
     def save_last(self, loop: Loop, data: str) -> None:
         """Replace last.safetensors; UserError instead when a weight is no number any more."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self.diverged(f"{self.title} has weights that are not numbers")
-        meta = {self.name: self.settings, "precision": self.precision, "loop": dataclasses.asdict(loop), "data": data}
+        meta: dict[str, Any] = {self.name: self.settings | self.labels, "precision": self.precision}
+        meta |= {"loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
 
@@ -131,7 +134,7 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str) -> Loop:
     if not path.exists():
         return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut)
     tensors, meta = checkpoint.load(path)
-    if meta.get(trainee.name) != trainee.settings:
+    if (meta.get(trainee.name) or {}) | trainee.labels != trainee.settings | trainee.labels:
         raise UserError(
             f"{path} holds a {trainee.title} with {meta.get(trainee.name)} where {trainee.settings} is asked for: "
             "use the same settings, another --logdir, or --noreload to start over."

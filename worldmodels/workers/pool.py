@@ -43,6 +43,8 @@ class Setup(Protocol[Job, Outcome]):
 class Pool(Protocol[Job, Outcome]):
     """Workers that live as long as the `with` block."""
 
+    workers: int
+
     def __enter__(self) -> "Pool[Job, Outcome]": ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -69,7 +71,7 @@ class Here:
     """The one worker is this process."""
 
     def __init__(self, setup: Setup[Any, Any], place: Place):
-        self.setup, self.place = setup, place
+        self.setup, self.place, self.workers = setup, place, 1
         self.worker: Worker[Any, Any] | None = None
 
     def __enter__(self) -> "Here":
@@ -93,7 +95,7 @@ class Processes:
     """A process a place; when one dies, all are replaced."""
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
-        self.setup, self.places = setup, places
+        self.setup, self.places, self.workers = setup, places, len(places)
         self.context: SpawnContext = multiprocessing.get_context("spawn")
         self.executor, self.ready = self.start()
 

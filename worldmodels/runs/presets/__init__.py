@@ -6,7 +6,7 @@ from worldmodels.errors import UserError
 from worldmodels.runs.presets import carracing
 from worldmodels.runs.settings import CARRACING, Run
 
-NAMES = ("smoke", "laptop", "overnight", "paper")
+NAMES = ("smoke", "laptop", "overnight", "dream", "paper")
 
 
 def preset(name: str, env_id: str) -> Run:

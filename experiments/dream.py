@@ -1,0 +1,158 @@
+r"""What the package's M dreams at several temperatures, and what a C that evolves there alone is worth on the road.
+
+    worldmodels collect --policy agent --logdir worldmodels/pretrained/carracing --start anywhere --max-steps 250 \
+        --rollouts 100 --rootdir rollouts
+    python -m experiments.dream [--episodes rollouts] [--generations 25] [--images docs/images]
+
+Prints the table of docs/dream.md and writes its pictures. Dreams begin from the package's starts and last
+250 steps.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodels import envs, memory, pretrained, vision
+from worldmodels.agent import Agent, Eyes
+from worldmodels.controller import Controller
+from worldmodels.data.dataset import open_dataset
+from worldmodels.data.latents import encode_rollout
+from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.envs.seeds import SELECTION
+from worldmodels.evolution import strategies
+from worldmodels.rollout import Episode, drive
+from worldmodels.runs import checkpoint
+from worldmodels.show.pictures import labelled, write_png
+from worldmodels.training.quality import fixed_policies, open_loop, sentences
+
+RUN = pretrained.folder("carracing")
+TEMPERATURES = (0.1, 0.5, 1.0, 1.3)
+HORIZON, SHOWN = 250, (0, 10, 20, 40, 60, 80, 120, 160, 200, 249)  # steps of a dream, steps in the pictures
+POPULATION, STARTS, SIGMA = 64, 8, 0.1  # candidates, dreams a candidate, first step size of CMA-ES
+ANYWHERE = envs.reset_options(envs.CARRACING, "anywhere")
+FRESH_KEY = 10**9  # noise that no generation has met
+
+
+class World:
+    """The package's V, M and starts."""
+
+    def __init__(self) -> None:
+        self.vae, self.mdrnn = vision.load(RUN), memory.load(RUN)
+        self.starts = Starts.load(RUN / "mdrnn" / "starts.safetensors", self.mdrnn)
+        self.actions = envs.actions_in(envs.World(envs.CARRACING))
+
+    def dreams(self, temperature: float, which: np.ndarray, keys: np.ndarray) -> Dreams:
+        """One dream a start number of `which` (N,), with the noise of `keys` (N,)."""
+        dreams, s = (
+            Dreams(self.mdrnn, len(which), temperature=temperature, threads=torch.get_num_threads()),
+            self.starts,
+        )
+        z, h, c, restart = (x.numpy()[which] for x in (s.z, s.h, s.c, s.restart))
+        dreams.begin(np.arange(len(which)), keys, z, h, c, restart)
+        return dreams
+
+    def dreamed(self, parameters: np.ndarray, temperature: float, which: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Returns (P, S) of the candidates (P, n), each in the same S dreams."""
+        candidates, s = len(parameters), len(which)
+        dreams = self.dreams(temperature, np.tile(which, candidates), np.tile(keys, candidates))
+        act = Population(dreams, Controller(), parameters, np.repeat(np.arange(candidates), s), self.actions)
+        returns, _ = dreams.play(act, HORIZON)
+        dreams.close()
+        return returns.reshape(candidates, s)
+
+    def real(
+        self, parameters: np.ndarray, steps: int | None, options: dict | None, tracks: int = 16
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (tracks,) of one C (n,) on the first selection tracks, and the frames of the first."""
+        env = envs.make(envs.World(envs.CARRACING), tracks, max_steps=steps)
+        agent = Agent(Eyes(self.vae), self.mdrnn, Controller(), parameters[None], self.actions)
+        episodes = [Episode(SELECTION + track) for track in range(tracks)]
+        frames: dict[int, np.ndarray] = {}
+        keep = lambda index, rollout: frames.update({index: rollout.frames} if index == 0 else {})  # noqa: E731
+        scores, _ = drive(env, self.actions, agent, episodes, options=options, on_rollout=keep)
+        env.close()
+        return scores, frames[0]
+
+    def strip(self, parameters: np.ndarray, temperature: float, start: int) -> np.ndarray:
+        """(64, columns · 64, 3): one dream, driven by one C."""
+        dreams = self.dreams(temperature, np.array([start]), np.array([FRESH_KEY]))
+        act = Population(dreams, Controller(), parameters[None], np.zeros(1, int), self.actions)
+        seen = []
+        for t in range(HORIZON):
+            if t in SHOWN:
+                seen.append(self.vae.decode(torch.from_numpy(dreams.z.copy()))[0])
+            dreams.step(act(slice(0, 64))[:1])
+        return np.concatenate(seen, axis=1)
+
+
+def evolved(world: World, temperature: float, generations: int) -> np.ndarray:
+    """The mean of CMA-ES after `generations` in the dream alone: every candidate of one meets the same dreams."""
+    strategy = strategies.make("cma", 867, POPULATION, SIGMA, seed=0)
+    for generation in range(generations):
+        draw = np.random.default_rng([0, generation])
+        which, keys = draw.integers(len(world.starts.z), size=STARTS), draw.integers(2**62, size=STARTS)
+        strategy.tell(world.dreamed(strategy.ask(), temperature, which, keys).mean(axis=1))
+    return strategy.mean
+
+
+def picture(path: Path, rows: list[np.ndarray], names: list[str]) -> None:
+    """Strips under each other, each with its name above, and the columns' steps over all."""
+    parts = [np.concatenate([labelled(f"step {t}" if t == 0 else str(t), 64) for t in SHOWN], axis=1)]
+    for row, name in zip(rows, names, strict=True):
+        parts += [labelled(name, row.shape[1], "left"), row]
+    write_png(path, np.concatenate(parts))
+
+
+def foresight(world: World, folder: str) -> None:
+    """Print how well M foresees the rewards of the episodes in `folder` on its own z."""
+    paths = open_dataset(folder).files
+    episodes = [encode_rollout(world.vae, path) for path in paths]
+    for temperature in (0.0, *TEMPERATURES):
+        measured = open_loop(world.mdrnn, episodes, temperature)
+        print(f"temperature {temperature}: {next(sentences({'open_loop': measured}))}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generations", type=int, default=25)
+    parser.add_argument("--images", type=Path, default=Path("docs/images"))
+    parser.add_argument("--episodes", help="folder of real episodes, for M's foresight of their rewards")
+    arguments = parser.parse_args()
+    world = World()
+    if arguments.episodes:
+        foresight(world, arguments.episodes)
+    tensors, _ = checkpoint.load(RUN / "ctrl" / "best.safetensors")
+    driver = tensors["parameters"].float().numpy()
+    everyone, keys = np.arange(len(world.starts.z)), np.arange(len(world.starts.z)) + FRESH_KEY
+
+    start = int(np.flatnonzero(world.starts.restart.numpy() == 0)[3])
+    rows = [world.strip(driver, temperature, start) for temperature in TEMPERATURES]
+    picture(arguments.images / "dream_temperatures.png", rows, [f"temperature {t}" for t in TEMPERATURES])
+
+    straight = fixed_policies(world.actions, HORIZON)["rest"]  # half gas, straight on
+    print("return of 250 steps: the package's driver, half gas straight on, and a C evolved in this dream alone")
+    print(f"on the road, from anywhere: driver {world.real(driver, HORIZON, ANYWHERE)[0].mean():.0f}")
+    learned = {t: evolved(world, t, arguments.generations) for t in TEMPERATURES}
+    for temperature, parameters in learned.items():
+        known = world.dreamed(driver[None], temperature, everyone, keys).mean()
+        dreams = world.dreams(temperature, everyone, keys)
+        blind = sum(dreams.step(np.tile(action, (len(everyone), 1)))[0].mean() for action in straight)
+        dreamed = world.dreamed(parameters[None], temperature, everyone, keys).mean()
+        short, _ = world.real(parameters, HORIZON, ANYWHERE)
+        laps, _ = world.real(parameters, None, None)
+        print(
+            f"temperature {temperature}: driver {known:.0f}, straight {blind:.0f}, evolved {dreamed:.0f}; it on the "
+            f"road {short.mean():.0f}, whole laps {laps.mean():.0f} ± {laps.std():.0f}",
+            flush=True,
+        )
+
+    _, frames = world.real(learned[1.0], HORIZON, ANYWHERE)
+    real = np.concatenate([frames[min(t, len(frames) - 1)] for t in SHOWN], axis=1)
+    rows = [world.strip(learned[1.0], 1.0, start), real]
+    picture(arguments.images / "dream_cheat.png", rows, ["what it dreams", "what it then drives"])
+
+
+if __name__ == "__main__":
+    main()

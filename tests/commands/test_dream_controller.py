@@ -1,0 +1,124 @@
+"""C evolved in the dream: the pool of dreamers gives what `Dreams` gives, and the run says what was real."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.helpers.runs import H, Z, save_agent
+from tests.helpers.toy import TOY
+from worldmodels import envs, memory
+from worldmodels.commands import report, train_controller
+from worldmodels.controller import Controller
+from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.envs import World
+from worldmodels.errors import UserError
+from worldmodels.evolution.fitness import fitness
+from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.settings import Report, TrainController
+from worldmodels.workers.dreamer import Dreamers
+from worldmodels.workers.driver import Course
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import open_pool
+
+CFG = TrainController(
+    env=TOY, dream=True, horizon=12, pop_size=4, n_samples=3, epochs=4, select_every=2, select_tracks=2, max_workers=1,
+    device="cpu", batch_size=4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def logdir(tmp_path: Path) -> Path:
+    """A run with an M that predicts rewards and ends, hides some of h, and has starts."""
+    run = save_agent(tmp_path / "run", actions=3, env=TOY)
+    settings = {"z_size": Z, "action_size": 3, "hidden_size": H, "include_reward": True, "include_terminal": True}
+    settings |= {"dropout": 0.2, "action_kind": "discrete"}
+    torch.manual_seed(0)
+    mdrnn = memory.MDRNN(**settings)
+    with torch.no_grad():
+        mdrnn.head.weight.mul_(10)
+    tensors = checkpoint.pack("mdrnn", mdrnn.state_dict())
+    checkpoint.save(run / "mdrnn" / "best.safetensors", tensors, {"mdrnn": settings})
+    Starts(torch.randn(5, Z), torch.randn(5, H), torch.randn(5, H), torch.zeros(5)).save(
+        run / "mdrnn" / "starts.safetensors"
+    )
+    (run / "ctrl" / "best.safetensors").unlink()
+    return run
+
+
+def test_workers_dream_what_dreams_are_alone(logdir: Path) -> None:
+    """Every candidate in every dream, one lane at a time, against the pools of one and two workers."""
+    mdrnn, actions, shape = memory.load(logdir), envs.actions_in(World(TOY)), Controller(Z, H, 3)
+    starts = Starts.load(logdir / "mdrnn" / "starts.safetensors", mdrnn)
+    weights = (logdir / "mdrnn" / "best.safetensors").read_bytes()
+    setup = Dreamers(weights, starts, shape, actions, temperature=1.0, horizon=9)
+    population = np.random.default_rng(0).standard_normal((3, shape.size)).astype(np.float32)
+    seeds = [11, 7, 11_000]
+    alone = np.zeros((3, 3))
+    for p, s in np.ndindex(3, 3):
+        start = int(np.random.default_rng(seeds[s]).integers(5))
+        dreams = Dreams(mdrnn, 1, temperature=1.0)
+        mask = mdrnn.dropout_mask(1, torch.Generator().manual_seed(seeds[s]))
+        z, h, c, restart = (x[start : start + 1].numpy() for x in vars(starts).values())
+        dreams.begin(np.arange(1), np.array([seeds[s]]), z, h, c, restart, mask)
+        alone[p, s] = dreams.play(Population(dreams, shape, population, np.array([p]), actions), 9)[0][0]
+    assert len(np.unique(alone)) >= 7
+    for places in ([Place(0, "cpu", 2)], [Place(0, "cpu", 1), Place(1, "cpu", 1)]):
+        with open_pool(setup, places) as pool:
+            scores, steps = fitness(pool, population, seeds, Course(), 2)
+        np.testing.assert_array_equal(scores, alone)
+        assert 9 <= steps <= 81
+
+
+def test_the_run_says_what_was_dreamed_and_what_was_real(logdir: Path, capsys) -> None:
+    train_controller.main(replace(CFG, logdir=str(logdir)))
+    rows = metrics.read(logdir / "ctrl" / "metrics.jsonl")
+    assert [row["selected"] is not None for row in rows] == [True, True, False, True]
+    assert all({"dreamed", "real", "dream_steps"} <= row.keys() for row in rows if row["selected"] is not None)
+    last = rows[-1]
+    assert last["dream_steps"] > 4 * 12 and last["env_steps"] <= 3 * (2 * 18 + 2 * 12), "selection and gate alone"
+    assert "in the dream in 4 generations" in capsys.readouterr().out
+    assert (logdir / "ctrl" / "best.safetensors").exists()
+    assert (logdir / "ctrl" / "dream.mp4").stat().st_size > 1000
+    with Image.open(logdir / "ctrl" / "samples" / "dream_0004.png") as strip:
+        assert strip.size == (640, 128)
+    report.main(Report(logdir=str(logdir)))
+    page = (logdir / "report.html").read_text(encoding="utf-8")
+    assert "dreamed and real" in page and "what it then drives" in page and "steps in the dream" in page
+
+
+def test_it_resumes_to_the_last_bit(logdir: Path) -> None:
+    train_controller.main(replace(CFG, logdir=str(logdir)))
+    whole = checkpoint.load(logdir / "ctrl" / "last.safetensors")[0]["history"]
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=2, noreload=True))
+    train_controller.main(replace(CFG, logdir=str(logdir)))
+    assert torch.equal(checkpoint.load(logdir / "ctrl" / "last.safetensors")[0]["history"], whole)
+
+
+@pytest.mark.parametrize(
+    ("meta", "changes", "sentence"),
+    [
+        ({"include_reward": False}, {}, "predicts no reward.*--include-reward"),
+        ({"action_kind": "car"}, {}, "learned actions of the kind car, and .* takes discrete"),
+        ({}, {"hidden": 4, "inputs": "z"}, "leave --hidden out"),
+        ({}, {"temperature": float("nan")}, "--temperature is nan"),
+        ({}, {"horizon": 0}, "--horizon is 0"),
+        ({}, {"starts": None}, "There are no starts for dreams"),
+    ],
+)
+def test_mistakes_are_one_sentence(logdir: Path, meta: dict, changes: dict, sentence: str) -> None:
+    path = logdir / "mdrnn" / "best.safetensors"
+    if meta:
+        _, kept = checkpoint.load(path)
+        settings = kept["mdrnn"] | meta
+        tensors = checkpoint.pack("mdrnn", memory.MDRNN(**settings).state_dict())
+        checkpoint.save(path, tensors, {"mdrnn": settings})
+    if "starts" in changes:
+        (logdir / "mdrnn" / "starts.safetensors").unlink()
+        changes = {}
+    with pytest.raises(UserError, match=sentence):
+        train_controller.main(replace(CFG, logdir=str(logdir), **changes))
+    assert not (logdir / "ctrl" / "last.safetensors").exists()

@@ -1,0 +1,234 @@
+"""The dream: one rule, against M's own forward pass, torch.distributions, and its fast path."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from worldmodels.controller import Controller
+from worldmodels.dream import BLOCK, Dreams, DreamStep, Population, Starts, continuation, noise
+from worldmodels.envs.actions import Box
+from worldmodels.errors import UserError
+from worldmodels.memory import MDRNN
+
+KINDS = [
+    {},
+    {"mixture": "shared"},
+    {
+        "z_size": 7,
+        "action_size": 1,
+        "hidden_size": 24,
+        "gaussians": 3,
+        "include_restart": True,
+        "include_terminal": True,
+    },
+    {"include_terminal": True, "dropout": 0.3, "reward_scale": 3.0},
+]
+
+
+def lively(**settings) -> MDRNN:
+    """A random M whose dreams move, and end where it predicts the end."""
+    torch.manual_seed(1)
+    memory = MDRNN(include_reward=True, **settings).requires_grad_(False)
+    memory.head.weight.mul_(5)
+    if memory.include_terminal:
+        memory.head.bias[-1] = -1.0
+    return memory
+
+
+# ------------------------------------------------------------------------------------------------- noise
+
+
+def test_noise_is_uniform_and_normal_and_its_numbers_are_independent() -> None:
+    n = 40_000
+    uniform, normal = noise(np.arange(n), np.full(n, 3), 8)
+    assert uniform.min() >= 0 and uniform.max() < 1
+    grid = np.linspace(0.05, 0.95, 19)
+    for column in range(8):
+        np.testing.assert_allclose([(uniform[:, column] < g).mean() for g in grid], grid, atol=0.012)
+        inside = [(normal[:, column] < q).mean() for q in (-2, -1, 0, 1, 2)]
+        np.testing.assert_allclose(inside, [0.0228, 0.1587, 0.5, 0.8413, 0.9772], atol=0.012)
+    both = np.concatenate([uniform, normal, normal**2], axis=1)
+    later = np.concatenate(noise(np.arange(n), np.full(n, 4), 8), axis=1)
+    neighbour = np.concatenate(noise(np.arange(n) + 1, np.full(n, 3), 8), axis=1)
+    correlation = np.corrcoef(np.concatenate([both, later, neighbour], axis=1).T)
+    assert np.abs(correlation - np.eye(len(correlation))).max() < 0.025
+
+
+def test_noise_depends_on_key_and_step_alone() -> None:
+    keys, steps = np.array([5, 2**61, 5, 7]), np.array([0, 9, 1, 0])
+    uniform, normal = noise(keys, steps, 9)
+    for i in range(4):
+        alone = noise(keys[i : i + 1], steps[i : i + 1], 9)
+        assert np.array_equal(alone[0][0], uniform[i]) and np.array_equal(alone[1][0], normal[i])
+    assert len(np.unique(uniform)) == uniform.size and len(np.unique(normal)) == normal.size
+
+
+# -------------------------------------------------------------------------------------------------- the rule
+
+
+@pytest.mark.parametrize("settings", KINDS)
+def test_a_step_is_m_s_own_forward_pass(settings) -> None:
+    """Shown the real z, DreamStep has M's h, predicts M's reward and, at temperature 0, M's likeliest z."""
+    memory, size = lively(**settings), settings.get("z_size", 32)
+    z, actions = torch.randn(3, 6, size), torch.randn(3, 6, settings.get("action_size", 3))
+    restart = torch.zeros(3, 6)
+    restart[:2, 0] = 1
+    mask = memory.dropout_mask(3, torch.Generator().manual_seed(0))
+    prediction, hs = memory(z, actions, restart=restart, mask=mask)
+    (h, c), step = memory.initial_state(3), DreamStep(memory)
+    for t in range(6):
+        noises = torch.rand(3, size), torch.randn(3, size)
+        imagined, h, c, reward, end = step(z[:, t], actions[:, t], h, c, restart[:, t], *noises, 0.0, mask)
+        torch.testing.assert_close(h, hs[:, t], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(reward, prediction.reward[:, t], rtol=1e-4, atol=1e-4)
+        likeliest = prediction.logits[:, t].argmax(-1, keepdim=True).expand(3, size, 1)
+        torch.testing.assert_close(imagined, prediction.mean[:, t].gather(-1, likeliest)[..., 0], rtol=1e-4, atol=1e-4)
+        expected = prediction.terminal[:, t] > 0 if memory.include_terminal else torch.zeros(3, dtype=torch.bool)
+        assert torch.equal(end, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.3])
+def test_dreams_have_the_mixture_s_distribution(temperature) -> None:
+    """Many lanes in one state: their next z against torch.distributions, in every number's distribution function."""
+    memory, n = lively(), 30_000
+    z, action = torch.randn(1, 32).expand(n, -1), torch.randn(1, 3).expand(n, -1)
+    state = memory.step(z[:1], action[:1], memory.initial_state(1))
+    p = memory.predict(state[0])
+    weights, sigma = Categorical(logits=p.logits[0] / temperature), p.log_sigma[0].exp() * temperature**0.5
+    reference = MixtureSameFamily(weights, Normal(p.mean[0], sigma))
+    dreams = Dreams(memory, n, temperature=temperature)
+    dreams.begin(np.arange(n), np.arange(n), z.numpy())
+    dreams.step(action.numpy())
+    for quantile in (-1.0, -0.3, 0.3, 1.0):
+        x = reference.mean + quantile * reference.variance.sqrt()
+        share = (torch.from_numpy(dreams.z) < x).float().mean(0)
+        assert (share - reference.cdf(x)).abs().max() < 4.5 * 0.5 / n**0.5
+
+
+@pytest.mark.parametrize("settings", KINDS)
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.15])
+def test_the_fast_path_is_the_rule(settings, temperature) -> None:
+    """Twenty steps of 70 lanes on their own z, from the same starts and noise."""
+    memory, n, draw = lively(**settings), BLOCK + 6, np.random.default_rng(2)
+    size, keys = memory.z_size, draw.integers(2**62, size=BLOCK + 6)
+    z, h, c = (
+        torch.from_numpy(draw.standard_normal((n, w), dtype=np.float32))
+        for w in (size, memory.hidden_size, memory.hidden_size)
+    )
+    mask, restart = memory.dropout_mask(n, torch.Generator().manual_seed(0)), torch.arange(n) % 2
+    dreams, step = Dreams(memory, n, temperature=temperature), DreamStep(memory)
+    dreams.begin(np.arange(n), keys, z.numpy(), h.numpy(), c.numpy(), restart.numpy(), mask)
+    alive = np.ones(n, dtype=bool)
+    for t in range(20):
+        actions = draw.standard_normal((n, memory.action_size), dtype=np.float32)
+        uniform, normal = (torch.from_numpy(x) for x in noise(keys, np.full(n, t), size))
+        z, h, c, reward, end = step(
+            z, torch.from_numpy(actions), h, c, restart, uniform, normal, temperature, mask
+        )  # fmt: skip
+        restart = torch.zeros(n)
+        rewards, ends = dreams.step(actions)
+        # A uniform number beside a Gaussian's border may fall to either side: such a lane has parted for ever.
+        parted = alive & (np.abs(dreams.z - z.numpy()).max(axis=1) > 1e-3)
+        assert parted.sum() <= 1
+        alive &= ~parted
+        np.testing.assert_allclose(dreams.h[alive], h[alive], atol=1e-3)
+        np.testing.assert_allclose(rewards[alive], reward[alive], atol=5e-3)
+        assert np.array_equal(ends[alive], end.numpy()[alive])
+        alive &= ~ends
+        rested = dreams.z[ends].copy()
+    assert alive.any() and np.array_equal(rested, dreams.z[ends])
+    assert not memory.include_terminal or not alive.all()
+
+
+@pytest.mark.parametrize(("inputs", "bias"), [("z", True), ("zh", True), ("zch", False)])
+def test_a_population_plays_as_it_acts_step_by_step(inputs, bias) -> None:
+    """Returns and lengths of whole dreams with C inside, against `Controller.act` between steps; two threads."""
+    memory, n, steps, draw = lively(include_terminal=True), BLOCK + 30, 15, np.random.default_rng(0)
+    memory.head.bias[-1] = -0.3
+    shape = Controller(inputs=inputs, bias=bias)
+    parameters = draw.normal(0, 0.2, (5, shape.size)).astype(np.float32)
+    actions = Box(gymnasium.spaces.Box(-1.0, 1.0, (3,)))
+    candidate, z = np.arange(n) % 5, draw.standard_normal((n, 32), dtype=np.float32)
+    plain, fast = Dreams(memory, n, temperature=0.7), Dreams(memory, n, temperature=0.7, threads=2)
+    for dreams in (plain, fast):
+        dreams.begin(np.arange(n), np.arange(n) // 5, z)
+    returns, lengths = fast.play(Population(fast, shape, parameters, candidate, actions), steps)
+    expected, alive = np.zeros(n), np.zeros(n, dtype=int)
+    for _ in range(steps):
+        h, c = torch.from_numpy(plain.h), torch.from_numpy(plain.c)
+        raw = shape.act(torch.from_numpy(parameters[candidate]), shape.see(torch.from_numpy(plain.z), (h, c)))
+        alive += ~plain.end[:n]
+        expected += plain.step(actions.squash(raw.numpy()))[0]
+    close = np.isclose(returns, expected, atol=0.05)
+    assert close.mean() > 0.95 and np.array_equal(lengths[close], alive[close])
+    assert lengths.min() < steps == lengths.max()
+
+
+def test_bfloat16_products_stay_close() -> None:
+    memory, n = lively(), 64
+    z = np.random.default_rng(0).standard_normal((n, 32), dtype=np.float32)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        dreams = Dreams(memory, n, temperature=0.0, dtype=dtype)
+        dreams.begin(np.arange(n), np.arange(n), z)
+        dreams.step(np.zeros((n, 3), np.float32))
+        results.append(dreams.h.copy())
+    assert 0 < np.abs(results[0] - results[1]).max() < 0.02
+
+
+def test_a_dream_without_a_mask_forgets_the_one_before() -> None:
+    memory, lanes = lively(dropout=0.5), np.arange(4)
+    z, results = np.random.default_rng(0).standard_normal((4, 32), dtype=np.float32), []
+    dreams = Dreams(memory, 4, temperature=0.0)
+    for mask in (None, memory.dropout_mask(4, torch.Generator().manual_seed(0)), None):
+        dreams.begin(lanes, lanes, z, mask=mask)
+        dreams.step(np.zeros((4, 3), np.float32))
+        results.append(dreams.z.copy())
+    assert np.array_equal(results[0], results[2]) and not np.allclose(results[0], results[1])
+
+
+def test_what_is_no_number_is_named_and_impossible_dreams_are_refused() -> None:
+    memory = lively()
+    dreams = Dreams(memory, 100)
+    dreams.begin(np.arange(100), np.arange(100), np.zeros((100, 32), np.float32))
+    actions = np.zeros((100, 3), np.float32)
+    dreams.step(actions)
+    actions[71] = np.inf
+    with pytest.raises(UserError, match="lane 71 at step 1"):
+        dreams.step(actions)
+    memory.head.bias[5] = np.nan
+    with pytest.raises(UserError, match="lane 0 at step 0"):
+        fresh = Dreams(memory, 2)
+        fresh.begin(np.arange(2), np.arange(2), np.zeros((2, 32), np.float32))
+        fresh.step(actions[:2])
+    for wrong in ({"temperature": -1.0}, {"temperature": float("nan")}, {"lanes": 0}, {"threads": 0}):
+        with pytest.raises(UserError):
+            Dreams(**{"mdrnn": memory, "lanes": 1, **wrong})
+
+
+def test_a_lane_takes_little_memory() -> None:
+    """At most 64 KiB a lane: M of 256 units."""
+    memory, lanes = MDRNN(include_reward=True, include_terminal=True), 1024
+    held = [x for x in vars(Dreams(memory, lanes)).values() if isinstance(x, torch.Tensor | np.ndarray)]
+    assert sum(x.nbytes for x in held) / lanes < 64 * 1024
+
+
+# --------------------------------------------------------------------------------------- sequences and starts
+
+
+def test_a_continuation_starts_with_the_real_sequence_and_is_reproducible() -> None:
+    torch.manual_seed(0)
+    memory, z, a = MDRNN(), torch.randn(12, 32), torch.randn(12, 3)
+    first, again, other = (continuation(memory, z, a, warm_up=4, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and torch.equal(first[:4], z[:4])
+    assert not torch.isclose(first[4:], z[4:]).any() and not torch.isclose(first[4:], other[4:]).all()
+
+
+def test_starts_survive_their_file(tmp_path) -> None:
+    memory = MDRNN(z_size=4, hidden_size=8)
+    starts = Starts(torch.randn(3, 4), torch.randn(3, 8), torch.randn(3, 8), torch.tensor([1.0, 0, 0]))
+    starts.save(tmp_path / "starts.safetensors")
+    again = Starts.load(tmp_path / "starts.safetensors", memory)
+    assert all(torch.equal(a, b) for a, b in zip(vars(starts).values(), vars(again).values(), strict=True))

@@ -1,0 +1,57 @@
+"""What C dreamed beside what it then drives: a film, and a strip of it for the report."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from worldmodels.agent import Agent, Eyes
+from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.envs import World, make
+from worldmodels.rollout import Episode, Rollout, drive
+from worldmodels.runs.directory import RunDir
+from worldmodels.show.mp4 import mp4_writer
+from worldmodels.show.pictures import DREAM_COLUMNS, panels, write_grid
+
+FPS = 25
+LABELS = ("what C dreams", "what it then drives")
+
+
+def film(run: RunDir, agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, number: int) -> None:
+    """Write ctrl/dream.mp4 and ctrl/samples/dream_<number>.png: a dream from the start of an episode beside the episode
+    `seed` of the environment in which C was evolved, at most `steps` steps of each."""
+    assert isinstance(agent.encoder, Eyes)
+    z = np.stack(list(dream(agent, starts, temperature, steps, seed)))
+    dreamed = agent.encoder.vae.decode(torch.from_numpy(z))
+    real = driven(agent, steps, seed).frames
+    count = min(len(dreamed), len(real))
+    with mp4_writer(run.ctrl / "dream.mp4", FPS) as add:
+        for both in zip(dreamed[:count:2], real[:count:2], strict=True):
+            add(panels(both, LABELS))
+    shown = np.linspace(0, count - 1, DREAM_COLUMNS).astype(int)
+    write_grid(run.ctrl / "samples" / f"dream_{number:04d}.png", [dreamed[shown], real[shown]])
+
+
+def dream(agent: Agent, starts: Starts, temperature: float, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """The z (Z,) of each step, from a state that begins an episode where the bank has one."""
+    first = int(starts.restart.argmax())
+    dreams = Dreams(agent.memory, 1, temperature=temperature)
+    act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
+    dreams.begin(np.arange(1), np.array([seed]), *(x[first : first + 1].numpy() for x in vars(starts).values()))
+    for _ in range(steps):
+        yield dreams.z[0].copy()
+        if not dreams.active[0]:
+            break
+        dreams.step(act(slice(0, len(dreams.x)))[:1])
+    dreams.close()
+
+
+def driven(agent: Agent, steps: int, seed: int) -> Rollout:
+    """The episode `seed`, driven from its own start."""
+    seen: list[Rollout] = []
+    env = make(World(agent.env_id), 1, max_steps=steps)
+    try:
+        drive(env, agent.actions, agent, [Episode(seed)], on_rollout=lambda _, rollout: seen.append(rollout))
+    finally:
+        env.close()
+    return seen[0]

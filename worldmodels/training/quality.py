@@ -1,0 +1,229 @@
+"""How good a world M is, measured after its training, and the bank of states from which dreams begin.
+
+Shapes: W windows of test episodes, T time, P policies, S starts, Z latent, H hidden, A action.
+
+The likelihood of the next z says little about a dream. Two figures say more: how well M foresees the rewards of real
+actions when it must live on its own z (open loop), and whether it puts fixed policies in the order of the real world.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels import envs
+from worldmodels.data.latents import Latents
+from worldmodels.dream import Dreams, DreamStep, Starts, noise
+from worldmodels.envs import Actions, World
+from worldmodels.envs.seeds import training_seeds
+from worldmodels.memory import MDRNN
+from worldmodels.rollout import Episode, drive
+
+WARM_UP = 20  # real steps M watches before it dreams on
+SPAN, SPANS = 20, 4  # rewards are summed over 20 steps, up to step 80
+WINDOWS = 512  # at most, over all test episodes
+FEWEST = 4  # windows below which a share of their variance says nothing
+FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
+HORIZON = 250  # steps of a fixed policy
+TRACKS = 4  # key of the tracks on which fixed policies are driven
+SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in steps; 115 is Take Cover's best
+
+
+# ------------------------------------------------------------------------------------------------- starts
+
+
+@torch.no_grad()
+def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts:
+    """`count` states drawn from the steps of `episodes`, as M (on the CPU) meets them: sampled z, and its h and c."""
+    draw = np.random.default_rng([seed, len(episodes)])
+    lengths = np.array([len(episode.actions) for episode in episodes])
+    owner = draw.choice(len(episodes), size=count, p=lengths / lengths.sum())
+    step = draw.integers(lengths[owner])
+    step[::FIRST_SHARE] = 0
+    used, row = np.unique(owner, return_inverse=True)
+    actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
+    z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
+    state = mdrnn.initial_state(len(used))
+    h, c = torch.empty(count, mdrnn.hidden_size), torch.empty(count, mdrnn.hidden_size)
+    for t in range(step.max() + 1):
+        now = torch.from_numpy(np.flatnonzero(step == t))
+        h[now], c[now] = state[0][row[now]], state[1][row[now]]
+        state = mdrnn.step(z[t], actions[t], state, torch.full((len(used),), float(t == 0)))
+    return Starts(z[step, row], h, c, torch.from_numpy(step == 0).float())
+
+
+def sampled(episode: Latents, key: int) -> Tensor:
+    """The z of an episode (T + 1, Z) as M is trained on them: samples of V's posterior, with the noise of `key`."""
+    steps = np.arange(len(episode.mean))
+    _, normal = noise(np.full(len(steps), key), steps, episode.mean.shape[1])
+    return episode.mean + torch.exp(0.5 * episode.logvar) * torch.from_numpy(normal)
+
+
+# ---------------------------------------------------------------------------------------------- open loop
+
+
+@torch.no_grad()
+def open_loop(mdrnn: MDRNN, episodes: list[Latents], temperature: float = 1.0, seed: int = 0) -> dict[str, Any]:
+    """Rewards that M foresees for real actions while it lives on its own z.
+
+    Args:
+        mdrnn: M with a reward head, on the CPU.
+        episodes: of the test set.
+        temperature: of the dream.
+        seed: of its noise.
+
+    Returns:
+        `r2` and `ratio`, one number a span of `SPAN` steps (as many as the episodes are long enough for, at most
+        `SPANS`): the share of the variance of the span's reward that M foresees, and its mean over the real mean;
+        `rank`, Spearman's correlation of the windows' dreamed and real returns; and the number of `windows`. With
+        fewer than `FEWEST` windows of `WARM_UP` + `SPAN` steps there are no figures.
+    """
+    longest = max(len(episode.actions) for episode in episodes)
+    spans = min(SPANS, (longest - WARM_UP) // SPAN)
+    length = WARM_UP + spans * SPAN
+    windows = [
+        (index, start)
+        for index, episode in enumerate(episodes)
+        for start in range(0, len(episode.actions) - length + 1, length)
+    ][:WINDOWS]
+    if spans < 1 or len(windows) < FEWEST:
+        return {"r2": [], "ratio": [], "rank": None, "windows": 0}
+    real_z = [sampled(episode, index) for index, episode in enumerate(episodes)]
+    z = torch.stack([real_z[i][t : t + WARM_UP + 1] for i, t in windows], dim=1)  # (WARM_UP + 1, W, Z)
+    actions = torch.stack([episodes[i].actions[t : t + length] for i, t in windows], dim=1)  # (T, W, A)
+    rewards = torch.stack([episodes[i].rewards[t + WARM_UP : t + length] for i, t in windows])  # (W, T)
+    first = torch.tensor([float(t == 0) for _, t in windows])
+
+    state = mdrnn.initial_state(len(windows))
+    for t in range(WARM_UP):
+        state = mdrnn.step(z[t], actions[t], state, first if t == 0 else torch.zeros_like(first))
+    step, now, (h, c), foreseen = DreamStep(mdrnn), z[WARM_UP], state, []
+    keys = np.arange(len(windows)) + 1_000_003 * (seed + 1)
+    for t in range(WARM_UP, length):
+        uniform, normal = (torch.from_numpy(x) for x in noise(keys, np.full(len(keys), t), mdrnn.z_size))
+        now, h, c, reward, _ = step(now, actions[t], h, c, torch.zeros_like(first), uniform, normal, temperature)
+        foreseen.append(reward)
+    dreamed = torch.stack(foreseen, dim=1).reshape(len(windows), spans, SPAN).sum(-1)  # (W, spans)
+    real = rewards.reshape(len(windows), spans, SPAN).sum(-1)
+    error, spread = (dreamed - real).square().sum(0), (real - real.mean(0)).square().sum(0)
+    return {
+        "r2": (1 - error / spread.clamp(min=1e-12)).tolist(),
+        "ratio": (dreamed.mean(0) / real.mean(0)).tolist(),
+        "rank": rank_correlation(dreamed.sum(1).numpy(), real.sum(1).numpy()),
+        "windows": len(windows),
+    }
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's correlation of two lists of numbers; ties share their mean rank, a constant list has 0."""
+    ranks = [np.array([(np.sum(x < v) + np.sum(x <= v) - 1) / 2 for v in x]) for x in (a, b)]
+    spread = ranks[0].std() * ranks[1].std()
+    return float(((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())).mean() / spread) if spread else 0.0
+
+
+# ----------------------------------------------------------------------------------------- fixed policies
+
+
+def fixed_policies(actions: Actions, steps: int) -> dict[str, np.ndarray]:
+    """Policies that see nothing, by name: their action vectors float32 (steps, A), all different.
+
+    C's outputs all 0, each of them held at +1 and −1, and the first going to and fro between the two.
+    """
+    raw = {"rest": np.zeros((steps, actions.outputs))}
+    for output in range(actions.outputs):
+        for sign in (1.0, -1.0):
+            held = np.zeros((steps, actions.outputs))
+            held[:, output] = sign
+            raw[f"output {output} at {sign:+.0f}"] = held
+    for half in SWEEPS:
+        swept = np.zeros((steps, actions.outputs))
+        swept[:, 0] = np.where(np.arange(steps) // half % 2, -1.0, 1.0)
+        raw[f"output 0 to and fro each {half} steps"] = swept
+    policies: dict[str, np.ndarray] = {}
+    for name, outputs in raw.items():
+        vectors = actions.squash(outputs).astype(np.float32)
+        if not any(np.array_equal(vectors, other) for other in policies.values()):
+            policies[name] = vectors
+    return policies
+
+
+class Fixed:
+    """A `rollout.Policy` that plays a stream of actions; `Episode.candidate` says which of them (P, T, A)."""
+
+    def __init__(self, streams: np.ndarray):
+        self.streams = streams
+        self.playing: dict[int, Iterator[np.ndarray]] = {}
+
+    def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
+        for lane, episode in zip(lanes, episodes, strict=True):
+            self.playing[lane] = iter(self.streams[episode.candidate])
+
+    def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        return np.stack([next(self.playing[lane]) for lane in lanes])
+
+
+def dreamed_returns(
+    mdrnn: MDRNN, starts: Starts, streams: np.ndarray, temperature: float = 1.0, dreams: int = 64
+) -> np.ndarray:
+    """Mean dreamed return (P,) of action streams (P, T, A) over the same `dreams` starts and noises."""
+    policies, steps, _ = streams.shape
+    lanes = Dreams(mdrnn, policies * dreams, temperature=temperature)
+    chosen = np.linspace(0, len(starts.z) - 1, dreams).astype(np.int64)
+    z, h, c, restart = (
+        np.concatenate([x[chosen].numpy()] * policies) for x in (starts.z, starts.h, starts.c, starts.restart)
+    )
+    lanes.begin(np.arange(lanes.lanes), np.tile(np.arange(dreams), policies), z, h, c, restart)
+    total = np.zeros(lanes.lanes)
+    for t in range(steps):
+        total += lanes.step(np.repeat(streams[:, t], dreams, axis=0))[0]
+    return total.reshape(policies, dreams).mean(axis=1)
+
+
+def real_returns(
+    env_id: str, actions: Actions, streams: np.ndarray, options: dict[str, Any] | None, episodes: int = 16
+) -> np.ndarray:
+    """Mean return (P,) of action streams (P, T, A) over the same `episodes` episodes of the real environment."""
+    policies, steps, _ = streams.shape
+    env = envs.make(World(env_id), min(64, policies * episodes), max_steps=steps)
+    tracks = training_seeds(TRACKS, count=episodes)
+    drives = [Episode(track, candidate) for candidate in range(policies) for track in tracks]
+    try:
+        scores, _ = drive(env, actions, Fixed(streams), drives, options=options)
+    finally:
+        env.close()
+    return scores.reshape(policies, episodes).mean(axis=1)
+
+
+def ranking(mdrnn: MDRNN, starts: Starts, env_id: str, options: dict[str, Any] | None) -> dict[str, Any]:
+    """`policies`, by name the real and the dreamed return of `HORIZON` steps, and `rank`, Spearman's correlation of
+    the two: a C that evolves in a dream which ranks the policies wrong learns the wrong one."""
+    actions = envs.actions_in(World(env_id))
+    policies = fixed_policies(actions, HORIZON)
+    streams = np.stack(list(policies.values()))
+    real, dreamed = real_returns(env_id, actions, streams, options), dreamed_returns(mdrnn, starts, streams)
+    pairs = zip(real.tolist(), dreamed.tolist(), strict=True)
+    return {"policies": dict(zip(policies, pairs, strict=True)), "rank": rank_correlation(dreamed, real)}
+
+
+# ------------------------------------------------------------------------------------------------- report
+
+
+def sentences(measured: dict[str, Any]) -> Iterator[str]:
+    """What is in quality.json, for the terminal: `open_loop`, and `ranking` where the real environment is known."""
+    loop = measured["open_loop"]
+    if not loop["windows"]:
+        yield f"M as a world: too few test episodes of {WARM_UP + SPAN} steps to measure it on."
+    else:
+        spans = ", ".join(
+            f"{r2:.2f} (× {ratio:.2f}) at {i * SPAN}–{(i + 1) * SPAN}"
+            for i, (r2, ratio) in enumerate(zip(loop["r2"], loop["ratio"], strict=True))
+        )
+        yield (
+            f"M as a world: R² of {SPAN}-step reward sums on its own z (dreamed over real) {spans}; "
+            f"rank correlation {loop['rank']:.2f} over {loop['windows']} windows."
+        )
+    if ranking := measured.get("ranking"):
+        returns = "; ".join(f"{n} {real:.0f} / {dreamed:.0f}" for n, (real, dreamed) in ranking["policies"].items())
+        yield f"Fixed policies, real / dreamed return: {returns}; rank correlation {ranking['rank']:.2f}."
