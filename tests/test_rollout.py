@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.toy import TOY, Toy
 from worldmodels import envs
-from worldmodels.envs import Lanes, World, actions_of
+from worldmodels.envs import World
 from worldmodels.envs.frames import area_weights, as_frames
 from worldmodels.envs.seeds import DEVELOPMENT, HELD_OUT, SELECTION, training_seeds
 from worldmodels.errors import UserError
@@ -150,8 +150,12 @@ def test_a_reward_that_cannot_be_stored_names_environment_seed_and_step(
     reward: float, give_up: GiveUp | None, monkeypatch
 ) -> None:
     monkeypatch.setattr(Pays, "reward", reward)
-    lanes = Lanes(Pays, 1)
+    if (env_id := "worldmodels-tests/Pays-v0") not in gymnasium.registry:
+        gymnasium.register(env_id, Pays)
+    lanes = envs.make(World(env_id), 1)
     with pytest.raises(
-        UserError, match=r"Pays paid .* at step 3 of the episode with seed 8: a reward must be a finite"
+        UserError, match=r"Pays-v0 paid .* at step 3 of the episode with seed 8: a reward must be a finite"
     ):
-        drive(lanes, actions_of("Pays", lanes.single_action_space), Steady(), [Episode(8)], give_up=give_up)
+        drive(
+            lanes, envs.actions_for(World(env_id), lanes.single_action_space), Steady(), [Episode(8)], give_up=give_up
+        )

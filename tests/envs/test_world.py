@@ -15,7 +15,7 @@ from worldmodels.errors import UserError
 Box = gymnasium.spaces.Box
 
 
-@pytest.mark.parametrize(("registered", "asked", "limit"), [(-1, 7, 7), (9, 7, 7), (9, None, 9), (None, 7, 7), (None, None, None)])
+@pytest.mark.parametrize(("registered", "asked", "limit"), [(-1, 7, 7), (9, 7, 7), (9, None, 9), (None, None, None)])
 def test_minus_one_is_no_limit(registered: int | None, asked: int | None, limit: int | None) -> None:
     env_id = f"worldmodels-tests/Limit{registered}-v0".replace("-1", "Minus")
     if env_id not in gymnasium.registry:

@@ -115,7 +115,9 @@ class Threshold:
         return rng.uniform(-1, 1, size=(steps, 1)).astype(np.float32)
 
 
-def actions_of(env_id: str, space: gymnasium.Space[Any], name: str | None = None, order: tuple[int, ...] = ()) -> Actions:
+def actions_of(
+    env_id: str, space: gymnasium.Space[Any], name: str | None = None, order: tuple[int, ...] = ()
+) -> Actions:
     """The actions of an environment with this (single) action space; UserError for a space that cannot be learned.
 
     `name` and `order` are what the environment's `Description` says; without a name the space decides.
