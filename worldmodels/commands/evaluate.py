@@ -183,7 +183,7 @@ class Book:
         write_json(self.path, content)
 
     def close(self, result: dict[str, Any]) -> Path:
-        """Keep the finished evaluation, and say where; evaluation.json stays where it says more about the same driver."""
+        """Keep the finished evaluation; where it is: evaluation.json stays if it says more about the same driver."""
         if not self.path.exists() or read_json(self.path) != result:
             write_json(self.path, result)
         with contextlib.suppress(UserError, KeyError, TypeError):
