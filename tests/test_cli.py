@@ -1,14 +1,20 @@
 """The command line: help without torch, what wins, and a user's mistakes as one sentence with exit code 2."""
 
+import contextlib
+import dataclasses
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_type_hints
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worldmodels import __version__ as worldmodels_version
 from worldmodels import cli
@@ -303,3 +309,68 @@ def test_a_module_that_only_a_file_names_is_not_imported(tmp_path, monkeypatch) 
     (tmp_path / "config.json").write_text(json.dumps(asked))
     with pytest.raises(UserError, match="names the environment planted:Evil-v0: say --env planted:Evil-v0 again"):
         cli.parse("train-controller", ["--logdir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("command", "code"), [("--version >&-", 0), ("report --logdir no >&-", 2), ("report 2>&-", 2)])
+def test_closed_streams_are_no_error(tmp_path, command: str, code: int) -> None:
+    script = f"cd {shlex.quote(str(tmp_path))} && exec {sys.executable} -m worldmodels {command}"
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, str(2**64), "1" + "0" * 12])
+@pytest.mark.parametrize("flag", ["collect --rollouts", "train-vae --seed", "train-controller --pop-size"])
+def test_a_number_beyond_all_use_is_refused(tmp_path, flag: str, value: str) -> None:
+    command, name = flag.split()
+    if name == "--seed" and len(value) < 20:
+        pytest.skip("a seed")
+    with pytest.raises(UserError, match=f"{name} is {value}: it must be below"):
+        cli.parse(command, ["--logdir", str(tmp_path), name, value])
+
+
+def test_a_command_in_a_sentence_can_be_copied(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--logdir", str(tmp_path / "a run")])
+    assert f"worldmodels train-vae --logdir '{tmp_path}/a run'" in capsys.readouterr().err
+
+
+def test_the_driver_s_episodes_have_a_folder_of_their_own() -> None:
+    assert cli.parse("collect", [])[0].folder == Path("datasets/carracing")
+    assert cli.parse("collect", ["--policy", "agent"])[0].folder == Path("datasets/driven")
+    assert cli.parse("collect", ["--policy", "agent", "--rootdir", "x"])[0].folder == Path("x")
+
+
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["laptop", "line", "cma", "agent", "worldmodels/CarRacing-v3", "planted:Evil-v0"])
+)  # fmt: skip
+VALUES = st.recursive(LEAVES, lambda v: st.lists(v, max_size=2) | st.dictionaries(st.text(max_size=4), v, max_size=2))
+
+
+@st.composite
+def entries(draw) -> tuple[str, object]:
+    """A command and what config.json says of it: real names, any values."""
+    command = draw(st.sampled_from(sorted(cli.REMEMBERED)))
+    cls = cli.COMMANDS[command][0]
+    names = [field.name for field in dataclasses.fields(cls)] + ["preset", record.FROM_RUN]
+    entry = draw(VALUES | st.dictionaries(st.sampled_from(names), VALUES, max_size=4))
+    if command == "run" and isinstance(entry, dict):
+        stage = draw(st.sampled_from(sorted(config.STAGES.values())))
+        inner = [field.name for field in dataclasses.fields(getattr(cls(), stage))]
+        entry = {**entry, stage: draw(st.dictionaries(st.sampled_from(inner), VALUES, max_size=3))}
+    return command, entry
+
+
+@given(entries())
+@hypothesis.settings(deadline=None, max_examples=150, suppress_health_check=list(hypothesis.HealthCheck))
+def test_any_config_is_read_or_refused_in_a_sentence(tmp_path, entry: tuple[str, object]) -> None:
+    command, said = entry
+    (tmp_path / "config.json").write_text(json.dumps({command: said}))
+    with contextlib.suppress(UserError):
+        cfg, _ = cli.parse(command, ["--logdir", str(tmp_path)])
+        for field in dataclasses.fields(cfg):
+            if not dataclasses.is_dataclass(value := getattr(cfg, field.name)):
+                assert record.fits(value, get_type_hints(type(cfg))[field.name]), field.name

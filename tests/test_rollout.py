@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from tests.helpers.toy import TOY
+from tests.helpers.toy import TOY, Toy
 from worldmodels import envs
 from worldmodels.envs import World
 from worldmodels.envs.frames import area_weights, as_frames
@@ -132,3 +132,30 @@ def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -
     kind = envs.actions_for(World(TOY), env.single_action_space)
     scores, lengths = drive(env, kind, Steady(), EPISODES[:1], give_up=GiveUp(after=4, horizon=18))
     assert scores.tolist() == [-9.0] and lengths.tolist() == [4]
+
+
+class Pays(Toy):
+    """Pays `reward` at step 3."""
+
+    reward = 0.0
+
+    def step(self, action):
+        self.steps = getattr(self, "steps", 0) + 1
+        return self.render(), self.reward if self.steps == 3 else 0.5, self.steps == 5, False, {}
+
+
+@pytest.mark.parametrize("give_up", [None, GiveUp(after=2, horizon=5)])
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, 1e39, -1e300])
+def test_a_reward_that_cannot_be_stored_names_environment_seed_and_step(
+    reward: float, give_up: GiveUp | None, monkeypatch
+) -> None:
+    monkeypatch.setattr(Pays, "reward", reward)
+    if (env_id := "worldmodels-tests/Pays-v0") not in gymnasium.registry:
+        gymnasium.register(env_id, Pays)
+    lanes = envs.make(World(env_id), 1)
+    with pytest.raises(
+        UserError, match=r"Pays-v0 paid .* at step 3 of the episode with seed 8: a reward must be a finite"
+    ):
+        drive(
+            lanes, envs.actions_for(World(env_id), lanes.single_action_space), Steady(), [Episode(8)], give_up=give_up
+        )

@@ -1,31 +1,28 @@
 """The iterative procedure: the driver of one iteration gathers the episodes of the next."""
 
+import itertools
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
+
 from tests.helpers.toy import TOY
 from worldmodels.commands import run
+from worldmodels.errors import UserError
 from worldmodels.runs import metrics as logs
+from worldmodels.runs import record
 from worldmodels.runs import settings as config
+from worldmodels.runs.files import alone
 from worldmodels.runs.presets.carracing import SMOKE
 
 
 def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])  # workers import the toy
-    small = SMOKE
-    cfg = replace(
-        small,
-        logdir=str(tmp_path / "run"),
-        env=TOY,
-        device="cpu",
-        iterations=2,
-        early_generations=1,
-        again=config.Collection(rollouts=2, threads=1),
-        collect=replace(small.collect, rollouts=3, policy="white"),
-        controller=replace(small.controller, max_workers=1),
-        evaluate=replace(small.evaluate, video=False),
-    )
+    cfg = small(tmp_path / "run", iterations=2)
     run.main(cfg)
     last, first = tmp_path / "run", tmp_path / "run" / "previous"
     assert json.loads((last / "rollouts" / "collect.json").read_text())["policy"] == "agent"
@@ -41,3 +38,106 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     run.main(replace(cfg, vae=replace(cfg.vae, epochs=cfg.vae.epochs + 1)))
     assert len(logs.read(last / "vae" / "metrics.jsonl")) == cfg.vae.epochs + 1
     assert (first / "vae" / "best.safetensors").read_bytes() == gathered, "the driver that collected stays as it was"
+
+
+def small(logdir: Path, **changes) -> config.Run:
+    """A run of the toy in seconds, in this process."""
+    return replace(
+        SMOKE, logdir=str(logdir), env=TOY, device="cpu", early_generations=1,
+        again=config.Collection(rollouts=2, threads=1), collect=replace(SMOKE.collect, policy="white"),
+        controller=replace(SMOKE.controller, max_workers=1), evaluate=replace(SMOKE.evaluate, video=False), **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run of one iteration, as the command leaves it."""
+    logdir = tmp_path_factory.mktemp("finished") / "run"
+    ask(small(logdir))
+    return logdir
+
+
+def ask(cfg: config.Run) -> None:
+    run.main(cfg, begin=lambda: record.write("run", cfg, "smoke"))
+
+
+def weights(logdir: Path) -> dict[str, bytes]:
+    return {stage: (logdir / stage / "best.safetensors").read_bytes() for stage in ("vae", "mdrnn", "ctrl")}
+
+
+@pytest.mark.parametrize("killed_at", [None, 0, 3, 7, 8])
+def test_more_iterations_continue_a_finished_run(finished: Path, tmp_path: Path, monkeypatch, killed_at) -> None:
+    """What is there becomes the iteration before, also when the process dies between two renames."""
+    logdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = weights(logdir)
+    cfg = small(logdir, iterations=2)
+    if killed_at is not None:
+        die_at_rename(monkeypatch, killed_at)
+        with pytest.raises(Killed):
+            run.move_to_previous(cfg)
+        monkeypatch.undo()
+    run.move_to_previous(cfg)
+    assert weights(logdir / "previous") == before and not (logdir / "vae").exists()
+    assert not (logdir / ".previous").exists() and run.iteration(run.RunDir.of(logdir)) == 0
+    if killed_at is None:
+        ask(cfg)
+        assert json.loads((logdir / "rollouts" / "collect.json").read_text())["policy"] == "agent"
+        assert weights(logdir / "previous") == before and weights(logdir) != before
+        run.move_to_previous(replace(cfg, iterations=3))
+        assert weights(logdir / "previous" / "previous") == before
+
+
+class Killed(BaseException):
+    pass
+
+
+def die_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    rename, count = Path.rename, itertools.count()
+
+    def renamed(path: Path, to: Path) -> Path:
+        if next(count) == number:
+            raise Killed
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+
+
+def test_a_refused_run_is_what_it_was_asked_before(finished: Path, tmp_path: Path) -> None:
+    logdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    asked = record.known(run.RunDir.of(logdir))["run"]
+    cfg = small(logdir)
+    with pytest.raises(UserError, match="holds a V with"):
+        ask(replace(cfg, vae=replace(cfg.vae, z_size=16)))
+    assert record.known(run.RunDir.of(logdir))["run"] == asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"controller": replace(SMOKE.controller, strategy="pgpe", pop_size=5)}, "--pop-size must be even"),
+        ({"controller": replace(SMOKE.controller, start="anywhere")}, "cannot start 'anywhere'"),
+        ({"evaluate": replace(SMOKE.evaluate, env="NoSuch-v0")}, "NoSuch-v0 is not registered"),
+        ({"device": "cuda"}, "No CUDA device"),
+    ],
+)
+def test_what_a_late_stage_refuses_is_refused_first(tmp_path: Path, changes: dict, sentence: str) -> None:
+    if "device" in changes and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=sentence):
+        run.main(replace(small(tmp_path / "run"), **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_pygame_is_refused_before_it_drives(tmp_path: Path, monkeypatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    cfg = small(tmp_path / "run")
+    with pytest.raises(UserError, match=r"worldmodels-pytorch\[box2d\]"):
+        run.main(replace(cfg, evaluate=replace(cfg.evaluate, env="CarRacing-v3")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_do_not_share_a_directory(finished: Path) -> None:
+    with alone(finished, "running the pipeline"), pytest.raises(UserError, match="Another process is running"):
+        run.main(small(finished))

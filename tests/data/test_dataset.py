@@ -1,5 +1,6 @@
 """Many episodes: what is found, what is left out, and a split that no neighbour changes."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -174,3 +175,9 @@ def test_one_rollout_cannot_be_split():
     for fraction in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="between 0 and 1"):
             split(numbered(5), fraction)
+
+
+def test_a_name_that_no_encoding_holds(tmp_path):
+    for name in (b"\xff.npz", "été 1.npz".encode()):
+        save_arrays(tmp_path / os.fsdecode(name))
+    assert len(set(open_dataset(tmp_path).identities)) == 2

@@ -107,3 +107,20 @@ def test_a_script_without_a_main_guard_is_told_so_at_once(tmp_path, how: str) ->
     )
     assert done.returncode and 'if __name__ == "__main__":' in done.stderr.strip().splitlines()[-1]
     assert "out of memory" not in done.stderr
+
+
+class Unportable(Exception):
+    """Pickle calls its constructor with one argument, and it takes two."""
+
+    def __init__(self, what: str, where: str):
+        super().__init__(f"{what} in {where}")
+
+
+def fail_oddly(job: int, on_step=None) -> int:
+    raise Unportable("a fault", "the environment")
+
+
+def test_an_error_that_cannot_travel_is_not_taken_for_a_crash(capfd) -> None:
+    with pytest.raises(RuntimeError, match="Unportable: a fault in the environment"):
+        list(pool(fail_oddly, 1).run([7]))
+    assert "died" not in capfd.readouterr().err

@@ -68,10 +68,10 @@ def main(cfg: Evaluate) -> None:
         if filming and not book.filmed:
             film(cfg, run, book)
         result = summarise(book, command(cfg))
-        book.close(result)
+        written = book.close(result)
         metrics.write_whole(folder.evaluations, "track", rows(result))
     print(table(result))
-    print(f"Written to {folder.evaluation}" + (f" and {folder.video}." if book.video else "."))
+    print(f"Written to {written}" + (f" and {folder.video}." if book.video else "."))
 
 
 def try_out(cfg: Evaluate) -> None:
@@ -187,18 +187,18 @@ class Book:
         content = {**self.key, "seeds": list(self.seeds), "scores": scores, "lengths": lengths, "video": self.video}
         write_json(self.path, content)
 
-    def close(self, result: dict[str, Any]) -> None:
-        """Keep the finished evaluation; evaluation.json stays where it says more about the same driver."""
+    def close(self, result: dict[str, Any]) -> Path:
+        """Keep the finished evaluation; where it is: evaluation.json stays if it says more about the same driver."""
         if not self.path.exists() or read_json(self.path) != result:
             write_json(self.path, result)
         with contextlib.suppress(UserError, KeyError, TypeError):
             there = read_json(self.folder.evaluation)
             says_more = there["max_steps"] is None, there["episodes"]
             if there["model"] == result["model"] and says_more > (result["max_steps"] is None, result["episodes"]):
-                kept = f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} tracks"
-                print(f"{kept}; this one is in {self.path}.")
-                return
+                print(f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} tracks.")
+                return self.path
         write_json(self.folder.evaluation, result)
+        return self.folder.evaluation
 
 
 def summarise(book: Book, command: str) -> dict[str, Any]:

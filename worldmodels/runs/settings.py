@@ -20,8 +20,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 
-Count = Annotated[int, Ge(1)]
-OrNone = Annotated[int, Ge(0)]  # 0 switches something off, or leaves it to the program
+Count = Annotated[int, Ge(1), Lt(10**9)]
+OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Above = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Lt(1)]
@@ -31,7 +31,7 @@ Share = Annotated[float, Gt(0), Lt(1)]
 class Collection:
     """Which episodes are gathered."""
 
-    rollouts: Count = 1000
+    rollouts: Annotated[int, Ge(1), Lt(10**7)] = 1000
     """Episodes in the folder when the command is done; an interrupted collection continues."""
     threads: OrNone = 0
     """Worker processes (0: one a core)."""
@@ -173,7 +173,7 @@ class Evolution:
 
     n_samples: Count = 16
     """Rollouts that score one candidate; all candidates of a generation drive the same tracks."""
-    pop_size: Annotated[int, Ge(3)] = 64
+    pop_size: Annotated[int, Ge(3), Lt(10**6)] = 64
     """Candidates a generation."""
     target_return: float | None = None
     """Stop when the mean of the distribution scores this much on the selection tracks (None: 950 in CarRacing, never
@@ -182,7 +182,7 @@ class Evolution:
     """Worker processes (0: one a GPU; without a GPU one for our own simulator, one a core for any other)."""
     epochs: OrNone = 1800
     """Generations."""
-    env_steps: OrNone = 0
+    env_steps: Annotated[int, Ge(0)] = 0
     """Stop after so many steps of the environment (0: never)."""
     batch_size: Count = 64
     """Lanes of one worker: episodes driven side by side."""

@@ -1,0 +1,58 @@
+"""Crews of one, two and three processes against this process, on a CPU."""
+
+import numpy as np
+import pytest
+
+from tests.helpers.runs import H, Z, save_agent
+from tests.helpers.toy import TOY
+from worldmodels.controller import Controller
+from worldmodels.envs import World
+from worldmodels.evolution.fitness import fitness
+from worldmodels.rollout import Episode
+from worldmodels.runs.directory import RunDir
+from worldmodels.workers.driver import Course, Drivers, Job, Models
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import open_pool
+
+CAR = "worldmodels/CarRacing-v3"
+SEEDS = (3, 1)
+CREWS = [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+
+
+def crew(count: int) -> tuple[Place, ...]:
+    return tuple(Place(i, "cpu", 1) for i in range(count))
+
+
+def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[np.ndarray, int]:
+    """Three candidates, two episodes each; `workers` 0 is this process."""
+    run = RunDir.of(save_agent(tmp_path / f"run{workers}", outputs, env=env))
+    controller = Controller(Z, H, outputs)
+    population = np.random.default_rng(0).normal(size=(3, controller.size)).astype(np.float32)
+    drivers = Drivers(World(env), lanes, Models.of(run, controller, sample_z=True, seed=4))
+    with open_pool(drivers, crew(workers or 1), "processes" if workers else "here") as pool:
+        return fitness(pool, population, SEEDS, Course(max_steps=15), lanes=lanes, workers=workers or 1)
+
+
+@pytest.mark.parametrize("workers", CREWS)
+@pytest.mark.parametrize(("env", "outputs"), [(TOY, 3), (CAR, 3)])
+def test_a_crew_scores_as_this_process(tmp_path, env: str, outputs: int, workers: int) -> None:
+    """With a lane each: the same bits, since every product has the same shape. Side by side, an agent's arithmetic
+    depends in the last bit on how many lanes it drives, and so on how the episodes are shared: close."""
+    alone, steps = scores(tmp_path, env, outputs, 1, 0)
+    assert len(np.unique(alone)) > 1
+    shared, shared_steps = scores(tmp_path, env, outputs, 1, workers)
+    assert np.array_equal(shared, alone) and shared_steps == steps
+    together, together_steps = scores(tmp_path, env, outputs, 4, workers)
+    assert np.allclose(together, alone, rtol=0, atol=1e-2) and together_steps == steps
+
+
+@pytest.mark.parametrize("workers", CREWS)
+def test_a_crew_of_random_drivers_leaves_the_same_episodes_to_the_last_bit(workers: int) -> None:
+    jobs = [Job(tuple(Episode(seed, seed) for seed in part), record=True, course=Course(max_steps=9))
+            for part in ((1, 2), (3,), (4, 5, 6))]  # fmt: skip
+    with open_pool(Drivers(World(CAR), 2, policy="gas"), crew(1), "here") as pool:
+        alone = dict(pool.run(jobs))
+    with open_pool(Drivers(World(CAR), 1, policy="gas"), crew(workers), "processes") as pool:
+        shared = dict(pool.run(jobs))
+    for index, outcome in alone.items():
+        assert outcome.rollouts == shared[index].rollouts and outcome.scores.tolist() == shared[index].scores.tolist()
