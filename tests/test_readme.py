@@ -121,12 +121,14 @@ def test_what_a_user_can_install_is_listed() -> None:
 def test_the_python_blocks_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, as somebody who copies them does, in episodes of five steps and without a window."""
     monkeypatch.setattr(gymnasium, "make", functools.partial(gymnasium.make, max_episode_steps=5))
-    first, second = blocks(README, "python")
+    first, dreaming, driving = blocks(README, "python")
     here: dict = {}
     exec(first, here)
     assert here["frames"].shape == (64, 64, 64, 3)
-    assert len([line for line in second.splitlines() if line.strip()]) <= 8
-    exec(second.replace('render_mode="human"', 'render_mode="rgb_array"'), here)
+    exec(dreaming, here)
+    assert here["frame"].shape == (64, 64, 3) and here["frame"].dtype == here["frames"].dtype
+    assert len([line for line in driving.splitlines() if line.strip()]) <= 8
+    exec(driving.replace('render_mode="human"', 'render_mode="rgb_array"'), here)
     assert here["truncated"] and not here["terminated"]
 
 
@@ -176,7 +178,7 @@ def test_the_shell_blocks_run_in_order(tmp_path: Path, shell: functools.partial)
         folder.mkdir()
 
     pip, evaluate = lines(install)
-    assert pip == ["pip", "install", "worldmodels-pytorch[box2d]"]
+    assert pip == ["pip", "install", "worldmodels-pytorch"]
     shell(here, small(evaluate))
 
     run, test = lines(make)
