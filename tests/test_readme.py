@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import gymnasium
 import pytest
 
 from tests.helpers.documents import DOCUMENTS, ROOT, blocks, commands, lines
-from worldmodels import cli
+from worldmodels import cli, envs
 from worldmodels.cli import parse
+from worldmodels.envs import seeds
 
 README = ROOT / "README.md"
 PLACEHOLDERS = {"ID": "CarRacing-v3", "N": "0", "NAME": "laptop", "RUN": "exp_dir", "OUTPUT": "exp_output"}
@@ -107,6 +109,15 @@ def test_the_doors_are_where_the_readme_says() -> None:
         source = (ROOT / "worldmodels" / file).read_text()
         for part in name.split("."):
             assert re.search(rf"^ *(def|class) {part}\b", source, re.M), f"{name} in {file}"
+
+
+def test_contributing_has_the_seeds_table_and_its_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = [line for line in (seeds.__doc__ or "").splitlines() if line.startswith("|")]
+    assert len(table) == 6 and "\n".join(table) in text
+    monkeypatch.setattr(envs, "DESCRIPTIONS", {})
+    exec(textwrap.dedent(re.findall(r"^ *```python\n(.*?)^ *```$", text, re.S | re.M)[0]), {})
+    assert envs.DESCRIPTIONS["Corridor-v0"].time_limit == 500
 
 
 def test_what_a_user_can_install_is_listed() -> None:
