@@ -1,11 +1,12 @@
-"""V, M, acting and evolution beside the seed's way of doing the same work, in one run on this machine.
+"""V, M, acting and evolution beside ctallec's port's way of doing the same work, in one run on this machine.
 
     python -m benchmarks.pipeline [--seconds 3]
 
-The baseline columns are written here as the seed's port works: plain memory layout and batches of 32 for V, one
+The baseline column is written here as ctallec's port works: plain memory layout and batches of 32 for V, one
 frame at a time for encoding and acting (decoder and mixture head included), V run again on both frames of every
 transition for M; for evolution also one of Gymnasium's environments. The floor is the work's arithmetic over this
-machine's own float32 matrix rate (where the processor has bfloat16, V and M get below it). Real CarRacing frames.
+machine's own float32 matrix rate (what computes in bfloat16, where the processor has it, can be faster). The frames are
+CarRacing's.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def real_frames(count: int) -> np.ndarray:
 
 
 def rate(work: Callable[[], int], seconds: float) -> float:
-    """Items a second of `work`, which returns the number of items it did."""
+    """Items per second of `work`, which returns the number of items it did."""
     work()
     items, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
@@ -56,13 +57,13 @@ def rate(work: Callable[[], int], seconds: float) -> float:
 
 
 def matrix_rate(seconds: float) -> float:
-    """Floating-point operations a second of a 2048³ float32 product."""
+    """Floating-point operations per second of a 2048³ float32 product."""
     a = torch.randn(2048, 2048)
     return rate(lambda: (a @ a, 2 * 2048**3)[1], seconds)
 
 
-class SeedVAE(VAE):
-    """The seed's: plain layout, and a transposed convolution on the decoder's first pixel."""
+class PortVAE(VAE):
+    """The port's: plain layout, and a transposed convolution on the decoder's first pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,12 +74,12 @@ class SeedVAE(VAE):
 
 
 def train_v(vae: VAE, frames: np.ndarray) -> Callable[[], int]:
-    seed = isinstance(vae, SeedVAE)
-    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=not seed)
+    port = isinstance(vae, PortVAE)
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-3, fused=not port)
 
     def work() -> int:
         images = to_images(frames, CPU)
-        if seed:
+        if port:
             images = images.contiguous()
         loss, _ = vae_loss(images, *vae(images, torch.randn(len(frames), 32)), 0.0)
         optimizer.zero_grad()
@@ -119,9 +120,9 @@ def train_m_our_way(batch: int = 32, length: int = 100) -> Callable[[], int]:
     return work
 
 
-def train_m_the_seed_s_way(frames: np.ndarray, batch: int = 16, length: int = 32) -> Callable[[], int]:
+def train_m_the_port_s_way(frames: np.ndarray, batch: int = 16, length: int = 32) -> Callable[[], int]:
     """V runs on both frames of every transition of every batch; one shared mixture; RMSprop."""
-    vae, mdrnn = SeedVAE(), memory.MDRNN(mixture="shared", include_reward=True, include_terminal=True)
+    vae, mdrnn = PortVAE(), memory.MDRNN(mixture="shared", include_reward=True, include_terminal=True)
     optimizer = torch.optim.RMSprop(mdrnn.parameters(), 1e-3, alpha=0.9)
     some = np.resize(frames, (batch * length, 64, 64, 3))
     actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
@@ -152,9 +153,9 @@ def act_our_way(frames: np.ndarray, lanes: int) -> Callable[[], int]:
     return lambda: len(agent.act(index, frames[:lanes]))
 
 
-def seed_driver() -> Callable[[np.ndarray], torch.Tensor]:
+def port_driver() -> Callable[[np.ndarray], torch.Tensor]:
     """Frames uint8 (1, 64, 64, 3) → actions (1, 3): the whole VAE, C, and M with its mixture head."""
-    vae, mdrnn = SeedVAE(), memory.MDRNN(mixture="shared")
+    vae, mdrnn = PortVAE(), memory.MDRNN(mixture="shared")
     c = torch.nn.Linear(288, 3)
     state = mdrnn.initial_state(1)
 
@@ -171,8 +172,8 @@ def seed_driver() -> Callable[[np.ndarray], torch.Tensor]:
     return act
 
 
-def act_the_seed_s_way(frames: np.ndarray) -> Callable[[], int]:
-    act = seed_driver()
+def act_the_port_s_way(frames: np.ndarray) -> Callable[[], int]:
+    act = port_driver()
     return lambda: len(act(frames[:1]))
 
 
@@ -187,9 +188,9 @@ def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> 
     return lambda: fitness(pool, candidates.astype(np.float32), range(samples), course, 128)[1]
 
 
-def evolve_the_seed_s_way() -> Callable[[], int]:
+def evolve_the_port_s_way() -> Callable[[], int]:
     """One step of one process: Gymnasium's environment, the frame resized, the whole VAE, C, M."""
-    act, env = seed_driver(), gymnasium.make("CarRacing-v3")
+    act, env = port_driver(), gymnasium.make("CarRacing-v3")
     frame = env.reset(seed=0)[0]
 
     def work() -> int:
@@ -211,19 +212,19 @@ def main() -> None:
     flops = matrix_rate(seconds)
     print(f"float32 matrix rate {flops / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads\n")
     v_flops = 3 * (ENCODER_FLOPS + DECODER_FLOPS)
-    rows: list[tuple[str, Callable[[], int], Callable[[], int], float, float]] = [
-        ("V training, frames/s", train_v(SeedVAE(), frames[:32]), train_v_our_way(frames[:100]), v_flops, 1.25),
-        ("encoding, frames/s", encode(SeedVAE(), frames, 1), encode(VAE(), frames, ENCODE_BATCH), ENCODER_FLOPS, 3),
-        ("M training, transitions/s", train_m_the_seed_s_way(frames), train_m_our_way(),
-         3 * (M_FLOPS + HEAD_FLOPS), 100),
-        ("acting, 64 lanes, frames/s", act_the_seed_s_way(frames), act_our_way(frames, 64),
-         ENCODER_FLOPS + M_FLOPS, 25),
-        ("evolution, agent steps/s", evolve_the_seed_s_way(), evolve_our_way(), ENCODER_FLOPS + M_FLOPS, 52),
+    rows: list[tuple[str, Callable[[], int], Callable[[], int], float]] = [
+        ("V training, frames/s", train_v(PortVAE(), frames[:32]), train_v_our_way(frames[:100]), v_flops),
+        ("encoding, frames/s", encode(PortVAE(), frames, 1), encode(VAE(), frames, ENCODE_BATCH), ENCODER_FLOPS),
+        ("M training, transitions/s", train_m_the_port_s_way(frames), train_m_our_way(),
+         3 * (M_FLOPS + HEAD_FLOPS)),
+        ("acting, 64 lanes, frames/s", act_the_port_s_way(frames), act_our_way(frames, 64),
+         ENCODER_FLOPS + M_FLOPS),
+        ("evolution, agent steps/s", evolve_the_port_s_way(), evolve_our_way(), ENCODER_FLOPS + M_FLOPS),
     ]  # fmt: skip
-    print(f"{'work':<28}{'seed':>9}{'ours':>9}{'ratio':>8}{'asked':>8}{'floor':>9}")
-    for name, theirs, ours, work_flops, asked in rows:
+    print(f"{'work':<28}{'port':>9}{'ours':>9}{'ratio':>8}{'floor':>9}")
+    for name, theirs, ours, work_flops in rows:
         before, after = rate(theirs, seconds), rate(ours, seconds)
-        print(f"{name:<28}{before:>9,.0f}{after:>9,.0f}{after / before:>7.1f}×{asked:>7}×{flops / work_flops:>9,.0f}")
+        print(f"{name:<28}{before:>9,.0f}{after:>9,.0f}{after / before:>7.1f}×{flops / work_flops:>9,.0f}")
 
 
 if __name__ == "__main__":

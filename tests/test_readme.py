@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import gymnasium
 import pytest
 
 from tests.helpers.documents import DOCUMENTS, ROOT, blocks, commands, lines
-from worldmodels import cli
+from worldmodels import cli, envs
 from worldmodels.cli import parse
+from worldmodels.envs import seeds
 
 README = ROOT / "README.md"
 PLACEHOLDERS = {"ID": "CarRacing-v3", "N": "0", "NAME": "laptop", "RUN": "exp_dir", "OUTPUT": "exp_output"}
@@ -109,6 +111,15 @@ def test_the_doors_are_where_the_readme_says() -> None:
             assert re.search(rf"^ *(def|class) {part}\b", source, re.M), f"{name} in {file}"
 
 
+def test_contributing_has_the_seeds_table_and_its_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = [line for line in (seeds.__doc__ or "").splitlines() if line.startswith("|")]
+    assert len(table) == 6 and "\n".join(table) in text
+    monkeypatch.setattr(envs, "DESCRIPTIONS", {})
+    exec(textwrap.dedent(re.findall(r"^ *```python\n(.*?)^ *```$", text, re.S | re.M)[0]), {})
+    assert envs.DESCRIPTIONS["Corridor-v0"].time_limit == 500
+
+
 def test_what_a_user_can_install_is_listed() -> None:
     """Every extra but the developers' has a row."""
     listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", README.read_text(), re.M))))
@@ -121,12 +132,14 @@ def test_what_a_user_can_install_is_listed() -> None:
 def test_the_python_blocks_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, as somebody who copies them does, in episodes of five steps and without a window."""
     monkeypatch.setattr(gymnasium, "make", functools.partial(gymnasium.make, max_episode_steps=5))
-    first, second = blocks(README, "python")
+    first, dreaming, driving = blocks(README, "python")
     here: dict = {}
     exec(first, here)
     assert here["frames"].shape == (64, 64, 64, 3)
-    assert len([line for line in second.splitlines() if line.strip()]) <= 8
-    exec(second.replace('render_mode="human"', 'render_mode="rgb_array"'), here)
+    exec(dreaming, here)
+    assert here["frame"].shape == (64, 64, 3) and here["frame"].dtype == here["frames"].dtype
+    assert len([line for line in driving.splitlines() if line.strip()]) <= 8
+    exec(driving.replace('render_mode="human"', 'render_mode="rgb_array"'), here)
     assert here["truncated"] and not here["terminated"]
 
 
@@ -176,7 +189,7 @@ def test_the_shell_blocks_run_in_order(tmp_path: Path, shell: functools.partial)
         folder.mkdir()
 
     pip, evaluate = lines(install)
-    assert pip == ["pip", "install", "worldmodels-pytorch[box2d]"]
+    assert pip == ["pip", "install", "worldmodels-pytorch"]
     shell(here, small(evaluate))
 
     run, test = lines(make)

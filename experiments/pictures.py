@@ -1,0 +1,77 @@
+"""Pictures of docs/results.md that are drawn from its own tables.
+
+    python -m experiments.pictures [--output docs/images]
+
+ablations.png has a dot for every seed; speed.png a bar for every ratio.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS.parent / "images")
+    output = parser.parse_args().output
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    text = RESULTS.read_text(encoding="utf-8")
+    ablations(table(text, "Ablations"), output / "ablations.png")
+    speed(table(text, "Speed of the pipeline"), output / "speed.png")
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The first table under a heading: its rows, without the head."""
+    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def numbers(cell: str) -> list[float]:
+    """Every number of a cell; minus signs are typographic."""
+    return [float(word) for word in re.findall(r"-?\d+(?:\.\d+)?", cell.replace("−", "-"))]
+
+
+def ablations(rows: list[list[str]], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    for y, (_, seeds, _, paper, article) in enumerate(rows):
+        found = numbers(seeds)
+        axes.scatter(found, [y] * len(found), color="C0", label="here, 25 generations" if y == 0 else None)
+        for cell, below, marker, colour, name in (
+            (paper, 0.2, "D", "C7", "paper, finished"),
+            (article, 0.32, "s", "C1", "ReScience article, finished"),
+        ):
+            if cell:
+                (mean, spread), label = numbers(cell), name if y == 0 else None
+                axes.errorbar(mean, y + below, xerr=spread, fmt=marker, markersize=4, color=colour, label=label)
+    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("mean of 100 tracks")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower center", fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def speed(rows: list[list[str]], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
+    works, ratios = [row[0] for row in rows], [numbers(row[4])[0] for row in rows]
+    bars = axes.barh(works, ratios)
+    axes.bar_label(bars, [f"{ratio:g} ×" for ratio in ratios], padding=3)
+    axes.set_xscale("log")
+    axes.set_xlim(1, 600)
+    axes.set_xlabel("times as fast as ctallec's port")
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
