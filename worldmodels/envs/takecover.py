@@ -214,7 +214,7 @@ def _spans(source: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, nogil=True)
-def shrink(screen, rows, row_weights, columns, column_weights, frame):
+def shrink(screen, rows, row_weights, columns, column_weights, frame):  # type: ignore[no-untyped-def]
     """Exact area average of a screen uint8 (H, W · 3) into `frame` uint8 (64, 64, 3), rounded half up."""
     line = np.empty(screen.shape[1], np.float32)
     for i in range(frame.shape[0]):
@@ -269,14 +269,16 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         self.engine = Engine(resolution)
         self.running = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode."""
         super().reset(seed=seed)
         self.engine.begin(int(self.np_random.integers(2**32, dtype=np.uint32)))
         self.running = True
         return self.engine.frame.copy(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One tic."""
         if action not in self.action_space:
             raise InvalidAction(f"{action!r} is no action: 0 none, 1 right, 2 left.")
