@@ -7,84 +7,145 @@ from numba import njit
 
 from worldmodels.envs.carracing.camera import to_window, window_camera
 from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights
+from worldmodels.envs.carracing.ground import find_near
+from worldmodels.envs.carracing.hud import list_bars
+from worldmodels.envs.carracing.shrink import shrink_window
 from worldmodels.envs.carracing.state import GRASS_DIM, PLAYFIELD, SIZE, WHEEL_R, WINDOW_H, WINDOW_W
-from worldmodels.envs.carracing.window import fill, outline, polygon
+from worldmodels.envs.carracing.window import BAR_TOP, COLUMN_CELL, ROW_CELL, polygon, quad
+
+BLACK = 0x000000
+WHITE, RED = 0xFFFFFF, 0xFF0000  # borders
+HULL, WHEEL, MARK = 0xCC0000, 0x000000, 0x4D4D4D
 
 
 @njit(cache=True, error_model="numpy")
-def rgb(color) -> int:
-    return int(color[0]) << 16 | int(color[1]) << 8 | int(color[2])
+def rgb(color, shade) -> int:
+    """A colour float64 (3,), and as much more in each channel, truncated as pygame does: 0x00RRGGBB."""
+    return int(color[0] + shade) << 16 | int(color[1] + shade) << 8 | int(color[2] + shade)
 
 
 @njit(cache=True, error_model="numpy")
-def paint_quad(window, quad, color, camera, corners) -> None:
+def set_corner(canvas, corner, x, y, camera) -> None:
+    """A corner of gfxdraw's polygon, which holds 16 bits."""
+    u, v = to_window(x, y, camera)
+    canvas.corners[corner, 0], canvas.corners[corner, 1] = np.int16(u), np.int16(v)
+
+
+@njit(cache=True, error_model="numpy")
+def paint_square(canvas, left, lower, side, camera, color) -> None:
+    """A square along the world's axes."""
+    set_corner(canvas, 0, left + side, lower, camera)
+    set_corner(canvas, 1, left, lower, camera)
+    set_corner(canvas, 2, left, lower + side, camera)
+    set_corner(canvas, 3, left + side, lower + side, camera)
+    quad(canvas, color)
+
+
+@njit(cache=True, error_model="numpy")
+def paint_quad(canvas, corners, camera, color) -> None:
+    """A tile or a border, float64 (4,2)."""
     for corner in range(4):
-        x, y = to_window(quad[corner, 0], quad[corner, 1], camera)
-        corners[corner, 0], corners[corner, 1] = np.int16(x), np.int16(y)
-    outline(window, corners, color)
-    fill(window, corners, color)
+        set_corner(canvas, corner, corners[corner, 0], corners[corner, 1], camera)
+    quad(canvas, color)
 
 
 @njit(cache=True, error_model="numpy")
-def paint_ground(window, tracks, lane, camera) -> None:
-    corners = np.empty((4, 2), np.int64)
-    quad = np.empty((4, 2))
-    def_bounds = PLAYFIELD
-    quad[0, 0], quad[0, 1] = def_bounds, def_bounds
-    quad[1, 0], quad[1, 1] = def_bounds, -def_bounds
-    quad[2, 0], quad[2, 1] = -def_bounds, -def_bounds
-    quad[3, 0], quad[3, 1] = -def_bounds, def_bounds
-    paint_quad(window, quad, rgb(tracks.bg_color[lane]), camera, corners)
-    for x in range(-20, 20, 2):
-        for y in range(-20, 20, 2):
-            quad[0, 0], quad[0, 1] = GRASS_DIM * x + GRASS_DIM, GRASS_DIM * y + 0
-            quad[1, 0], quad[1, 1] = GRASS_DIM * x + 0, GRASS_DIM * y + 0
-            quad[2, 0], quad[2, 1] = GRASS_DIM * x + 0, GRASS_DIM * y + GRASS_DIM
-            quad[3, 0], quad[3, 1] = GRASS_DIM * x + GRASS_DIM, GRASS_DIM * y + GRASS_DIM
-            paint_quad(window, quad, rgb(tracks.grass_color[lane]), camera, corners)
-    border = 0
+def paint_grass(canvas, x, y, camera, ground, grass) -> None:
+    """The playfield and the light squares on it."""
+    cos, sin, zoom = camera[0], -camera[1], camera[2]
+    reach = 1.0 + math.hypot(0.5 * WINDOW_W, 0.75 * WINDOW_H) / zoom  # from the hull to the farthest visible corner
+    inside = max(abs(x), abs(y)) + reach < PLAYFIELD
+    background = ground if inside else BLACK
+    canvas.window[:BAR_TOP] = np.uint32(background)
+    if not inside:
+        set_corner(canvas, 0, PLAYFIELD, PLAYFIELD, camera)
+        set_corner(canvas, 1, PLAYFIELD, -PLAYFIELD, camera)
+        set_corner(canvas, 2, -PLAYFIELD, -PLAYFIELD, camera)
+        set_corner(canvas, 3, -PLAYFIELD, PLAYFIELD, camera)
+        quad(canvas, ground)
+    for i in range(-20, 20, 2):
+        for j in range(-20, 20, 2):
+            paint_square(canvas, GRASS_DIM * i, GRASS_DIM * j, GRASS_DIM, camera, grass)
+
+
+@njit(cache=True, error_model="numpy")
+def paint_road(canvas, tracks, lane, camera, near) -> None:
+    """The tiles, each followed by its border."""
+    color = tracks.road_color[lane]
+    shades = rgb(color, 0.0), rgb(color, 0.01 * 1 * 255), rgb(color, 0.01 * 2 * 255)
+    border, borders = 0, tracks.borders[lane]
     for tile in range(tracks.count[lane]):
-        shade = 0.0 if tracks.plain[lane, tile] else 0.01 * (tile % 3) * 255
-        color = tracks.road_color[lane] + shade
-        paint_quad(window, tracks.road[lane, tile], rgb(color), camera, corners)
-        if border < tracks.borders[lane] and tracks.border_tile[lane, border] == tile:
-            paint_quad(window, tracks.border[lane, border], 0xFFFFFF if tile % 2 == 0 else 0xFF0000, camera, corners)
-            border += 1
+        has_border = border < borders and tracks.border_tile[lane, border] == tile
+        if near[tile]:
+            paint_quad(canvas, tracks.road[lane, tile], camera, shades[0 if tracks.plain[lane, tile] else tile % 3])
+            if has_border:
+                paint_quad(canvas, tracks.border[lane, border], camera, RED if tile % 2 else WHITE)
+        border += has_border
 
 
 @njit(cache=True, error_model="numpy")
-def body(points, transform_sc, position, camera, out) -> None:
-    for index in range(len(points)):
-        u, v = points[index, 0], points[index, 1]
+def paint_body(canvas, corners, transform_sc, position, camera, color) -> None:
+    """A polygon of a body, float32 (K,2), by Box2D's float32 transform."""
+    for index in range(len(corners)):
+        u, v = corners[index, 0], corners[index, 1]
         x = (transform_sc[1] * u - transform_sc[0] * v) + position[0]
         y = (transform_sc[0] * u + transform_sc[1] * v) + position[1]
-        out[index, 0], out[index, 1] = to_window(float(x), float(y), camera)
+        canvas.corners[index, 0], canvas.corners[index, 1] = to_window(float(x), float(y), camera)
+    polygon(canvas, len(corners), color)
 
 
 @njit(cache=True, error_model="numpy")
-def paint_car(window, cars, lane, camera) -> None:
-    corners = np.empty((8, 2), np.int64)
-    mark = np.empty((4, 2), np.float32)
+def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
+    """The wheels with their white marks, then the hull. mark: float32 (4,2) scratch."""
     for wheel in range(4):
-        sc, position = cars.transform_sc[lane, wheel + 1], cars.position[lane, wheel + 1]
-        body(WHEEL_CORNERS, sc, position, camera, corners)
-        polygon(window, corners[:4], 0)
-        shows, c1, c2 = mark_heights(cars.phase[lane, wheel])
+        paint_body(canvas, WHEEL_CORNERS, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
+        shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
             for corner in range(4):
                 mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
                 mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
-            body(mark, sc, position, camera, corners)
-            polygon(window, corners[:4], 0x4D4D4D)
-    for k in range(4):
-        start, end = HULL_STARTS[k], HULL_STARTS[k + 1]
-        body(HULL_CORNERS[start:end], cars.transform_sc[lane, 0], cars.position[lane, 0], camera, corners)
-        polygon(window, corners[: end - start], 0xCC0000)
+            paint_body(canvas, mark, transform_sc[wheel + 1], position[wheel + 1], camera, MARK)
+    for part in range(4):
+        corners = HULL_CORNERS[HULL_STARTS[part] : HULL_STARTS[part + 1]]
+        paint_body(canvas, corners, transform_sc[0], position[0], camera, HULL)
 
 
 @njit(cache=True, error_model="numpy")
-def paint(window, tracks, cars, lane) -> None:
-    camera = window_camera(float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1]), float(cars.angle[lane, 0]), cars.time[lane])
-    window[:] = 0
-    paint_ground(window, tracks, lane, camera)
-    paint_car(window, cars, lane, camera)
+def paint_bars(canvas, bars, count) -> None:
+    """The indicators: int64 (.., 7) left, right, top, bottom (inclusive), red, green, blue."""
+    for index in range(count):
+        bar = bars[index]
+        color = bar[4] << 16 | bar[5] << 8 | bar[6]
+        for row in range(bar[2], bar[3] + 1):
+            for x in range(bar[0], bar[1] + 1):
+                canvas.window[row, x] = color
+        for i in range(ROW_CELL[bar[2]], ROW_CELL[bar[3] + 1] + 1):
+            for k in range(COLUMN_CELL[bar[0]], COLUMN_CELL[bar[1] + 1] + 1):
+                canvas.mixed[i, k] = 1
+
+
+@njit(cache=True, error_model="numpy")
+def erase_bars(canvas, bars, count) -> None:
+    """Leave the part below the picture black again."""
+    for index in range(count):
+        bar = bars[index]
+        for row in range(max(bar[2], BAR_TOP), bar[3] + 1):
+            for x in range(bar[0], bar[1] + 1):
+                canvas.window[row, x] = BLACK
+
+
+@njit(cache=True, error_model="numpy")
+def paint(canvas, tracks, cars, lane, near, bars, mark, slot, frame) -> None:
+    """One lane into a planar frame; the score is left to `draw_score`."""
+    x, y, time = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1]), cars.time[lane]
+    camera = window_camera(x, y, float(cars.angle[lane, 0]), time)
+    find_near(tracks.centre[lane], tracks.count[lane], (x, y, camera[0], camera[1], camera[2]), near)
+    paint_grass(canvas, x, y, camera, rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0))
+    paint_road(canvas, tracks, lane, camera, near)
+    paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)
+    count = list_bars(
+        bars, cars.velocity[lane, 0], cars.omega[lane], float(cars.joint_angle[lane, 0]), float(cars.spin[lane, 0])
+    )
+    paint_bars(canvas, bars, count)
+    shrink_window(canvas.window, canvas.mixed, slot, frame)
+    erase_bars(canvas, bars, count)

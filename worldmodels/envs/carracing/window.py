@@ -5,59 +5,114 @@ Gymnasium does it: `outline` blends its antialiased edges into what is there, `f
 
 Legend: window uint32 (800, 1000) of 0x00RRGGBB, row 0 at the top as in the frame; Gymnasium paints it upside down and
 flips it, so that painting's y lies in row 799 - y. Rows from BAR_TOP on are the bar's: painting leaves them alone.
+Cells as in shrink.py: what is painted marks those that its edge crosses as mixed.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.state import WINDOW_H, WINDOW_W
+from worldmodels.envs.carracing.shrink import COLUMNS, FIRST, LAST, ROWS
+from worldmodels.envs.carracing.state import STATE_H, STATE_W, WINDOW_H, WINDOW_W
 
 BAR_TOP = 700  # first row of the bar, 5/40 of the window high
 LOWEST = WINDOW_H - BAR_TOP  # lowest y that the bar does not cover
 RIGHT, HIGHEST = WINDOW_W - 1, WINDOW_H - 1
 ONE = 65536  # filled_polygon's fixed point
 
+OPAQUE = 256  # the weight of a pixel that is not blended
+UNSEEN = BAR_TOP + 3  # scanlines are followed to here, below the picture, for the outlines of those above
+RIM = 3  # an outline that the window clips, to whole pixels, may stray so far from what is filled
+FAR = 1 << 40  # no pixel of a scanline yet
+
+# The first cell of a window row or column: row r belongs to cell ROW_CELL[r], and to ROW_CELL[r + 1] as well. (Not so the
+# last of the picture: its share of the bar's first row rounds to nothing.)
+ROW_CELL = np.searchsorted(ROWS[:, LAST], np.arange(WINDOW_H + 1))
+PICTURE_CELL = np.minimum(ROW_CELL, ROW_CELL[BAR_TOP - 1])
+COLUMN_CELL = np.searchsorted(COLUMNS[:, LAST], np.arange(WINDOW_W + 1))
+
+
+class Canvas(NamedTuple):
+    """A window, what is known of its cells, and the scanlines of the polygon at hand."""
+
+    window: np.ndarray  # uint32 (800,1000)
+    mixed: np.ndarray  # uint8 (97,97) the last of either axis is nobody's
+    first: np.ndarray  # int64 (800,) the first pixel of a row that the polygon fills
+    last: np.ndarray  # int64 (800,) and the last; first > last: none
+    corners: np.ndarray  # int64 (8,2) the polygon
+
+
+def make_canvas(workers: int) -> Canvas:
+    """3.2 MB per worker, the first axis of every array."""
+    return Canvas(
+        window=np.zeros((workers, WINDOW_H, WINDOW_W), np.uint32),
+        mixed=np.zeros((workers, STATE_H + 1, STATE_W + 1), np.uint8),
+        first=np.zeros((workers, WINDOW_H), np.int64),
+        last=np.zeros((workers, WINDOW_H), np.int64),
+        corners=np.zeros((workers, 8, 2), np.int64),
+    )
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def dot(window, first, last, x, y, color, weight) -> None:
+    """A pixel of an outline, blended by weight / 256 as `_putPixelAlpha` does, unless the polygon or the bar hides it."""
+    row = HIGHEST - y
+    under = np.int64(window[row, x])
+    alpha = 255 * weight >> 8
+    alpha += alpha == 255  # 255 paints over
+    red, green, blue = under >> 16, under >> 8 & 255, under & 255
+    red += ((color >> 16) - red) * alpha >> 8
+    green += ((color >> 8 & 255) - green) * alpha >> 8
+    blue += ((color & 255) - blue) * alpha >> 8
+    hidden = ((first[row] <= x) & (x <= last[row])) | (row >= BAR_TOP)
+    window[row, x] = under if hidden else red << 16 | green << 8 | blue
+
 
 @njit(cache=True, error_model="numpy")
-def put(window, x, y, color) -> None:
-    """One pixel of the picture."""
-    if 0 <= x <= RIGHT and LOWEST <= y <= HIGHEST:
-        window[HIGHEST - y, x] = color
+def fill_rows(window, first, last, top, bottom, color) -> None:
+    """Paint the polygon's scanlines in rows top..bottom."""
+    shade = np.uint32(color)
+    for row in range(top, bottom + 1):
+        window[row, max(first[row], 0) : max(min(last[row], RIGHT) + 1, 0)] = shade
+
+
+@njit(cache=True, error_model="numpy", forceinline=True)
+def mark_run(mixed, i, first, last) -> None:
+    """Cells of row i that hold pixels first..last or the one after."""
+    first, last = max(first, 0), min(last, RIGHT)
+    if first <= last:
+        for k in range(COLUMN_CELL[first], COLUMN_CELL[last + 1] + 1):
+            mixed[i, k] = 1
 
 
 @njit(cache=True, error_model="numpy")
-def blend(window, x, y, color, weight) -> None:
-    """One pixel of the picture, blended by weight / 256 as `_putPixelAlpha` does (opaque colours only)."""
-    if 0 <= x <= RIGHT and LOWEST <= y <= HIGHEST:
-        alpha = (255 * weight) >> 8
-        under = int(window[HIGHEST - y, x])
-        red, green, blue = under >> 16, under >> 8 & 255, under & 255
-        red += ((color >> 16) - red) * alpha >> 8
-        green += ((color >> 8 & 255) - green) * alpha >> 8
-        blue += ((color & 255) - blue) * alpha >> 8
-        window[HIGHEST - y, x] = red << 16 | green << 8 | blue
+def mark_rows(mixed, first, last, top, bottom, rim) -> None:
+    """Mark the cells along the outline of a polygon that fills rows top..bottom, and `rim` pixels around."""
+    for i in range(PICTURE_CELL[max(top - rim, 0)], PICTURE_CELL[min(bottom + rim + 1, BAR_TOP)] + 1):
+        start, end = ROWS[i, FIRST] - rim, ROWS[i, LAST] + rim
+        ends_here = (start < top and top > 0) or (end > bottom and bottom < UNSEEN)
+        start, end = min(max(start, top), bottom), max(min(end, bottom), top)
+        left, inner_left, inner_right, right = FAR, -FAR, FAR, -FAR
+        for row in range(start, end + 1):
+            left, inner_left = min(left, first[row]), max(inner_left, first[row])
+            inner_right, right = min(inner_right, last[row]), max(right, last[row])
+        if ends_here or inner_left >= inner_right:
+            mark_run(mixed, i, left - rim, right + rim)
+        else:
+            mark_run(mixed, i, left - rim, inner_left)
+            mark_run(mixed, i, inner_right + 1, right + rim)
 
 
-@njit(cache=True, error_model="numpy")
-def row_span(window, x0, x1, y, color) -> None:
-    """Pixels x0..x1 (in either order, inclusive) of scanline y of the picture."""
-    if LOWEST <= y <= HIGHEST:
-        first, last = max(min(x0, x1), 0), min(max(x0, x1), RIGHT)
-        line = window[HIGHEST - y]
-        for x in range(first, last + 1):
-            line[x] = color
-
-
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def outside(x, y) -> int:
     """The Cohen-Sutherland code of a point: 1 left, 2 right, 4 past the last line, 8 before the first."""
     code = 1 if x < 0 else (2 if x > RIGHT else 0)
     return code | (8 if y < 0 else (4 if y > HIGHEST else 0))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", forceinline=True)
 def clip_line(x1, y1, x2, y2) -> tuple[bool, int, int, int, int]:
     """`_clipLine`: whether any of the line is in the window, and its ends, rounded to pixels and maybe exchanged."""
     while True:
@@ -86,24 +141,29 @@ def clip_line(x1, y1, x2, y2) -> tuple[bool, int, int, int, int]:
 
 
 @njit(cache=True, error_model="numpy")
-def line(window, x1, y1, x2, y2, color) -> None:
-    """`_aalineColor` without its end: Wu's antialiased line, a pair of pixels a step."""
-    visible, x1, y1, x2, y2 = clip_line(x1, y1, x2, y2)
-    if not visible:
-        return
+def line(window, first, last, x1, y1, x2, y2, color) -> bool:
+    """`_aalineColor` without its end: Wu's antialiased line, a pair of pixels per step; whether it was clipped."""
+    if (x1 < 0) | (x1 > RIGHT) | (x2 < 0) | (x2 > RIGHT) | (y1 < 0) | (y1 > HIGHEST) | (y2 < 0) | (y2 > HIGHEST):
+        visible, x1, y1, x2, y2 = clip_line(x1, y1, x2, y2)
+        clipped = True
+        if not visible:
+            return False
+    else:
+        clipped = False
     x, y, end_x, end_y = (x1, y1, x2, y2) if y1 <= y2 else (x2, y2, x1, y1)
     dx, dy = end_x - x, end_y - y
     if dy == 0:
-        row_span(window, x, end_x, y, color)
-        return
+        for column in range(min(x, end_x), max(x, end_x) + 1):
+            dot(window, first, last, column, y, color, OPAQUE)
+        return clipped
     if dx == 0:
         for row in range(y, end_y + 1):
-            put(window, x, row, color)
-        return
+            dot(window, first, last, x, row, color, OPAQUE)
+        return clipped
     step = 1 if dx > 0 else -1
     dx = abs(dx)
-    put(window, x1, y1, color)
-    error = 0  # 0.16 fixed point: how far the line is past the nearer pixel of the pair
+    dot(window, first, last, x1, y1, color, OPAQUE)
+    error = 0  # 0.16 fixed point: how far the line is past the first pixel of the pair
     if dy > dx:
         rate = (dx << 16) // dy
         for row in range(y + 1, end_y):
@@ -111,8 +171,8 @@ def line(window, x1, y1, x2, y2, color) -> None:
             if error >= ONE:
                 error -= ONE
                 x += step
-            blend(window, x, row, color, 255 - (error >> 8))
-            blend(window, x + step, row, color, error >> 8)
+            dot(window, first, last, x, row, color, 255 - (error >> 8))
+            dot(window, first, last, x + step, row, color, error >> 8)
     else:
         rate = (dy << 16) // dx
         for _ in range(dx - 1):
@@ -121,30 +181,73 @@ def line(window, x1, y1, x2, y2, color) -> None:
                 error -= ONE
                 y += 1
             x += step
-            blend(window, x, y, color, 255 - (error >> 8))
-            blend(window, x, y + 1, color, error >> 8)
+            dot(window, first, last, x, y, color, 255 - (error >> 8))
+            dot(window, first, last, x, y + 1, color, error >> 8)
+    return clipped
 
 
 @njit(cache=True, error_model="numpy")
-def outline(window, corners, color) -> None:
-    """`gfxdraw.aapolygon` of corners int64 (4,2)."""
+def find_rows(corners, lowest, highest, simple, first, last) -> None:
+    """The scanlines of `gfxdraw.filled_polygon` for a simple quad; for any other none."""
+    top, bottom = HIGHEST - min(highest, HIGHEST), min(HIGHEST - lowest, UNSEEN)
+    for row in range(max(top - RIM, 0), bottom + RIM + 1):
+        first[row], last[row] = FAR, -FAR
+    if not simple:
+        return
     for corner in range(4):
-        after = (corner + 1) % 4
-        line(window, corners[corner, 0], corners[corner, 1], corners[after, 0], corners[after, 1], color)
+        before = (corner + 3) % 4
+        x1, y1, x2, y2 = corners[before, 0], corners[before, 1], corners[corner, 0], corners[corner, 1]
+        if y1 == y2:
+            continue
+        if y1 > y2:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        rise, width = np.float64(y2 - y1), x2 - x1
+        for row in range(max(HIGHEST - y2 + (y2 != highest), top), min(HIGHEST - y1, bottom) + 1):
+            x = int(np.float64(ONE * (HIGHEST - row - y1)) / rise) * width + ONE * x1
+            first[row], last[row] = min(first[row], x), max(last[row], x)
+    for row in range(top, bottom + 1):
+        a, b = (first[row] + 1 + ONE // 2) >> 16, (last[row] - 1 + ONE // 2) >> 16
+        first[row], last[row] = min(a, b), max(a, b)
 
 
 @njit(cache=True, error_model="numpy")
-def crossing(x1, y1, x2, y2, y) -> int:
-    """Where an edge from (x1, y1) up to (x2, y2) crosses scanline y, in 1/65536 pixel."""
-    return np.int32(np.int32(np.float64(np.int32(ONE * (y - y1))) / (y2 - y1)) * (x2 - x1) + ONE * x1)
+def is_simple(corners) -> bool:
+    """Whether a quad's outline goes up once and down once (rounded to pixels, a small one may not)."""
+    turns, up = 0, 0
+    for corner in range(8):
+        rise = corners[(corner + 1) % 4, 1] - corners[corner % 4, 1]
+        if rise != 0:
+            turns += corner >= 4 and (rise > 0) != (up > 0)
+            up = rise
+    return turns <= 2
 
 
 @njit(cache=True, error_model="numpy")
-def fill(window, corners, color) -> None:
-    """`gfxdraw.filled_polygon` of corners int64 (4,2)."""
-    lowest = min(min(corners[0, 1], corners[1, 1]), min(corners[2, 1], corners[3, 1]))
-    highest = max(max(corners[0, 1], corners[1, 1]), max(corners[2, 1], corners[3, 1]))
-    found = np.empty(4, np.int64)
+def paint_pairs(window, y, found, count, color) -> None:
+    """Paint scanline y between every first and second of `count` crossings, int64 (8,), in any order."""
+    shade = np.uint32(color)
+    for here in range(1, count):
+        for place in range(here, 0, -1):
+            if found[place - 1] > found[place]:
+                found[place - 1], found[place] = found[place], found[place - 1]
+    for pair in range(0, count, 2):
+        start, end = min(found[pair], found[pair + 1]), max(found[pair], found[pair + 1])
+        window[HIGHEST - y, max(start, 0) : max(min(end, RIGHT) + 1, 0)] = shade
+
+
+@njit(cache=True, error_model="numpy")
+def mark_box(mixed, leftmost, rightmost, lowest, highest) -> None:
+    """Mark every cell that a polygon between these may have touched."""
+    top, bottom = HIGHEST - min(highest + RIM, HIGHEST), HIGHEST - max(lowest - RIM, LOWEST)
+    if top <= bottom:
+        for i in range(PICTURE_CELL[top], PICTURE_CELL[bottom + 1] + 1):
+            mark_run(mixed, i, leftmost - RIM, rightmost + RIM)
+
+
+@njit(cache=True, error_model="numpy")
+def fill(window, corners, lowest, highest, color) -> None:
+    """`gfxdraw.filled_polygon` of any quad, overflows and all."""
+    found = np.empty(8, np.int64)
     for y in range(max(lowest, LOWEST), min(highest, HIGHEST) + 1):
         count = 0
         for corner in range(4):
@@ -153,24 +256,56 @@ def fill(window, corners, color) -> None:
             if y1 > y2:
                 x1, y1, x2, y2 = x2, y2, x1, y1
             if y1 <= y < y2 or (y == highest and y1 < y == y2):
-                found[count] = crossing(x1, y1, x2, y2, y)
+                part = np.int32(np.float64(np.int32(ONE * (y - y1))) / (y2 - y1))
+                found[count] = np.int32(part * (x2 - x1) + ONE * x1)
                 count += 1
-        found[:count].sort()
-        for pair in range(0, count, 2):
-            row_span(window, (found[pair] + 1 + ONE // 2) >> 16, (found[pair + 1] - 1 + ONE // 2) >> 16, y, color)
+        for here in range(1, count):
+            for place in range(here, 0, -1):
+                if found[place - 1] > found[place]:
+                    found[place - 1], found[place] = found[place], found[place - 1]
+        for place in range(count):
+            found[place] = (found[place] + (1 - 2 * (place % 2)) + ONE // 2) >> 16
+        paint_pairs(window, y, found, count, color)
 
 
 @njit(cache=True, error_model="numpy")
-def polygon(window, corners, color) -> None:
-    """`pygame.draw.polygon` of corners int64 (K,2), K > 3 and at most 8."""
-    count = len(corners)
-    lowest, highest = corners[0, 1], corners[0, 1]
-    for corner in range(1, count):
-        lowest, highest = min(lowest, corners[corner, 1]), max(highest, corners[corner, 1])
-    if lowest == highest:
-        row_span(window, corners[:, 0].min(), corners[:, 0].max(), lowest, color)
+def quad(canvas, color) -> None:
+    """`gfxdraw.aapolygon`, then `gfxdraw.filled_polygon`, of canvas.corners[:4]."""
+    window, mixed, first, last, corners = canvas
+    lowest = min(min(corners[0, 1], corners[1, 1]), min(corners[2, 1], corners[3, 1]))
+    highest = max(max(corners[0, 1], corners[1, 1]), max(corners[2, 1], corners[3, 1]))
+    leftmost = min(min(corners[0, 0], corners[1, 0]), min(corners[2, 0], corners[3, 0]))
+    rightmost = max(max(corners[0, 0], corners[1, 0]), max(corners[2, 0], corners[3, 0]))
+    if rightmost < 0 or leftmost > RIGHT or highest < LOWEST or lowest > HIGHEST:
         return
+    simple = is_simple(corners) and highest - lowest < 1 << 15
+    find_rows(corners, lowest, highest, simple, first, last)
+    clipped = False
+    for corner in range(4):
+        after = (corner + 1) % 4
+        x1, y1, x2, y2 = corners[corner, 0], corners[corner, 1], corners[after, 0], corners[after, 1]
+        clipped |= line(window, first, last, x1, y1, x2, y2, color)
+    if simple:
+        top, bottom = HIGHEST - min(highest, HIGHEST), min(HIGHEST - lowest, UNSEEN)
+        fill_rows(window, first, last, top, min(bottom, BAR_TOP - 1), color)
+        mark_rows(mixed, first, last, top, bottom, RIM if clipped else 1)
+    else:
+        fill(window, corners, lowest, highest, color)
+        mark_box(mixed, leftmost, rightmost, lowest, highest)
+
+
+@njit(cache=True, error_model="numpy")
+def polygon(canvas, count, color) -> None:
+    """`pygame.draw.polygon` of canvas.corners[:count], 3 < count <= 8."""
+    window, mixed, _, _, corners = canvas
+    leftmost, rightmost, lowest, highest = corners[0, 0], corners[0, 0], corners[0, 1], corners[0, 1]
+    for corner in range(1, count):
+        leftmost, rightmost = min(leftmost, corners[corner, 0]), max(rightmost, corners[corner, 0])
+        lowest, highest = min(lowest, corners[corner, 1]), max(highest, corners[corner, 1])
     found = np.empty(8, np.int64)
+    if lowest == highest and LOWEST <= lowest <= HIGHEST:
+        found[0], found[1] = leftmost, rightmost
+        paint_pairs(window, lowest, found, 2, color)
     for y in range(max(lowest, LOWEST), min(highest, HIGHEST) + 1):
         crossings = 0
         for corner in range(count):
@@ -179,15 +314,15 @@ def polygon(window, corners, color) -> None:
             if y1 > y2:
                 x1, y1, x2, y2 = x2, y2, x1, y1
             if y1 != y2 and (y1 <= y < y2 or (y == highest and y2 == highest)):
-                # the first crossing that it meets is rounded down and the second up
+                # the first crossing that a scanline meets is rounded down and the second up
                 part = np.float32((y - y1) * (x2 - x1)) / np.float32(y2 - y1)
                 found[crossings] = x1 + int(math.ceil(part) if crossings % 2 else math.floor(part))
                 crossings += 1
-        found[:crossings].sort()
-        for pair in range(0, crossings, 2):
-            row_span(window, found[pair], found[pair + 1], y, color)
+        paint_pairs(window, y, found, crossings, color)
     for corner in range(count):
         before = corner - 1 if corner else count - 1
         y = corners[corner, 1]
-        if lowest < y < highest and corners[before, 1] == y:
-            row_span(window, corners[corner, 0], corners[before, 0], y, color)
+        if lowest < y < highest and corners[before, 1] == y and LOWEST <= y <= HIGHEST:
+            found[0], found[1] = corners[corner, 0], corners[before, 0]
+            paint_pairs(window, y, found, 2, color)
+    mark_box(mixed, leftmost, rightmost, lowest, highest)
