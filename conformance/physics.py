@@ -21,10 +21,12 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import STATE_H, STATE_W, CarRacing
 from gymnasium.utils import seeding
 
-from worldmodels.envs.carracing import physics, track
-from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Tracks, allocate
+from worldmodels.envs.carracing import track
+from worldmodels.envs.carracing.batch import Batch, Start, View
+from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Rules, Tracks, allocate
 
 BLANK = np.zeros((STATE_H, STATE_W, 3), np.uint8)
+RULES = Rules()
 SPARSE = 25  # tile colours and skid marks are long to read: compared every so many steps, and at the end
 
 
@@ -153,7 +155,7 @@ DRIVERS: dict[str, Callable[[CarRacing, np.random.Generator], Driver]] = {
 
 @dataclass
 class Episode:
-    """What Gymnasium did: one entry a step; step 0 is the step without action inside `reset`."""
+    """What Gymnasium did: one entry per step; step 0 is the step without action inside `reset`."""
 
     generator_state: dict
     controls: list[np.ndarray] = field(default_factory=list)  # float64 (3,) steer, gas, brake
@@ -245,34 +247,31 @@ def _ours(tracks: Tracks, cars: Cars, lane: int, name: str) -> np.ndarray:
 
 
 def first_difference(
-    episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1, lap_complete_percent: float = 0.95
+    episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1, rules: Rules = RULES
 ) -> str:
-    """Replay episodes (E) in E lanes at once; where the first lane first differs from Gymnasium, or "".
+    """Replay episodes (E) in E lanes of a batch; where the first lane first differs from Gymnasium, or "".
 
     The generator goes through all the resets.
     """
+    batch = Batch(len(episodes), rules=rules, view=View("state"), num_threads=num_threads)
     lanes = np.ones(len(episodes), np.bool_)
-    tracks, cars = allocate(len(episodes))
     for lane, episode in enumerate(episodes):
-        track.generate(generator, tracks, lane)
-        physics.place(tracks, cars, lane)
+        batch.begin(np.arange(len(episodes)) == lane, [generator] * len(episodes), Start())
         if generator.bit_generator.state != episode.generator_state:
             return f"episode {lane}: the random generator"
     for step in range(len(episodes[0].states)):
-        controls = np.stack([episode.controls[step] for episode in episodes])
-        physics.step(tracks, cars, controls, lanes, lap_complete_percent, num_threads)
         rewards, terminated = np.zeros(len(lanes)), ~lanes
         if step > 0:
-            rewards, terminated = physics.settle(tracks, cars, lanes)
+            rewards, terminated = batch.advance(np.stack([episode.controls[step] for episode in episodes]), lanes)
         for lane, episode in enumerate(episodes):
             if rewards[lane] != episode.rewards[step] or terminated[lane] != episode.terminated[step]:
                 return f"episode {lane}, step {step}: reward or ending"
             for name, theirs in episode.states[step].items():
-                if not np.array_equal(_ours(tracks, cars, lane, name), theirs):
+                if not np.array_equal(_ours(batch.tracks, batch.cars, lane, name), theirs):
                     return f"episode {lane}, step {step}: {name}"
             if episode.states[step].keys() >= {"visited"}:
                 marks = sum(name.startswith("skid ") for name in episode.states[step])
-                if marks != min(cars.skid_total[lane], SKID_PARTICLES):
+                if marks != min(batch.cars.skid_total[lane], SKID_PARTICLES):
                     return f"episode {lane}, step {step}: number of skid marks"
     return ""
 
@@ -349,7 +348,7 @@ def run_driver(name: str, episodes: int, steps: int, num_threads: int = 1) -> di
 
 
 def run(episodes: int, steps: int, num_threads: int = 1) -> list[dict[str, Any]]:
-    """At least `episodes` episodes of `steps` steps, divided over the drivers: a table row a driver."""
+    """At least `episodes` episodes of `steps` steps, divided over the drivers: a table row per driver."""
     return [run_driver(name, -(-episodes // len(DRIVERS)), steps, num_threads) for name in DRIVERS]
 
 
@@ -358,7 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tracks", type=int, default=1000, help="seeds")
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1000, help="an episode")
+    parser.add_argument("--steps", type=int, default=1000, help="per episode")
     args = parser.parse_args()
     rows = run_tracks(args.tracks) + run(args.episodes, args.steps)
     for row in rows:

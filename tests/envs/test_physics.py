@@ -9,7 +9,8 @@ from gymnasium.utils import seeding
 
 from conformance.physics import DRIVERS, UndrawnCarRacing, first_difference, record, run_driver
 from worldmodels.envs.carracing import contact, physics, shapes, track
-from worldmodels.envs.carracing.state import FPS, allocate
+from worldmodels.envs.carracing.batch import Batch, Start, View
+from worldmodels.envs.carracing.state import FPS, Rules, allocate
 
 F = np.float32
 
@@ -35,7 +36,7 @@ def test_the_lap_rule_is_gymnasiums():
     env = UndrawnCarRacing(lap_complete_percent=0.0)
     episode = record(env, "random", 5, np.random.default_rng(5), 30)
     assert all(episode.terminated[1:]) and episode.lap_finished
-    assert first_difference([episode], seeding.np_random(5)[0], lap_complete_percent=0.0) == ""
+    assert first_difference([episode], seeding.np_random(5)[0], rules=Rules(0.0)) == ""
 
 
 # ----------------------------------------------------------------------------------------- beside Box2D
@@ -108,24 +109,21 @@ def _box2d_distance(road, car, ground, body, skins):
 
 
 def _drive(seeds, steps, threads=1, reused=None, start=None):
-    """Lanes with a seed each for track, start and random actions; (tracks, cars) after so many steps."""
-    tracks, cars = reused or allocate(len(seeds))
+    """Lanes with a seed each for track, start and random actions; the batch after so many steps."""
+    batch = reused or Batch(len(seeds), view=View("state"), num_threads=threads)
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    for lane, rng in enumerate(rngs):
-        tile = rng.integers(track.generate(rng, tracks, lane))
-        physics.place(tracks, cars, lane, tile if start is None else start, rng.uniform(0, 60))
-    everyone = np.ones(len(seeds), np.bool_)
+    for lane in range(len(seeds)):
+        batch.begin(np.arange(len(seeds)) == lane, rngs, Start(start, (0.0, 60.0)))
     for step in range(steps):
         if step % 10 == 0:
             held = np.stack([rng.uniform([-1, -0.2, -2], 1) for rng in rngs])
-        physics.step(tracks, cars, held, everyone, 0.95, threads)
-        physics.settle(tracks, cars, everyone)
-    return tracks, cars
+        batch.advance(held, batch.everyone)
+    return batch
 
 
 def _assert_lanes_equal(state, lanes, other, other_lanes):
     """All that a step depends on or a frame shows; slots of skid marks beyond those in use may hold anything."""
-    for ours, theirs in zip(state, other, strict=True):
+    for ours, theirs in ((state.tracks, other.tracks), (state.cars, other.cars)):
         for name, a, b in zip(ours._fields, ours, theirs, strict=True):
             if name == "near" or name.startswith(("skid_point", "skid_length", "skid_grass", "wheel_skid_")):
                 continue
@@ -152,44 +150,43 @@ def test_a_lane_forgets_its_last_episode():
         fresh, used = _drive([1, 2], steps, start=0), _drive([1, 2], steps, reused=used, start=0)
         _assert_lanes_equal(fresh, [0, 1], used, [0, 1])
     for lane in range(2):
-        marks = range(min(30, fresh[1].skid_total[lane]))
+        marks = range(min(30, fresh.cars.skid_total[lane]))
         assert len(marks) > 5
         for slot in marks:
-            length = fresh[1].skid_length[lane, slot]
-            assert length == used[1].skid_length[lane, slot] >= 2
+            length = fresh.cars.skid_length[lane, slot]
+            assert length == used.cars.skid_length[lane, slot] >= 2
             for name in ("skid_point", "skid_grass"):
-                a, b = getattr(fresh[1], name)[lane, slot], getattr(used[1], name)[lane, slot]
+                a, b = getattr(fresh.cars, name)[lane, slot], getattr(used.cars, name)[lane, slot]
                 np.testing.assert_array_equal(a[:length] if a.ndim else a, b[:length] if b.ndim else b)
 
 
 def test_lanes_left_out_rest():
-    tracks, cars = _drive([1, 2, 3], 50)
-    before = [array.copy() for array in (*tracks, *cars)]
+    batch = _drive([1, 2, 3], 50)
+    before = [array.copy() for array in (*batch.tracks, *batch.cars)]
     lanes = np.array([False, True, False])
-    physics.step(tracks, cars, np.full((3, 3), 0.5), lanes, 0.95, 1)
-    rewards, terminated = physics.settle(tracks, cars, lanes)
+    rewards, terminated = batch.advance(np.full((3, 3), 0.5), lanes)
     assert rewards[0] == rewards[2] == 0 and rewards[1] != 0 and not terminated.any()
-    for array, old in zip((*tracks, *cars), before, strict=True):
+    for array, old in zip((*batch.tracks, *batch.cars), before, strict=True):
         np.testing.assert_array_equal(array[~lanes], old[~lanes])
-    assert cars.steps.tolist() == [50, 51, 50]
+    assert batch.cars.steps.tolist() == [50, 51, 50]
 
 
 @pytest.mark.parametrize("tile, speed", [(0, 50.0), (17, 0.0), (150, 35.0)])
 def test_a_car_starts_rolling_along_its_tile(tile, speed):
     """In place from the first step on: heading, joints and speed hold, the wheels roll without slip."""
-    tracks, cars = allocate(1)
-    track.generate(np.random.default_rng(8), tracks, 0)
-    physics.place(tracks, cars, 0, tile, speed)
-    everyone = np.ones(1, np.bool_)
+    batch = Batch(1, view=View("state"))
+    batch.begin(batch.everyone, [np.random.default_rng(8)], Start(tile, (speed, speed)))
+    tracks, cars = batch.tracks, batch.cars
     x, y, beta = *tracks.centre[0, tile, 2:], tracks.centre[0, tile, 1]
-    for step in range(5):
-        physics.step(tracks, cars, np.zeros((1, 3)), everyone, 0.95, 1)
+    for step in range(1, 6):  # `begin` has made the first
+        if step > 1:
+            batch.advance(np.zeros((1, 3)), batch.everyone)
         assert cars.on_road[0].all()
-        travelled = speed * (step + 1) / FPS
+        travelled = speed * step / FPS
         expected = x - math.sin(beta) * travelled, y + math.cos(beta) * travelled
         np.testing.assert_allclose(cars.position[0, 0], expected, atol=2e-3 * (1 + travelled))
         np.testing.assert_allclose(cars.angle[0], beta, atol=1e-3)
         np.testing.assert_allclose(np.hypot(*cars.velocity[0].T), speed, rtol=2e-3, atol=1e-3)
         np.testing.assert_allclose(cars.omega[0] * physics.WHEEL_RAD, speed, rtol=5e-3, atol=1e-3)
     assert cars.visited_count[0] == tracks.visited[0].sum() > 0 and tracks.visited[0, tile]
-    assert cars.reward[0] == pytest.approx(1000.0 / tracks.count[0] * cars.visited_count[0])
+    assert cars.reward[0] == pytest.approx(1000.0 / tracks.count[0] * cars.visited_count[0] - 0.1 * 4)

@@ -11,7 +11,7 @@ import pytest
 from gymnasium.envs.box2d import car_racing
 
 from conformance.frames import CAR_LIMIT, EPISODES, MEAN_LIMIT, OFF_LIMIT, average_64, copy_state, pose, run
-from worldmodels.envs.carracing.render import Renderer
+from worldmodels.envs.carracing.render import Painter
 from worldmodels.envs.carracing.state import Cars, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 
@@ -39,17 +39,16 @@ def permuted(states: States, order: np.ndarray) -> States:
     return Tracks(*(array[order].copy() for array in tracks)), Cars(*(array[order].copy() for array in cars))
 
 
-def drawn(states: States, size: int, threads: int = 1) -> np.ndarray:
-    """All lanes by a fresh renderer: uint8 (N,S,S,3)."""
-    count = len(states[1].time)
-    out = np.zeros((count, size, size, 3), np.uint8)
-    Renderer(count, size, threads).draw(*states, np.ones(count, np.bool_), out)
-    return out
+def drawn(states: States, size: int, exact: bool = False) -> np.ndarray:
+    """All lanes by a fresh painter: uint8 (N,S,S,3)."""
+    painter = Painter(size, exact)
+    return np.stack([painter.draw(*states, lane) for lane in range(len(states[1].time))])
 
 
 def test_frames_agree_with_gymnasium() -> None:
     """A sample of `make conformance`: every kind of episode within the limits that hold for all frames."""
     for row in run(150):
+        assert row.exact == 0, row
         assert row.mean_96 <= MEAN_LIMIT and row.mean_64 <= MEAN_LIMIT, row
         assert row.off_96 <= OFF_LIMIT and row.off_64 <= OFF_LIMIT, row
         assert row.car <= CAR_LIMIT, row
@@ -57,9 +56,10 @@ def test_frames_agree_with_gymnasium() -> None:
         assert not row.video > 0, row  # nan where no picture was compared
 
 
-def test_64_is_the_area_average_of_96(states: tuple[States, np.ndarray]) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_64_is_the_area_average_of_96(states: tuple[States, np.ndarray], exact: bool) -> None:
     """The 64x64 frame is exactly the average of our own 96x96 frame."""
-    np.testing.assert_array_equal(drawn(states[0], 64), average_64(drawn(states[0], 96)))
+    np.testing.assert_array_equal(drawn(states[0], 64, exact), average_64(drawn(states[0], 96, exact)))
 
 
 def test_average_reference() -> None:
@@ -69,27 +69,19 @@ def test_average_reference() -> None:
     assert average_64(frame)[0, 7, :4, 0].tolist() == [30, 150, 30, 150]
 
 
-@pytest.mark.parametrize("size", [96, 64])
-def test_a_frame_depends_on_its_state_alone(states: tuple[States, np.ndarray], size: int) -> None:
-    """Not on N, the order of the lanes, the threads, or what was drawn before."""
+@pytest.mark.parametrize("size, exact", [(96, False), (64, False), (96, True), (64, True)])
+def test_a_frame_depends_on_its_state_alone(states: tuple[States, np.ndarray], size: int, exact: bool) -> None:
+    """Not on N, the order of the lanes, or what was drawn before."""
     states = states[0]
     count = len(states[1].time)
-    expected = drawn(states, size)
-    np.testing.assert_array_equal(drawn(states, size, threads=3), expected)
+    expected = drawn(states, size, exact)
     order = np.random.default_rng(0).permutation(count)
-    np.testing.assert_array_equal(drawn(permuted(states, order), size, threads=2), expected[order])
-
-    renderer = Renderer(count, size, 1)
-    out = np.zeros((count, size, size, 3), np.uint8)
+    np.testing.assert_array_equal(drawn(permuted(states, order), size, exact), expected[order])
+    painter = Painter(size, exact)
     for lane in np.random.default_rng(1).integers(count, size=60):  # one lane at a time, after any other
-        out[:] = 0
-        active = np.arange(count) == lane
-        renderer.draw(*states, active, out)
-        np.testing.assert_array_equal(out[lane], expected[lane])
-        assert not out[~active].any()  # lanes that rest are left as they were
-    assert not renderer.scratch.change.any()  # nothing is left for the next frame
-    for lane in range(count):
-        np.testing.assert_array_equal(drawn(permuted(states, np.array([lane])), size)[0], expected[lane])
+        np.testing.assert_array_equal(painter.draw(*states, lane), expected[lane])
+    assert not painter.scratch.change.any()  # nothing is left for the next frame
+    assert painter.canvas is None or not painter.canvas.mixed[:96, :96].any()
 
 
 def test_drawing_changes_no_state(states: tuple[States, np.ndarray]) -> None:
@@ -122,7 +114,8 @@ def test_score_is_exactly_the_fonts(states: tuple[States, np.ndarray], score: fl
     place = text.get_rect()
     place.center = (60, 800 - 800 * 2.5 / 40.0)
     surface.blit(text, place)
-    np.testing.assert_array_equal(drawn((tracks, cars), 96)[0, 84:], bar(surface))
+    for exact in (False, True):
+        np.testing.assert_array_equal(drawn((tracks, cars), 96, exact)[0, 84:], bar(surface))
 
 
 def test_indicators_are_gymnasiums(states: tuple[States, np.ndarray]) -> None:
@@ -143,8 +136,9 @@ def test_indicators_are_gymnasiums(states: tuple[States, np.ndarray]) -> None:
         )
         official.car = types.SimpleNamespace(wheels=wheels, hull=hull)
         car_racing.CarRacing._render_indicators(official, 1000, 800)
-        ours, theirs = drawn((tracks, cars), 96)[0, 84:, 12:].astype(int), bar(official.surf)[:, 12:]
-        assert np.abs(ours - theirs).max() <= 2
+        theirs = bar(official.surf)[:, 12:]
+        assert np.abs(drawn((tracks, cars), 96)[0, 84:, 12:].astype(int) - theirs).max() <= 2
+        np.testing.assert_array_equal(drawn((tracks, cars), 96, exact=True)[0, 84:, 12:], theirs)
 
 
 def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:

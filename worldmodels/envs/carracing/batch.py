@@ -5,23 +5,31 @@ Legend: N lanes (cars side by side, each on its own track), S the frame's side i
 
 import math
 import os
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from gymnasium.utils import seeding
 from numba import njit
 
 from worldmodels.envs.carracing import physics, track
-from worldmodels.envs.carracing.render import Renderer, draw_lanes
-from worldmodels.envs.carracing.state import PLAYFIELD, VIDEO_H, VIDEO_W, WINDOW_H, WINDOW_W, Cars, Tracks, allocate
+from worldmodels.envs.carracing.observe import STATE_SIZE, write_state
+from worldmodels.envs.carracing.render import Painter, draw_lane, write_frame, write_grey
+from worldmodels.envs.carracing.state import (
+    PLAYFIELD,
+    VIDEO_H,
+    VIDEO_W,
+    WINDOW_H,
+    WINDOW_W,
+    Cars,
+    Rules,
+    Tracks,
+    allocate,
+)
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -44,10 +52,12 @@ class Start:
     """Begin at t = 1 s, past the camera's zoom."""
     randomize: bool = True
     """Draw new colours (Gymnasium's option; counts only with `domain_randomize`)."""
+    track_seeds: tuple[int, ...] = ()
+    """Seeds of the tracks, one for all lanes or one per lane; none: the next track of the lane's own generator."""
 
     @classmethod
-    def from_options(cls, options: Any) -> "Start":
-        """Read `reset`'s options: "randomize" (Gymnasium's) and "start", "speed", "zoomed" (ours).
+    def from_options(cls, options: Any, lanes: int = 1) -> "Start":
+        """Read `reset`'s options: "randomize" (Gymnasium's) and "start", "speed", "zoomed", "track_seed" (ours).
 
         Raises:
             UserError: one of ours has a value that means nothing.
@@ -67,7 +77,28 @@ class Start:
             low = high = math.nan
         if not 0 <= low <= high < math.inf:
             raise UserError(f'The reset option "speed" is {speed!r}: give units/s, or (lowest, highest).')
-        return cls(tile, (low, high), bool(options.get("zoomed", False)), bool(options.get("randomize", True)))
+        track_seeds: tuple[int, ...] = ()
+        if options.get("track_seed") is not None:
+            track_seeds = read_track_seeds(options["track_seed"], 'reset option "track_seed"')
+            if len(track_seeds) not in (1, lanes):
+                raise UserError(
+                    f'The reset option "track_seed" lists {len(track_seeds)} tracks: give one, or one per lane ({lanes}).'
+                )
+        zoomed, randomize = bool(options.get("zoomed", False)), bool(options.get("randomize", True))
+        return cls(tile, (low, high), zoomed, randomize, track_seeds)
+
+
+def read_track_seeds(value: Any, name: str) -> tuple[int, ...]:
+    """One seed of a track, or several.
+
+    Raises:
+        UserError: something else than natural numbers.
+    """
+    seeds = tuple(value) if isinstance(value, (list, tuple, range, np.ndarray)) else (value,)
+    natural = all(isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    if not seeds or not natural:
+        raise UserError(f"The {name} is {value!r}: give the seed of a track, a natural number, or a list of them.")
+    return tuple(int(seed) for seed in seeds)
 
 
 def draw_colors(generator: np.random.Generator, tracks: Tracks, lane: int) -> None:
@@ -78,79 +109,146 @@ def draw_colors(generator: np.random.Generator, tracks: Tracks, lane: int) -> No
     tracks.grass_color[lane, generator.integers(3)] += 20
 
 
+@dataclass(frozen=True)
+class View:
+    """What an environment shows of a lane; the defaults are Gymnasium's frame, drawn fast."""
+
+    observation: str = "pixels"
+    """"pixels", or "state": the vector of `observe.write_state`."""
+    frames: str = "fast"
+    """"exact" draws Gymnasium's every pixel, "fast" what differs from it by a fraction of a grey level."""
+    obs_size: int = 96
+    """96, or 64 for the 96×96 frame averaged by area."""
+    hud: bool = True
+    """False leaves the bar with score and indicators black."""
+    grayscale: bool = False
+    """One channel: Gymnasium's GrayscaleObservation of the frame."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing.
+
+        Raises:
+            UserError: an unknown mode, or options that contradict each other.
+        """
+        if self.observation not in ("pixels", "state"):
+            raise UserError(f'observation is {self.observation!r}: give "pixels" or "state".')
+        if self.frames not in ("fast", "exact"):
+            raise UserError(f'frames is {self.frames!r}: give "fast" or "exact" (Gymnasium\'s every pixel).')
+        if self.obs_size not in (64, 96):
+            raise UserError(f"obs_size is {self.obs_size}: frames are 96 (Gymnasium's) or 64 pixels wide.")
+        framed = (self.frames, self.obs_size, self.hud, self.grayscale) != ("fast", 96, True, False)
+        if self.observation == "state" and framed:
+            raise UserError('observation="state" shows no frame: leave frames, obs_size, hud and grayscale out.')
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one observation: (S,S,3), (S,S) or (D,)."""
+        if self.observation == "state":
+            return (STATE_SIZE,)
+        return (self.obs_size, self.obs_size) if self.grayscale else (self.obs_size, self.obs_size, 3)
+
+    @property
+    def dtype(self) -> type:
+        """Of an observation."""
+        return np.float32 if self.observation == "state" else np.uint8
+
+    def painter(self) -> Painter:
+        """A thread's painter of coloured frames."""
+        return Painter(self.obs_size, self.frames == "exact", self.hud)
+
+
 class Batch:
-    """N lanes: their tracks, cars and frames, without any rule about when an episode begins anew."""
+    """N lanes: their tracks, cars and observations, without any rule about when an episode begins anew."""
 
     def __init__(
-        self, num_envs: int, lap_complete_percent: float, domain_randomize: bool, obs_size: int,
-        num_threads: int | None,
-    ):  # fmt: skip
+        self,
+        num_envs: int,
+        domain_randomize: bool = False,
+        rules: Rules = Rules(),  # noqa: B008 (a tuple)
+        view: View = View(),  # noqa: B008 (frozen)
+        frame_skip: int = 1,
+        track_seeds: tuple[int, ...] = (),
+        num_threads: int | None = None,
+    ):
         if num_envs < 1:
             raise UserError(f"num_envs is {num_envs}: at least one lane is needed.")
-        if obs_size not in (64, 96):
-            raise UserError(f"obs_size is {obs_size}: frames are 96 (Gymnasium's) or 64 pixels wide.")
         if num_threads is not None and num_threads < 1:
             raise UserError(f"num_threads is {num_threads}: give at least 1, or None for all cores.")
+        if isinstance(frame_skip, bool) or not isinstance(frame_skip, int) or frame_skip < 1:
+            raise UserError(f"frame_skip is {frame_skip!r}: give the steps per action, at least 1.")
         self.num_envs = num_envs
         self.num_threads = min(num_threads or CORES, CORES, num_envs)
-        self.lap_complete_percent = float(lap_complete_percent)
         self.domain_randomize = domain_randomize
+        self.rules = rules
+        self.view = view
+        self.frame_skip = frame_skip
+        self.track_seeds = track_seeds
         self.tracks: Tracks
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
-        with _compile_notice("renderer"):
-            self.renderers = [
-                Renderer(1, obs_size) for _ in range(self.num_threads)
-            ]  # one thread's working memory each
-        self.frames = np.zeros((num_envs, obs_size, obs_size, 3), np.uint8)
+        pixels = view.observation == "pixels"
+        self.painters = [view.painter() if pixels else None for _ in range(self.num_threads)]
+        self.frames = np.zeros((num_envs, *view.shape), view.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
+        self._video_painter: Painter | None = None
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator], start: Start) -> None:
         """Begin an episode in `lanes` bool (N,): new track, car at the start, Gymnasium's step without action."""
-        with _compile_notice("begin"):
-            for lane in np.flatnonzero(lanes).tolist():
-                generator = generators[lane]
-                if self.domain_randomize and start.randomize:
-                    draw_colors(generator, self.tracks, lane)
-                track.generate(generator, self.tracks, lane)
-                tile = generator.integers(self.tracks.count[lane]) if start.tile is None else start.tile
-                low, high = start.speed
-                speed = generator.uniform(low, high) if low < high else low
-                physics.place(self.tracks, self.cars, lane, int(tile) % self.tracks.count[lane], speed)
-                if start.zoomed:
-                    self.cars.time[lane] = 1.0
-            self.coast(lanes)
+        for lane in np.flatnonzero(lanes).tolist():
+            generator = generators[lane]
+            if self.domain_randomize and start.randomize:
+                draw_colors(generator, self.tracks, lane)
+            count = track.generate(self._track_generator(lane, generator, start), self.tracks, lane)
+            tile = generator.integers(count) if start.tile is None else start.tile
+            low, high = start.speed
+            speed = generator.uniform(low, high) if low < high else low
+            physics.place(self.tracks, self.cars, lane, int(tile) % count, float(speed))
+            if start.zoomed:
+                self.cars.time[lane] = 1.0
+        self.coast(lanes)
+
+    def _track_generator(self, lane: int, generator: np.random.Generator, start: Start) -> np.random.Generator:
+        """What a lane's next track is drawn from: its own generator, or a fresh one of the track's seed."""
+        if start.track_seeds:
+            seed = start.track_seeds[lane % len(start.track_seeds)]
+        elif self.track_seeds:
+            seed = self.track_seeds[generator.integers(len(self.track_seeds)) if len(self.track_seeds) > 1 else 0]
+        else:
+            return generator
+        return seeding.np_random(seed)[0]
 
     def coast(self, lanes: np.ndarray) -> None:
         """Gymnasium's `step(None)` in `lanes` bool (N,): the pedals stay, time passes, nothing is paid."""
         cars = self.cars
         held = np.stack([-cars.steer[:, 0], cars.gas[:, 2], cars.brake[:, 0]], axis=1)
-        self._share(held, lanes, paid=False)
+        self._share(held, lanes, steps=1, paid=False)
 
     def advance(
         self, controls: np.ndarray, lanes: np.ndarray, copy: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One step of `lanes` bool (N,) with steer, gas, brake float64 (N,3).
+        """`frame_skip` steps of `lanes` bool (N,), fewer where an episode ends, with steer, gas, brake float64 (N,3).
 
-        Returns rewards float64 (N,) and terminated bool (N,); lanes left out get 0 and False. The frames of all lanes
-        are also written to `copy`, uint8 (N,S,S,3): two threads do in half the time what `frames.copy()` does in one.
+        Returns rewards float64 (N,), summed, and terminated bool (N,); lanes left out get 0 and False. The frames of
+        all lanes are also written to `copy`, of their shape: two threads do in half the time what `frames.copy()` does
+        in one.
         """
-        with _compile_notice("advance"):
-            return self._share(controls, lanes, paid=True, copy=copy)
+        return self._share(controls, lanes, self.frame_skip, paid=True, copy=copy)
 
     def _share(
-        self, controls: np.ndarray, lanes: np.ndarray, paid: bool, copy: np.ndarray | None = None
+        self, controls: np.ndarray, lanes: np.ndarray, steps: int, paid: bool, copy: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Step and draw `lanes`, as many of them on each thread; this thread works too."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
-        rows = self.frames.reshape(self.num_envs, self.frames.shape[1], -1)
+        rows = self.frames.reshape(*self.frames.shape[:2], -1)
         chosen = np.flatnonzero(lanes)
 
         def work(thread: int) -> None:
             first, last = thread * len(chosen) // threads, (thread + 1) * len(chosen) // threads
+            painter = self.painters[thread]
+            tables, scratch, canvas = (painter.tables, painter.scratch, painter.canvas) if painter else (None,) * 3
             _advance_lanes(
-                self.tracks, self.cars, controls, chosen[first:last], self.lap_complete_percent, paid,
-                self.renderers[thread].tables, self.renderers[thread].scratch, rows, rewards, terminated,
+                self.tracks, self.cars, controls, chosen[first:last], self.rules, steps, paid,
+                self.view.hud, self.view.grayscale, tables, scratch, canvas, rows, rewards, terminated,
             )  # fmt: skip
             if copy is not None:
                 mine = slice(chosen[first] if thread else 0, chosen[last] if thread < threads - 1 else self.num_envs)
@@ -168,30 +266,51 @@ class Batch:
         x, y = self.cars.position[lane, 0].tolist()
         return {"lap_finished": max(abs(x), abs(y)) <= PLAYFIELD}
 
+    def telemetry(self, lane: int) -> dict[str, float]:
+        """What `info` says of a lane with `telemetry=True`: visited tiles as a share of all, speed in units/s."""
+        speed = math.hypot(*self.cars.velocity[lane, 0].tolist())
+        return {"progress": float(self.cars.visited_count[lane] / self.tracks.count[lane]), "speed": speed}
+
     def picture(self, lane: int, mode: str) -> np.ndarray:
         """What `render()` answers: uint8 (400,600,3), or (S,S,3) for "state_pixels", or (800,1000,3) for "human"."""
-        with _compile_notice(mode):
-            if mode == "state_pixels":
-                only = np.zeros(self.num_envs, np.bool_)
-                only[lane] = True
-                frames = np.empty_like(self.frames)
-                self.renderers[0].draw(self.tracks, self.cars, only, frames)
-                return frames[lane].copy()
-            size = (WINDOW_W, WINDOW_H) if mode == "human" else (VIDEO_W, VIDEO_H)
-            return draw_video(self.tracks, self.cars, lane, size=size)
+        if mode == "state_pixels":
+            self._video_painter = self._video_painter or self.view.painter()
+            return self._video_painter.draw(self.tracks, self.cars, lane)
+        size = (WINDOW_W, WINDOW_H) if mode == "human" else (VIDEO_W, VIDEO_H)
+        return draw_video(self.tracks, self.cars, lane, size=size)
+
+
+@njit(cache=True, nogil=True)
+def _observe(tracks, cars, lane, hud, grayscale, tables, scratch, canvas, out):
+    """Write a lane's observation into its rows: uint8 (S,3*S), or (S,S) in grey, or float32 (D,1) without tables."""
+    if tables is None:
+        write_state(tracks, cars, lane, out[:, 0])
+    else:
+        draw_lane(tracks, cars, lane, hud, tables, scratch, canvas)
+        if grayscale:
+            colors = np.empty((out.shape[0], 3 * out.shape[1]), np.uint8)
+            write_frame(tables, scratch, colors)
+            write_grey(colors, out)
+        else:
+            write_frame(tables, scratch, out)
 
 
 @njit(cache=True, nogil=True)
 def _advance_lanes(
-    tracks, cars, controls, lanes, lap_complete_percent, paid, tables, scratch, rows, rewards, terminated
+    tracks, cars, controls, lanes, rules, steps, paid, hud, grayscale, tables, scratch, canvas, rows, rewards, terminated
 ):  # fmt: skip
-    """One thread's step: move the cars of `lanes` int64 (L,), draw them into rows, uint8 (N,S,3S), and pay."""
-    mine = np.zeros(len(rows), np.bool_)
-    mine[lanes] = True
-    physics._step_serially(tracks, cars, controls, lanes, lap_complete_percent)
-    draw_lanes(tracks, cars, mine, tables, scratch, rows, 0, 1)
-    if paid:
-        physics._settle(tracks, cars, mine, rewards, terminated)
+    """One thread's part: move the cars of `lanes` int64 (L,) by some steps, observe the last of each, and pay."""
+    for step in range(steps):
+        physics.move(tracks, cars, controls, lanes, rules)
+        for lane in lanes:
+            ended = paid and physics.has_ended(tracks, cars, lane)
+            if step == steps - 1 or ended:  # what is not shown is not drawn
+                _observe(tracks, cars, lane, hud, grayscale, tables, scratch, canvas, rows[lane])
+            if paid:
+                rewards[lane] += physics.settle(tracks, cars, lane)
+                terminated[lane] = ended
+        if step < steps - 1:
+            lanes = lanes[~terminated[lanes]]
 
 
 @lru_cache(maxsize=1)
@@ -201,41 +320,3 @@ def _pool(process: int) -> ThreadPoolExecutor:
     Threads rather than numba's `prange`: OpenMP would end a child that was forked after its first use.
     """
     return ThreadPoolExecutor(CORES, thread_name_prefix="carracing")
-
-
-NO_KERNELS = ("__init__", "env", "video")  # files that neither hold kernels nor constants of them
-
-
-def forget_stale_kernels() -> None:
-    """Drop compiled kernels that are older than any source file of this package.
-
-    numba's cache (`cache=True`) notices a change of a kernel's own file, but not of the files whose functions it calls:
-    after an update it would go on driving with the old ones.
-    """
-    sources = [source for source in Path(__file__).parent.glob("*.py") if source.stem not in NO_KERNELS]
-    newest = max(source.stat().st_mtime for source in sources)
-    for index in Path(str(physics.off_playfield.stats.cache_path)).glob("*.nbi"):
-        with suppress(FileNotFoundError):  # another process was quicker
-            if index.stat().st_mtime < newest:
-                index.unlink()
-
-
-_compiled: set[str] = set()
-
-
-@contextmanager
-def _compile_notice(work: str) -> Iterator[None]:
-    """Say what is being waited for when the first call of `work` compiles instead of loading numba's cache."""
-    if work in _compiled:
-        yield
-        return
-    notice = threading.Timer(
-        2.0, print, ["compiling the simulator, once, ~30 s"], {"file": sys.stderr, "flush": True}
-    )  # fmt: skip
-    notice.daemon = True
-    notice.start()
-    try:
-        yield
-    finally:
-        notice.cancel()
-    _compiled.add(work)

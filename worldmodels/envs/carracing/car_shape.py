@@ -14,21 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.state import (
-    HULL_POLY1,
-    HULL_POLY2,
-    HULL_POLY3,
-    HULL_POLY4,
-    SCALE,
-    SIZE,
-    STATE_H,
-    STATE_W,
-    WHEEL_R,
-    WHEEL_W,
-    WINDOW_H,
-    WINDOW_W,
-    ZOOM,
-)
+from worldmodels.envs.carracing.shapes import HULL_POLYGONS, WHEEL_POLYGON
+from worldmodels.envs.carracing.state import SCALE, SIZE, STATE_H, STATE_W, WHEEL_R, WINDOW_H, WINDOW_W, ZOOM
 
 CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at full zoom
 LOWEST = WINDOW_H // 4 - CAR_ROWS // 2  # window y of the first of them
@@ -53,7 +40,7 @@ class Sprite(NamedTuple):
 
 
 class CarScratch(NamedTuple):
-    """Working memory of one worker (allocated with the workers as the first axis)."""
+    """Working memory of one thread."""
 
     corners: np.ndarray  # int64 (20, 2)
     mark: np.ndarray  # float32 (4, 2)
@@ -62,34 +49,25 @@ class CarScratch(NamedTuple):
     cover: np.ndarray  # float32 (3, PATCH_ROWS, PATCH_COLUMNS)
 
 
-def box2d_order(polygon: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    """A convex polygon's corners as b2PolygonShape keeps them: from the rightmost (lowest) on, counter-clockwise."""
-    x, y = np.mean(polygon, axis=0)
-    start = max(polygon, key=lambda corner: (corner[0], -corner[1]))
-    turn = math.atan2(start[1] - y, start[0] - x) - 1e-9
-    return sorted(polygon, key=lambda corner: (math.atan2(corner[1] - y, corner[0] - x) - turn) % (2 * math.pi))
+HULL_CORNERS = np.concatenate(HULL_POLYGONS)  # float32 (20, 2)
+HULL_STARTS = np.cumsum([0, *map(len, HULL_POLYGONS)])  # corners of polygon k: HULL_STARTS[k] .. HULL_STARTS[k + 1]
+WHEEL_CORNERS = WHEEL_POLYGON
 
 
-_HULL = [box2d_order(polygon) for polygon in (HULL_POLY1, HULL_POLY2, HULL_POLY3, HULL_POLY4)]
-HULL_CORNERS = (np.array([corner for polygon in _HULL for corner in polygon]) * SIZE).astype(np.float32)  # (20, 2)
-HULL_STARTS = np.cumsum([0, *map(len, _HULL)])  # corners of polygon k: HULL_STARTS[k] .. HULL_STARTS[k + 1]
-WHEEL_CORNERS = (np.array(((1, -1), (1, 1), (-1, 1), (-1, -1))) * (WHEEL_W * SIZE, WHEEL_R * SIZE)).astype(np.float32)
-
-
-def car_scratch(workers: int) -> CarScratch:
-    """Memory for some workers, the first axis of every array."""
+def car_scratch() -> CarScratch:
+    """Memory for one thread."""
     return CarScratch(
-        corners=np.zeros((workers, len(HULL_CORNERS), 2), np.int64),
-        mark=np.zeros((workers, 4, 2), np.float32),
-        runs=np.zeros((workers, 5, CAR_ROWS, 2), np.int64),
-        found=np.zeros((workers, CAR_ROWS), np.int64),
-        cover=np.zeros((workers, 3, PATCH_ROWS, PATCH_COLUMNS), np.float32),
+        corners=np.zeros((len(HULL_CORNERS), 2), np.int64),
+        mark=np.zeros((4, 2), np.float32),
+        runs=np.zeros((5, CAR_ROWS, 2), np.int64),
+        found=np.zeros(CAR_ROWS, np.int64),
+        cover=np.zeros((3, PATCH_ROWS, PATCH_COLUMNS), np.float32),
     )
 
 
 def make_sprite() -> Sprite:
     """Draw the hull once at full zoom."""
-    scratch = CarScratch(*(array[0] for array in car_scratch(1)))
+    scratch = car_scratch()
     origin = np.zeros(2, np.float32)
     camera = (0.0, 0.0, 1.0, 0.0, ZOOM * SCALE)
     to_window(HULL_CORNERS, np.array((0, 1), np.float32), origin, camera, scratch.corners)
@@ -216,6 +194,14 @@ def mark_heights(phase: float) -> tuple[bool, float, float]:
 
 
 @njit(cache=True, error_model="numpy")
+def set_mark(mark: np.ndarray, c1: float, c2: float) -> None:
+    """The corners of a mark, float32 (4,2), in its wheel's coordinates."""
+    for corner in range(4):
+        mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
+        mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
+
+
+@njit(cache=True, error_model="numpy")
 def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite, scratch: CarScratch) -> None:
     """Blend one car into a planar frame that shows the ground.
 
@@ -239,9 +225,7 @@ def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite,
         fill_runs(corners, 0, 4, runs[LEFT + side], scratch.found)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
-            for corner in range(4):
-                scratch.mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
-                scratch.mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
+            set_mark(scratch.mark, c1, c2)
             to_window(scratch.mark, transform_sc[body], position[body], camera, corners)
             fill_runs(corners, 0, 4, runs[MARK_LEFT + side], scratch.found)
     for side in range(2):

@@ -1,6 +1,7 @@
-"""Gymnasium's CarRacing-v3, bit for bit and a hundred times as fast: the scalar environment and the batch.
+"""Gymnasium's CarRacing-v3 as environments: the scalar one and the batch.
 
-Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64).
+Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64). An observation is a
+frame uint8 (S,S,3), or what the options make of it: (S,S) in grey, or the state vector float32 (D,).
 
 `batch.Batch` drives N lanes; `CarRacingVectorEnv` gives it the interface of `gymnasium.vector` (autoreset, seeding and
 infos as `SyncVectorEnv`), `CarRacing` that of `gymnasium.Env`: one rule, one copy. docs/carracing.md says how closely
@@ -18,8 +19,9 @@ from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldmodels.envs.carracing.batch import Batch, Start, draw_colors
-from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W
+from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors, read_track_seeds
+from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W, Rules
+from worldmodels.errors import UserError
 
 METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array", "state_pixels"], "render_fps": FPS}
 
@@ -55,6 +57,22 @@ def _action_space(continuous: bool) -> spaces.Box | spaces.Discrete:
     if continuous:
         return spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
     return spaces.Discrete(5)
+
+
+def _observation_space(view: View) -> spaces.Box:
+    if view.observation == "state":
+        return spaces.Box(-np.inf, np.inf, view.shape, np.float32)
+    return spaces.Box(0, 255, view.shape, np.uint8)
+
+
+def _rules(lap_complete_percent: float, lap_rule: str) -> Rules:
+    if lap_rule not in ("gymnasium", "crossing"):
+        raise UserError(f'lap_rule is {lap_rule!r}: give "gymnasium" or "crossing" (any crossing of the start line).')
+    return Rules(float(lap_complete_percent), lap_rule == "crossing")
+
+
+def _track_seeds(track_seed: int | Sequence[int] | None) -> tuple[int, ...]:
+    return () if track_seed is None else read_track_seeds(track_seed, "argument track_seed")
 
 
 def _pedals(actions: np.ndarray) -> np.ndarray:
@@ -100,15 +118,16 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ## Seeding
     Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
-    seed a lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, place or threads.
+    seed per lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, place or threads.
 
     ## Reset options
     "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
-    or a pair to draw between) and "zoomed" (past the first second's zoom).
+    or a pair to draw between), "zoomed" (past the first second's zoom) and "track_seed" (one for all lanes, or a list of
+    one per lane).
 
     Args:
         num_envs: N.
-        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (lane 0); `render()` gives one picture a lane.
+        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (lane 0); `render()` gives one picture per lane.
         verbose: print the length of each track.
         lap_complete_percent: as Gymnasium's.
         domain_randomize: new colours at each reset, as Gymnasium's.
@@ -118,6 +137,17 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: see above.
         max_episode_steps: see above.
         copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
+        frames: "fast", or "exact": every pixel as Gymnasium draws it, at about a seventh of the speed.
+        observation: "pixels", or "state": the vector of `observe.STATE` instead of a frame, which is not drawn.
+        frame_skip: steps for which an action is held; rewards add up, the last step is observed.
+        hud: False leaves the bar with score and indicators black.
+        grayscale: observe luminance (S,S), as `gymnasium.wrappers.GrayscaleObservation`.
+        track_seed: drive the track of this seed at every reset, or one drawn from a list of seeds.
+        telemetry: "progress" (visited tiles as a share) and "speed" (units/s) in every info.
+        lap_rule: "gymnasium", or "crossing": a lap of enough tiles ends whenever a wheel comes onto tile 0.
+
+    Raises:
+        UserError: an argument that means nothing, or two that contradict each other.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -135,9 +165,20 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = 1000,
         copy: bool = True,
+        *,
+        frames: str = "fast",
+        observation: str = "pixels",
+        frame_skip: int = 1,
+        hud: bool = True,
+        grayscale: bool = False,
+        track_seed: int | Sequence[int] | None = None,
+        telemetry: bool = False,
+        lap_rule: str = "gymnasium",
     ):
         super().__init__()
-        self.batch = Batch(num_envs, lap_complete_percent, domain_randomize, obs_size, num_threads)
+        view = View(observation, frames, obs_size, hud, grayscale)
+        rules, track_seeds = _rules(lap_complete_percent, lap_rule), _track_seeds(track_seed)
+        self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.verbose = verbose
@@ -145,10 +186,11 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.max_episode_steps = max_episode_steps
         self.copy = copy
+        self.telemetry = telemetry
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.single_action_space = _action_space(continuous)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.single_observation_space = spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
+        self.single_observation_space = _observation_space(view)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
         seeded = [seeding.np_random() for _ in range(num_envs)]
@@ -179,7 +221,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
         """Begin episodes in all lanes or in those of `options["reset_mask"]` bool (N,).
 
-        Returns observations uint8 (N,S,S,3) of all lanes and an empty info.
+        Returns observations of all lanes and an info, empty without `telemetry`.
 
         Raises:
             TypeError, ValueError: a reset mask or seeds of the wrong type or shape (as `SyncVectorEnv`).
@@ -197,7 +239,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
         lanes = self._reset_mask(options)
-        start = Start.from_options(options)
+        start = Start.from_options(options, self.num_envs)
         for lane in np.flatnonzero(lanes).tolist():
             if seeds[lane] is not None:
                 self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
@@ -205,7 +247,10 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
         self._started = True
         self._show()
-        return self._observations(), {}
+        infos: dict[str, Any] = {}
+        for lane in np.flatnonzero(lanes).tolist():
+            infos = self._add_info(infos, self._telemetry(lane), lane)
+        return self._observations(), infos
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         """Lanes to reset, bool (N,); refuses what `SyncVectorEnv` refuses, and takes the mask out of the options."""
@@ -227,7 +272,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
         """One step of every lane: actions float (N,3) steer, gas, brake, or int (N,).
 
-        Returns observations uint8 (N,S,S,3), rewards float64 (N,), terminated and truncated bool (N,), infos.
+        Returns observations (N,…), rewards float64 (N,), terminated and truncated bool (N,), infos.
 
         Raises:
             ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
@@ -243,7 +288,6 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         observations = np.empty_like(self.batch.frames) if self.copy else None
         rewards, terminated = self.batch.advance(controls, active, observations)
         self._elapsed += active
-        infos: dict[str, Any] = {}
         begun = self._ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
         if self.autoreset_mode is AutoresetMode.DISABLED:
             terminated |= self._terminated & self._ended  # resting lanes keep their flags
@@ -253,8 +297,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.max_episode_steps is not None:
             truncated |= active & (self._elapsed >= self.max_episode_steps)
         ended = terminated | truncated
-        for lane in np.flatnonzero(ended & active).tolist():
-            infos = self._add_ending(infos, lane, bool(terminated[lane]))
+        endings = {lane: self._ending(lane, bool(terminated[lane])) for lane in np.flatnonzero(ended & active).tolist()}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             begun = ended
         else:
@@ -263,17 +306,31 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._begin(begun, Start())
             if observations is not None:
                 observations[begun] = self.batch.frames[begun]
+        infos = self._infos(active if begun is None else active | begun, endings)
         self._terminated, self._truncated = terminated, truncated
         self._show()
         shown = self.batch.frames if observations is None else observations
         return shown, rewards, terminated.copy(), truncated.copy(), infos
 
-    def _add_ending(self, infos: dict[str, Any], lane: int, terminated: bool) -> dict[str, Any]:
-        """Add what `SyncVectorEnv` tells about an episode that has just ended."""
-        info = self.batch.info(lane) if terminated else {}
+    def _ending(self, lane: int, terminated: bool) -> dict[str, Any]:
+        """What `SyncVectorEnv` tells about an episode that has just ended, before its lane begins anew."""
+        info = self._telemetry(lane) | (self.batch.info(lane) if terminated else {})
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            info = {"final_obs": self.batch.frames[lane].copy(), "final_info": info}
-        return self._add_info(infos, info, lane)
+            return {"final_obs": self.batch.frames[lane].copy(), "final_info": info}
+        return info
+
+    def _telemetry(self, lane: int) -> dict[str, Any]:
+        return self.batch.telemetry(lane) if self.telemetry else {}
+
+    def _infos(self, awake: np.ndarray, endings: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        """The infos of a step, lane by lane as `SyncVectorEnv` adds them; awake: bool (N,)."""
+        infos: dict[str, Any] = {}
+        for lane in np.flatnonzero(awake).tolist() if self.telemetry else sorted(endings):
+            ending = endings.get(lane, {})
+            infos = self._add_info(infos, ending, lane)
+            if "progress" not in ending:
+                infos = self._add_info(infos, self._telemetry(lane), lane)
+        return infos
 
     def _controls(self, actions: Any, active: np.ndarray) -> np.ndarray:
         """Actions as given → steer, gas, brake float64 (N,3); refuses what Gymnasium refuses, before anything moves."""
@@ -309,7 +366,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.render()
 
     def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
-        """One picture a lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
+        """One picture per lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
         if self.render_mode is None or not self._started:
             return (None,) * self.num_envs
         assert self.render_mode in METADATA["render_modes"], f"unknown render mode {self.render_mode!r}"
@@ -329,8 +386,8 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
     """CarRacing-v3 as Gymnasium's, for one car: a batch of one. `gymnasium.make` makes it.
 
-    Arguments, spaces, rewards, endings, info and reset options as Gymnasium's CarRacing, plus `obs_size` and the reset
-    options of `CarRacingVectorEnv`. Stepping on after an ending goes on driving, as Gymnasium's does.
+    Arguments, spaces, rewards, endings, info and reset options as Gymnasium's CarRacing, plus from `obs_size` on the
+    arguments, and the reset options, of `CarRacingVectorEnv`. Stepping on after an ending goes on driving, as Gymnasium's does.
     """
 
     metadata: dict[str, Any] = METADATA
@@ -344,16 +401,30 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
         continuous: bool = True,
         obs_size: int = 96,
         num_threads: int | None = None,
+        *,
+        frames: str = "fast",
+        observation: str = "pixels",
+        frame_skip: int = 1,
+        hud: bool = True,
+        grayscale: bool = False,
+        track_seed: int | Sequence[int] | None = None,
+        telemetry: bool = False,
+        lap_rule: str = "gymnasium",
     ):
         EzPickle.__init__(
-            self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, obs_size, num_threads
-        )
-        self.batch = Batch(1, lap_complete_percent, domain_randomize, obs_size, num_threads)
+            self, render_mode, verbose, lap_complete_percent, domain_randomize, continuous, obs_size, num_threads,
+            frames=frames, observation=observation, frame_skip=frame_skip, hud=hud, grayscale=grayscale,
+            track_seed=track_seed, telemetry=telemetry, lap_rule=lap_rule,
+        )  # fmt: skip
+        view = View(observation, frames, obs_size, hud, grayscale)
+        rules, track_seeds = _rules(lap_complete_percent, lap_rule), _track_seeds(track_seed)
+        self.batch = Batch(1, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
         self.action_space = _action_space(continuous)
-        self.observation_space = spaces.Box(0, 255, (obs_size, obs_size, 3), np.uint8)
+        self.telemetry = telemetry
+        self.observation_space = _observation_space(view)
         if domain_randomize:
             draw_colors(self.np_random, self.batch.tracks, 0)
         self._started = self._closed = False
@@ -362,7 +433,7 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
-        """Begin an episode; returns the observation uint8 (S,S,3) and an empty info.
+        """Begin an episode; returns the observation and an info, empty without `telemetry`.
 
         Raises:
             gymnasium.error.Error: a seed that is no natural number.
@@ -378,7 +449,7 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
             print(f"Track generation: {self.batch.tracks.count[0]}-tiles track")
         if self.render_mode == "human":
             self.render()
-        return self.batch.frames[0].copy(), {}
+        return self.batch.frames[0].copy(), self._telemetry()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step: the action is float (3,) steer, gas, brake, or an int, or None (as in Gymnasium: nothing is paid).
@@ -400,7 +471,11 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
             reward, terminated = float(rewards[0]), bool(endings[0])
         if self.render_mode == "human":
             self.render()
-        return batch.frames[0].copy(), reward, terminated, False, batch.info(0) if terminated else {}
+        info = self._telemetry() | (batch.info(0) if terminated else {})
+        return batch.frames[0].copy(), reward, terminated, False, info
+
+    def _telemetry(self) -> dict[str, Any]:
+        return self.batch.telemetry(0) if self.telemetry else {}
 
     def _controls(self, action: Any) -> np.ndarray:
         """An action as given → steer, gas, brake float64 (1,3)."""

@@ -1,21 +1,17 @@
 """Gymnasium's picture itself: its `_render("state_pixels")`, polygon by polygon, in its order."""
 
-import math
-
 import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.camera import to_window, window_camera
-from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights
-from worldmodels.envs.carracing.ground import find_near
-from worldmodels.envs.carracing.hud import list_bars
+from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights, set_mark
+from worldmodels.envs.carracing.ground import find_near, playfield_ends, square_in_view, squares_near
 from worldmodels.envs.carracing.shrink import shrink_window
-from worldmodels.envs.carracing.state import GRASS_DIM, PLAYFIELD, SIZE, WHEEL_R, WINDOW_H, WINDOW_W
+from worldmodels.envs.carracing.state import GRASS_DIM, HULL_COLOR, PLAYFIELD, WHEEL_COLOR, WHEEL_WHITE
 from worldmodels.envs.carracing.window import BAR_TOP, COLUMN_CELL, ROW_CELL, polygon, quad
 
-BLACK = 0x000000
-WHITE, RED = 0xFFFFFF, 0xFF0000  # borders
-HULL, WHEEL, MARK = 0xCC0000, 0x000000, 0x4D4D4D
+BLACK, WHITE, RED = 0x000000, 0xFFFFFF, 0xFF0000
+HULL, WHEEL, MARK = (r << 16 | g << 8 | b for r, g, b in (HULL_COLOR, WHEEL_COLOR, WHEEL_WHITE))
 
 
 @njit(cache=True, error_model="numpy")
@@ -50,22 +46,21 @@ def paint_quad(canvas, corners, camera, color) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def paint_grass(canvas, x, y, camera, ground, grass) -> None:
-    """The playfield and the light squares on it."""
-    cos, sin, zoom = camera[0], -camera[1], camera[2]
-    reach = 1.0 + math.hypot(0.5 * WINDOW_W, 0.75 * WINDOW_H) / zoom  # from the hull to the farthest visible corner
-    inside = max(abs(x), abs(y)) + reach < PLAYFIELD
-    background = ground if inside else BLACK
-    canvas.window[:BAR_TOP] = np.uint32(background)
-    if not inside:
+def paint_grass(canvas, view, camera, ground, grass) -> None:
+    """The playfield and the light squares on it. view: the hull's x, y, cos and sin of its turn, zoom."""
+    at_edge = playfield_ends(view)
+    canvas.window[:BAR_TOP] = np.uint32(BLACK if at_edge else ground)
+    if at_edge:
         set_corner(canvas, 0, PLAYFIELD, PLAYFIELD, camera)
         set_corner(canvas, 1, PLAYFIELD, -PLAYFIELD, camera)
         set_corner(canvas, 2, -PLAYFIELD, -PLAYFIELD, camera)
         set_corner(canvas, 3, -PLAYFIELD, PLAYFIELD, camera)
         quad(canvas, ground)
-    for i in range(-20, 20, 2):
-        for j in range(-20, 20, 2):
-            paint_square(canvas, GRASS_DIM * i, GRASS_DIM * j, GRASS_DIM, camera, grass)
+    first_x, last_x, first_y, last_y = squares_near(view)
+    for i in range(first_x, last_x + 1):
+        for j in range(first_y, last_y + 1):
+            if square_in_view(2 * GRASS_DIM * i, 2 * GRASS_DIM * j, view):
+                paint_square(canvas, GRASS_DIM * (2 * i), GRASS_DIM * (2 * j), GRASS_DIM, camera, grass)
 
 
 @njit(cache=True, error_model="numpy")
@@ -101,9 +96,7 @@ def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
         paint_body(canvas, WHEEL_CORNERS, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
-            for corner in range(4):
-                mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
-                mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
+            set_mark(mark, c1, c2)
             paint_body(canvas, mark, transform_sc[wheel + 1], position[wheel + 1], camera, MARK)
     for part in range(4):
         corners = HULL_CORNERS[HULL_STARTS[part] : HULL_STARTS[part + 1]]
@@ -111,9 +104,9 @@ def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def paint_bars(canvas, bars, count) -> None:
+def paint_bars(canvas, bars) -> None:
     """The indicators: int64 (.., 7) left, right, top, bottom (inclusive), red, green, blue."""
-    for index in range(count):
+    for index in range(len(bars)):
         bar = bars[index]
         color = bar[4] << 16 | bar[5] << 8 | bar[6]
         for row in range(bar[2], bar[3] + 1):
@@ -125,9 +118,9 @@ def paint_bars(canvas, bars, count) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def erase_bars(canvas, bars, count) -> None:
+def erase_bars(canvas, bars) -> None:
     """Leave the part below the picture black again."""
-    for index in range(count):
+    for index in range(len(bars)):
         bar = bars[index]
         for row in range(max(bar[2], BAR_TOP), bar[3] + 1):
             for x in range(bar[0], bar[1] + 1):
@@ -135,17 +128,15 @@ def erase_bars(canvas, bars, count) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def paint(canvas, tracks, cars, lane, near, bars, mark, slot, frame) -> None:
-    """One lane into a planar frame; the score is left to `draw_score`."""
-    x, y, time = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1]), cars.time[lane]
-    camera = window_camera(x, y, float(cars.angle[lane, 0]), time)
-    find_near(tracks.centre[lane], tracks.count[lane], (x, y, camera[0], camera[1], camera[2]), near)
-    paint_grass(canvas, x, y, camera, rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0))
+def draw_exact(tracks, cars, lane, slot, near, bars, mark, canvas, frame) -> None:
+    """One lane without its score into a planar frame. near: bool (M,), mark: float32 (4,2) scratch; bars: `list_bars`."""
+    x, y = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1])
+    camera = window_camera(x, y, float(cars.angle[lane, 0]), cars.time[lane])
+    cos, sin, zoom = camera[0], camera[1], camera[2]
+    find_near(tracks.centre[lane], tracks.count[lane], (x, y, cos, sin, zoom), near)
+    paint_grass(canvas, (x, y, cos, sin, zoom), camera, rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0))
     paint_road(canvas, tracks, lane, camera, near)
     paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)
-    count = list_bars(
-        bars, cars.velocity[lane, 0], cars.omega[lane], float(cars.joint_angle[lane, 0]), float(cars.spin[lane, 0])
-    )
-    paint_bars(canvas, bars, count)
+    paint_bars(canvas, bars)
     shrink_window(canvas.window, canvas.mixed, slot, frame)
-    erase_bars(canvas, bars, count)
+    erase_bars(canvas, bars)

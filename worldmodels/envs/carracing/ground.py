@@ -15,13 +15,12 @@ import math
 
 from numba import njit
 
+from worldmodels.envs.carracing.camera import CAR_X, CAR_Y
 from worldmodels.envs.carracing.hud import BAR_ROW
 from worldmodels.envs.carracing.state import GRASS_DIM, MAX_TILES, PLAYFIELD, STATE_H, STATE_W, WINDOW_H, WINDOW_W
 
 SCALE_X = STATE_W / WINDOW_W  # frame pixels a window pixel
 SCALE_Y = STATE_H / WINDOW_H
-CAR_X = WINDOW_W / 2  # where the hull's origin stands in the window
-CAR_Y = WINDOW_H / 4
 
 # Planes, as offsets in a row of `change`
 GRASS, ROAD_0, ROAD_1, ROAD_2, BORDERS, BORDER_RED, FIELD = range(0, 7 * STATE_W, STATE_W)
@@ -34,6 +33,15 @@ NONE = -1  # no plane
 
 MAX_EDGES = 8 * MAX_TILES + 2048
 """Room for four sides of every tile, border and red border, and of 400 squares of grass."""
+
+# The visible part of the window: half its width, half the height that the bar leaves, and how far ahead of the hull its
+# middle lies, in window pixels
+VIEW_SIDE, VIEW_HEIGHT = WINDOW_W / 2, (WINDOW_H - 100) / 2
+VIEW_AHEAD = 100 + VIEW_HEIGHT - CAR_Y
+TILE_REACH = 14.0  # world units; a tile and its border reach 13 from the end of the tile
+PITCH = 2 * GRASS_DIM  # world units from one light square to the next
+SQUARES = 10  # light squares on each side of the origin, along each axis
+SQUARE_REACH = 0.75 * GRASS_DIM + 0.1  # world units; half a square's diagonal is 0.71 of its side
 
 DILATION = 0.55
 """Window pixels that gfxdraw's outline and inclusive fill add on every side (fitted to Gymnasium's frames)."""
@@ -172,27 +180,45 @@ def draw_square(edges, count, plane, left, lower, side, camera) -> int:
 
 
 @njit(cache=True, error_model="numpy")
+def playfield_ends(camera) -> bool:
+    """Whether the end of the playfield may be in view."""
+    reach = 1.0 + math.hypot(CAR_X, WINDOW_H - CAR_Y) / camera[4]  # from the hull to the farthest visible corner
+    return max(abs(camera[0]), abs(camera[1])) + reach > PLAYFIELD
+
+
+@njit(cache=True, error_model="numpy")
+def squares_near(camera) -> tuple[int, int, int, int]:
+    """Light squares that may be in view: first and last column, first and last row (inclusive)."""
+    x, y, cos, sin, zoom = camera
+    ahead = VIEW_AHEAD / zoom
+    radius = math.hypot(VIEW_SIDE, VIEW_HEIGHT) / zoom + GRASS_DIM
+    middle_x, middle_y = x + sin * ahead, y + cos * ahead
+    first_x, last_x = math.floor((middle_x - radius) / PITCH), math.floor((middle_x + radius) / PITCH)
+    first_y, last_y = math.floor((middle_y - radius) / PITCH), math.floor((middle_y + radius) / PITCH)
+    return max(-SQUARES, first_x), min(SQUARES - 1, last_x), max(-SQUARES, first_y), min(SQUARES - 1, last_y)
+
+
+@njit(cache=True, error_model="numpy")
+def square_in_view(left, lower, camera) -> bool:
+    """Whether the square with this lower left corner may be in view."""
+    x, y, cos, sin, zoom = camera
+    u, v = left + 0.5 * GRASS_DIM - x, lower + 0.5 * GRASS_DIM - y
+    across, along = abs(cos * u - sin * v), abs(sin * u + cos * v - VIEW_AHEAD / zoom)
+    return across < VIEW_SIDE / zoom + SQUARE_REACH and along < VIEW_HEIGHT / zoom + SQUARE_REACH
+
+
+@njit(cache=True, error_model="numpy")
 def draw_grass(edges, count, camera) -> tuple[int, bool]:
     """The light squares in view, and the playfield if its end may be in view: returns the edges, and whether it was."""
-    x, y, cos, sin, zoom = camera
-    reach = 1.0 + math.hypot(0.5 * WINDOW_W, 0.75 * WINDOW_H) / zoom  # from the hull to the farthest visible corner
-    field = max(abs(x), abs(y)) + reach > PLAYFIELD
+    x, y = camera[0], camera[1]
+    field = playfield_ends(camera)
     if field:
         count = draw_square(edges, count, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, camera)
-    # The visible part: 1000 window pixels wide and 700 high, its middle 250 ahead of the hull.
-    side, height, ahead = 500.0 / zoom, 350.0 / zoom, 250.0 / zoom
-    margin = 0.75 * GRASS_DIM + 0.1
-    radius = math.hypot(side, height) + GRASS_DIM
-    middle_x, middle_y = x + sin * ahead, y + cos * ahead
-    pitch = 2 * GRASS_DIM
-    first_x, last_x = math.floor((middle_x - radius) / pitch), math.floor((middle_x + radius) / pitch)
-    first_y, last_y = math.floor((middle_y - radius) / pitch), math.floor((middle_y + radius) / pitch)
-    for index_x in range(max(-10, first_x), min(9, last_x) + 1):
-        for index_y in range(max(-10, first_y), min(9, last_y) + 1):
-            left, lower = pitch * index_x - x, pitch * index_y - y
-            u, v = left + 0.5 * GRASS_DIM, lower + 0.5 * GRASS_DIM
-            if abs(cos * u - sin * v) < side + margin and abs(sin * u + cos * v - ahead) < height + margin:
-                count = draw_square(edges, count, GRASS, left, lower, GRASS_DIM, camera)
+    first_x, last_x, first_y, last_y = squares_near(camera)
+    for index_x in range(first_x, last_x + 1):
+        for index_y in range(first_y, last_y + 1):
+            if square_in_view(PITCH * index_x, PITCH * index_y, camera):
+                count = draw_square(edges, count, GRASS, PITCH * index_x - x, PITCH * index_y - y, GRASS_DIM, camera)
     return count, field
 
 
@@ -200,8 +226,7 @@ def draw_grass(edges, count, camera) -> tuple[int, bool]:
 def find_near(centre, count, camera, near) -> None:
     """near[i]: tile i, or a border beside it, may touch the visible part of the window."""
     x, y, cos, sin, zoom = camera
-    margin = 14.0  # world units; a tile and its border reach 13 from the end of the tile
-    side, height, ahead = 500.0 / zoom + margin, 350.0 / zoom + margin, 250.0 / zoom
+    side, height, ahead = VIEW_SIDE / zoom + TILE_REACH, VIEW_HEIGHT / zoom + TILE_REACH, VIEW_AHEAD / zoom
     for tile in range(count):
         u, v = centre[tile, 2] - x, centre[tile, 3] - y
         near[tile] = (abs(cos * u - sin * v) < side) & (abs(sin * u + cos * v - ahead) < height)

@@ -1,4 +1,4 @@
-"""The car of CarRacing-v3: Gymnasium's `Car` in float64, Box2D's world in float32, rewards and endings.
+"""The car of CarRacing-v3, bit for bit: Gymnasium's `Car` in float64, Box2D's world in float32, rewards and endings.
 
 A step is Gymnasium's: pedals and tyres (`_drive`), then Box2D finds the tiles under the car at the positions it has
 (`_collide`) and moves it (`box2d`). Friction therefore feels a tile one step late, as it does there. Every lane is
@@ -9,9 +9,8 @@ Legend: N lanes, 4 wheels in Gymnasium's order. Units as in state.py.
 
 import math
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from worldmodels.envs.carracing import box2d, contact
 from worldmodels.envs.carracing.state import (
@@ -26,53 +25,15 @@ from worldmodels.envs.carracing.state import (
     WHEEL_R,
     WHEELPOS,
     Cars,
+    Rules,
     Tracks,
 )
 
 DT = 1.0 / FPS  # s
 WHEEL_RAD = 1.0 * WHEEL_R * SIZE
-GRIP = 205000 * SIZE * SIZE  # force a unit/s of slip, until the tyre slides
-BRAKE_FORCE = 15  # rad/s a step
+GRIP = 205000 * SIZE * SIZE  # force per unit/s of slip, until the tyre slides
+BRAKE_FORCE = 15  # rad/s per step
 WHEEL_OFFSET = np.array(WHEELPOS) * SIZE  # (4,2)
-
-
-def place(tracks: Tracks, cars: Cars, lane: int, tile: int = 0, speed: float = 0.0) -> None:
-    """Put a new car on a tile of a lane's track, heading along it at `speed` units/s with its wheels rolling.
-
-    Tile 0 at speed 0 is Gymnasium's start: there the wheels hang at offsets that are not turned with the hull, and the
-    first step pulls them in. Elsewhere they start where they belong.
-    """
-    _place(tracks, cars, lane, tile, float(speed))
-
-
-def step(
-    tracks: Tracks, cars: Cars, actions: np.ndarray, lanes: np.ndarray, lap_complete_percent: float, num_threads: int
-) -> None:
-    """Move the cars of `lanes` bool (N,) by one step of 1/50 s with `actions` float64 (N,3): steer, gas, brake.
-
-    Rewards for new tiles are added to cars.reward; the cost of time is left to `settle`.
-    """
-    chosen = np.flatnonzero(lanes)
-    if not len(chosen):
-        return
-    if num_threads == 1 or len(chosen) <= box2d.BLOCK:  # a full block takes hardly longer than half of one
-        _step_serially(tracks, cars, actions, chosen, lap_complete_percent)
-        return
-    numba.set_num_threads(num_threads)
-    blocks = num_threads * -(-len(chosen) // (num_threads * box2d.BLOCK))  # the same number for every thread
-    _step_in_parallel(tracks, cars, actions, chosen, blocks, lap_complete_percent)
-
-
-def settle(tracks: Tracks, cars: Cars, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Close the step of `lanes` bool (N,) after its frame was drawn: rewards float64 (N,), terminated bool (N,).
-
-    Time costs 0.1 a step; a lap ends the episode, and so does leaving the playfield, which pays -100 instead. Lanes
-    left out get 0 and False.
-    """
-    rewards = np.zeros(len(lanes))
-    terminated = np.zeros(len(lanes), np.bool_)
-    _settle(tracks, cars, lanes, rewards, terminated)
-    return rewards, terminated
 
 
 @njit(cache=True)
@@ -82,7 +43,12 @@ def off_playfield(x, y):
 
 
 @njit(cache=True)
-def _place(tracks, cars, lane, tile, speed):
+def place(tracks: Tracks, cars: Cars, lane: int, tile: int, speed: float) -> None:
+    """Put a new car on a tile of a lane's track, heading along it at `speed` units/s with its wheels rolling.
+
+    Tile 0 at speed 0 is Gymnasium's start: there the wheels hang at offsets that are not turned with the hull, and the
+    first step pulls them in. Elsewhere they start where they belong.
+    """
     beta, x, y = tracks.centre[lane, tile, 1], tracks.centre[lane, tile, 2], tracks.centre[lane, tile, 3]
     turn = beta if tile != 0 or speed != 0.0 else 0.0
     angle = np.float32(beta)
@@ -108,6 +74,7 @@ def _place(tracks, cars, lane, tile, speed):
     cars.brake[lane] = 0
     cars.steer[lane] = 0
     cars.on_road[lane] = False
+    cars.on_start[lane] = False
     cars.near_count[lane] = -1
     cars.time[lane] = 0
     cars.reward[lane] = 0
@@ -121,21 +88,17 @@ def _place(tracks, cars, lane, tile, speed):
 
 
 @njit(cache=True)
-def _step_serially(tracks, cars, actions, chosen, lap_complete_percent):
-    for first in range(0, len(chosen), box2d.BLOCK):
-        _step_block(tracks, cars, actions, chosen[first : first + box2d.BLOCK], lap_complete_percent)
+def move(tracks: Tracks, cars: Cars, controls: np.ndarray, lanes: np.ndarray, rules: Rules) -> None:
+    """Move the cars of `lanes` int64 (L,) by one step of 1/50 s with steer, gas, brake, float64 (N,3).
 
-
-@njit(cache=True, parallel=True)
-def _step_in_parallel(tracks, cars, actions, chosen, blocks, lap_complete_percent):
-    count = len(chosen)
-    for i in prange(blocks):
-        lanes = chosen[i * count // blocks : (i + 1) * count // blocks]
-        _step_block(tracks, cars, actions, lanes, lap_complete_percent)
+    Rewards for new tiles are added to cars.reward; the cost of time is left to `settle`.
+    """
+    for first in range(0, len(lanes), box2d.BLOCK):
+        _move_block(tracks, cars, controls, lanes[first : first + box2d.BLOCK], rules)
 
 
 @njit(cache=True)
-def _step_block(tracks, cars, actions, lanes, lap_complete_percent):
+def _move_block(tracks, cars, controls, lanes, rules):
     """One step of up to BLOCK lanes."""
     block = box2d.new_block()
     limited = np.zeros(4, np.bool_)
@@ -143,11 +106,11 @@ def _step_block(tracks, cars, actions, lanes, lap_complete_percent):
     motor_speed = np.empty(4, np.float32)
     corner = np.empty((4, 2), np.float32)
     for s, lane in enumerate(lanes):
-        _pedals(cars, lane, actions[lane])
+        _pedals(cars, lane, controls[lane])
         for j in range(4):
             motor_speed[j] = _steer(cars, lane, j)
             force[j, 0], force[j, 1] = _tyre(cars, lane, j)
-        _collide(tracks, cars, lane, lap_complete_percent, corner)
+        _collide(tracks, cars, lane, rules, corner)
         box2d.load(cars, lane, force, motor_speed, block, s)
         limited |= cars.limit[lane] != 0
     box2d.iterate(block, limited)
@@ -244,7 +207,7 @@ def _skid(cars, lane, j, skids, grass):
 
 
 @njit(cache=True, forceinline=True)
-def _collide(tracks, cars, lane, lap_complete_percent, corner):
+def _collide(tracks, cars, lane, rules, corner):
     """b2ContactManager::Collide with FrictionDetector's answers, at the positions before the cars move.
 
     A visited tile is plain already and only matters to a wheel that has no other; a plain one is nothing to the hull.
@@ -265,7 +228,9 @@ def _collide(tracks, cars, lane, lap_complete_percent, corner):
                 plain[tile] = True
                 if not visited[tile]:
                     visited[tile] = True
-                    _visit(tracks, cars, lane, tile, lap_complete_percent)
+                    _visit(tracks, cars, lane, tile, rules)
+        if tile == 0 and rules.crossing:
+            _cross(tracks, cars, lane, rules, corner)
         if plain[tile]:
             continue
         x, y, sine, cosine = position[0, 0], position[0, 1], transform_sc[0, 0], transform_sc[0, 1]
@@ -274,25 +239,44 @@ def _collide(tracks, cars, lane, lap_complete_percent, corner):
 
 
 @njit(cache=True, forceinline=True)
-def _visit(tracks, cars, lane, tile, lap_complete_percent):
+def _visit(tracks, cars, lane, tile, rules):
     """A wheel on a new tile: its reward, and the lap if this is tile 0 and enough of the others were visited."""
     count = tracks.count[lane]
     cars.reward[lane] += 1000.0 / count
     cars.visited_count[lane] += 1
-    if tile == 0 and cars.visited_count[lane] / count > lap_complete_percent:
+    if tile == 0 and cars.visited_count[lane] / count > rules.lap_complete_percent:
         cars.new_lap[lane] = True
 
 
+@njit(cache=True, forceinline=True)
+def _cross(tracks, cars, lane, rules, corner):
+    """The lap rule of Gymnasium's pull request 1670: any wheel that comes onto tile 0 ends a lap of enough tiles."""
+    position, transform_sc = cars.position[lane], cars.transform_sc[lane]
+    for wheel in range(4):
+        x, y = position[wheel + 1, 0], position[wheel + 1, 1]
+        sine, cosine = transform_sc[wheel + 1, 0], transform_sc[wheel + 1, 1]
+        polygon, corners, box = tracks.polygon[lane], tracks.corners[lane], tracks.box[lane]
+        on_start = contact.touches(polygon, corners, box, 0, x, y, sine, cosine, contact.WHEEL_SHAPE, corner)
+        if on_start and not cars.on_start[lane, wheel]:
+            cars.new_lap[lane] |= cars.visited_count[lane] / tracks.count[lane] > rules.lap_complete_percent
+        cars.on_start[lane, wheel] = on_start
+
+
 @njit(cache=True)
-def _settle(tracks, cars, lanes, rewards, terminated):
-    for lane in range(len(lanes)):
-        if not lanes[lane]:
-            continue
-        cars.steps[lane] += 1
-        cars.reward[lane] -= 0.1
-        rewards[lane] = cars.reward[lane] - cars.prev_reward[lane]
-        cars.prev_reward[lane] = cars.reward[lane]
-        terminated[lane] = cars.visited_count[lane] == tracks.count[lane] or cars.new_lap[lane]
-        if off_playfield(cars.position[lane, 0, 0], cars.position[lane, 0, 1]):
-            terminated[lane] = True
-            rewards[lane] = -100.0
+def has_ended(tracks: Tracks, cars: Cars, lane: int) -> bool:
+    """Whether a lane's episode is over: a lap is complete, or the car has left the playfield."""
+    lap = cars.visited_count[lane] == tracks.count[lane] or cars.new_lap[lane]
+    return lap or off_playfield(cars.position[lane, 0, 0], cars.position[lane, 0, 1])
+
+
+@njit(cache=True)
+def settle(tracks: Tracks, cars: Cars, lane: int) -> float:
+    """Close a lane's step after its frame was drawn; its reward.
+
+    Time costs 0.1 a step; leaving the playfield pays -100 instead of anything else.
+    """
+    cars.steps[lane] += 1
+    cars.reward[lane] -= 0.1
+    reward = cars.reward[lane] - cars.prev_reward[lane]
+    cars.prev_reward[lane] = cars.reward[lane]
+    return -100.0 if off_playfield(cars.position[lane, 0, 0], cars.position[lane, 0, 1]) else reward

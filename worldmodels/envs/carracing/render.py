@@ -1,24 +1,26 @@
 """Frames: what Gymnasium's `_render("state_pixels")` returns, from the state arrays.
 
-Gymnasium draws polygons into a 1000x800 window and shrinks it to 96x96. We add up exact areas at 96x96 instead: every
+Gymnasium draws polygons into a 1000x800 window and shrinks it to 96x96. `exact.py` does just that. The fast frames of
+this file add up exact areas at 96x96 instead: every
 edge of a polygon leaves, in the pixels it crosses, the change of coverage that it causes from one row to the next, and
 a running sum down the rows turns the changes into coverage. Only edges cost time; the flat inside of a polygon is free,
 and the 96 pixels of a row are worked on as vectors. `ground.py` leaves the edges, `car_shape.py` and `hud.py` add the
 car and the bar. docs/carracing.md tells the error that remains.
 
-Legend: N lanes, W workers (threads), P planes of coverage; a planar frame is uint8 (3, 96, 96), its columns reordered
+Legend: N lanes, P planes of coverage; a planar frame is uint8 (3, 96, 96), its columns reordered
 by `slot`.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from worldmodels.envs.carracing.camera import zoom_at
 from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, car_scratch, draw_car, make_sprite
+from worldmodels.envs.carracing.exact import draw_exact
 from worldmodels.envs.carracing.ground import (
     BORDER_RED,
     BORDERS,
@@ -37,65 +39,56 @@ from worldmodels.envs.carracing.ground import (
     draw_road,
     find_near,
 )
-from worldmodels.envs.carracing.hud import BAR_ROW, BARS, GLYPH_H, SCORE_COLUMNS, SCORE_ROWS, Hud, draw_hud, make_hud
-from worldmodels.envs.carracing.state import MAX_TILES, SCALE, STATE_H, STATE_W, WINDOW_W, ZOOM, Cars, Tracks
+from worldmodels.envs.carracing.hud import (
+    BAR_ROW,
+    BARS,
+    GLYPH_H,
+    SCORE_COLUMNS,
+    SCORE_ROWS,
+    Hud,
+    draw_bars,
+    list_bars,
+    make_hud,
+    write_score,
+)
+from worldmodels.envs.carracing.state import MAX_TILES, STATE_H, STATE_W, WINDOW_W, Cars, Tracks
+from worldmodels.envs.carracing.window import make_canvas
 
 
 class Scratch(NamedTuple):
-    """Working memory, W workers first. Between two frames `change` is zero and the rest means nothing."""
+    """Working memory of one thread. Between two frames `change` is zero and the rest means nothing."""
 
-    change: np.ndarray  # float32 (W, 86 * P * 96) see ground.py
-    edges: np.ndarray  # float64 (W, MAX_EDGES, 7)
-    wide: np.ndarray  # float64 (W, 4, 2)
-    sums: np.ndarray  # float32 (W, P * 96)
-    frame: np.ndarray  # uint8 (W, 3, 96, 96) planar
-    near: np.ndarray  # bool (W, M) tiles that may be in view
-    colors: np.ndarray  # float32 (W, 5, 3) road, its second and third shade less that, ground, grass less ground
-    bars: np.ndarray  # int64 (W, BARS, 7)
-    line: np.ndarray  # int64 (W, 32, 1000) for scores beyond the table, and a row of a bar
-    picture: np.ndarray  # uint8 (W, 5, 24)
-    pair: np.ndarray  # uint16 (W, 96) two rows of a frame added up
-    small: np.ndarray  # uint8 (W, 3, 64, 64) planar average
+    change: np.ndarray  # float32 (86 * P * 96) see ground.py
+    edges: np.ndarray  # float64 (MAX_EDGES, 7)
+    wide: np.ndarray  # float64 (4, 2)
+    sums: np.ndarray  # float32 (P * 96)
+    frame: np.ndarray  # uint8 (3, 96, 96) planar
+    near: np.ndarray  # bool (M,) tiles that may be in view
+    colors: np.ndarray  # float32 (5, 3) road, its second and third shade less that, ground, grass less ground
+    bars: np.ndarray  # int64 (BARS, 7)
+    line: np.ndarray  # int64 (32, 1000) for scores beyond the table, and a row of a bar
+    picture: np.ndarray  # uint8 (5, 24)
+    pair: np.ndarray  # uint16 (96,) two rows of a frame added up
+    small: np.ndarray  # uint8 (3, 64, 64) planar average
     car: CarScratch
 
 
-def make_scratch(workers: int) -> Scratch:
-    """About 0.6 MB a worker."""
+def make_scratch() -> Scratch:
+    """About 0.6 MB."""
     return Scratch(
-        change=np.zeros((workers, CHANGE_SIZE), np.float32),
-        edges=np.zeros((workers, MAX_EDGES, 7)),
-        wide=np.zeros((workers, 4, 2)),
-        sums=np.zeros((workers, ROW), np.float32),
-        frame=np.zeros((workers, 3, STATE_H, STATE_W), np.uint8),
-        near=np.zeros((workers, MAX_TILES), np.bool_),
-        colors=np.zeros((workers, 5, 3), np.float32),
-        bars=np.zeros((workers, BARS, 7), np.int64),
-        line=np.zeros((workers, GLYPH_H, WINDOW_W), np.int64),
-        picture=np.zeros((workers, SCORE_ROWS, SCORE_COLUMNS), np.uint8),
-        pair=np.zeros((workers, STATE_W), np.uint16),
-        small=np.zeros((workers, 3, 64, 64), np.uint8),
-        car=car_scratch(workers),
-    )
-
-
-@njit(cache=True, error_model="numpy")
-def of_worker(scratch: Scratch, worker: int) -> Scratch:
-    """One worker's share, without the leading axis."""
-    car = scratch.car
-    return Scratch(
-        scratch.change[worker],
-        scratch.edges[worker],
-        scratch.wide[worker],
-        scratch.sums[worker],
-        scratch.frame[worker],
-        scratch.near[worker],
-        scratch.colors[worker],
-        scratch.bars[worker],
-        scratch.line[worker],
-        scratch.picture[worker],
-        scratch.pair[worker],
-        scratch.small[worker],
-        CarScratch(car.corners[worker], car.mark[worker], car.runs[worker], car.found[worker], car.cover[worker]),
+        change=np.zeros(CHANGE_SIZE, np.float32),
+        edges=np.zeros((MAX_EDGES, 7)),
+        wide=np.zeros((4, 2)),
+        sums=np.zeros(ROW, np.float32),
+        frame=np.zeros((3, STATE_H, STATE_W), np.uint8),
+        near=np.zeros(MAX_TILES, np.bool_),
+        colors=np.zeros((5, 3), np.float32),
+        bars=np.zeros((BARS, 7), np.int64),
+        line=np.zeros((GLYPH_H, WINDOW_W), np.int64),
+        picture=np.zeros((SCORE_ROWS, SCORE_COLUMNS), np.uint8),
+        pair=np.zeros(STATE_W, np.uint16),
+        small=np.zeros((3, 64, 64), np.uint8),
+        car=car_scratch(),
     )
 
 
@@ -179,18 +172,10 @@ def color_full_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row:
 
 
 @njit(cache=True, error_model="numpy")
-def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Scratch) -> None:
-    """Draw one lane into scratch.frame."""
+def draw_fast(tracks: Tracks, cars: Cars, lane: int, camera, tables: Tables, scratch: Scratch, bars: int) -> None:
+    """One lane without its score into scratch.frame, by exact areas; bars: how many of scratch.bars to draw."""
     change, sums, frame, near = scratch.change, scratch.sums, scratch.frame, scratch.near
     slot, colors, edges = tables.slot, scratch.colors, scratch.edges
-    time = cars.time[lane]
-    zoom = 0.1 * SCALE * max(1.0 - time, 0.0) + ZOOM * SCALE * min(time, 1.0)
-    turn = -float(cars.angle[lane, 0])
-    camera = (float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1]), math.cos(turn), math.sin(turn), zoom)
-
-    if not math.isfinite(camera[0] + camera[1] + turn + time):  # nothing to be seen from nowhere
-        frame[:] = 0
-        return
     sums[:] = 0.0
     tiles, borders = tracks.count[lane], tracks.borders[lane]
     count, field = draw_grass(edges, 0, camera)
@@ -213,23 +198,31 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, tables: Tables, scratch: Sc
         else:
             color_open_row(sums, colors, frame, row)
     change[BAR_ROW * ROW :] = 0.0
-
     draw_car(
         frame, slot, cars.position[lane], cars.transform_sc[lane], cars.phase[lane], camera, tables.sprite, scratch.car
     )
-    draw_hud(
-        frame,
-        slot,
-        tables.hud,
-        cars.velocity[lane, 0],
-        cars.omega[lane],
-        float(cars.joint_angle[lane, 0]),
-        float(cars.spin[lane, 0]),
-        cars.reward[lane],
-        scratch.bars,
-        scratch.line,
-        scratch.picture,
-    )
+    draw_bars(frame, slot, tables.hud, scratch.bars, bars, scratch.line[0])
+
+
+@njit(cache=True, error_model="numpy")
+def draw_lane(tracks: Tracks, cars: Cars, lane: int, hud: bool, tables: Tables, scratch: Scratch, canvas) -> None:
+    """Draw one lane into scratch.frame: with a canvas Gymnasium's picture itself, without one (None) by exact areas."""
+    x, y = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1])
+    turn, time = -float(cars.angle[lane, 0]), cars.time[lane]
+    if not math.isfinite(x + y + turn + time):  # nothing to be seen from nowhere
+        scratch.frame[:] = 0
+        return
+    bars = 0
+    if hud:
+        spin, joint_angle = float(cars.spin[lane, 0]), float(cars.joint_angle[lane, 0])
+        bars = list_bars(scratch.bars, cars.velocity[lane, 0], cars.omega[lane], joint_angle, spin)
+    if canvas is None:
+        camera = (x, y, math.cos(turn), math.sin(turn), zoom_at(time))
+        draw_fast(tracks, cars, lane, camera, tables, scratch, bars)
+    else:
+        draw_exact(tracks, cars, lane, tables.slot, scratch.near, scratch.bars[:bars], scratch.car.mark, canvas, scratch.frame)
+    if hud:
+        write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.line, scratch.picture)
 
 
 @njit(cache=True, error_model="numpy")
@@ -262,40 +255,39 @@ def write_64(frame: np.ndarray, out: np.ndarray, sums: np.ndarray, small: np.nda
     interleave(small, out)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def draw_lanes(tracks, cars, active, tables, scratch, out, worker, workers) -> None:
-    """Every `workers`-th lane from `worker` on; out: uint8 (N, 64 or 96, 3 * as many)."""
-    own = of_worker(scratch, worker)
-    for lane in range(worker, active.shape[0], workers):
-        if active[lane]:
-            draw_lane(tracks, cars, lane, tables, own)
-            if out.shape[1] == STATE_H:
-                interleave(own.frame, out[lane])
-            else:
-                write_64(own.frame, out[lane], own.pair, own.small)
+@njit(cache=True, error_model="numpy")
+def write_grey(pixels: np.ndarray, out: np.ndarray) -> None:
+    """Interleaved colours, uint8 (S,3*S), to luminance, uint8 (S,S): Gymnasium's GrayscaleObservation."""
+    for row in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            red, green, blue = pixels[row, 3 * x], pixels[row, 3 * x + 1], pixels[row, 3 * x + 2]
+            out[row, x] = np.uint8(red * 0.2125 + green * 0.7154 + blue * 0.0721)
 
 
-class Renderer:
-    """Draws frames of `obs_size` pixels for N lanes; a frame depends on its lane's state alone."""
+@njit(cache=True, error_model="numpy")
+def write_frame(tables: Tables, scratch: Scratch, out: np.ndarray) -> None:
+    """scratch.frame as interleaved colours, uint8 (S,3*S) with S = 96 or 64."""
+    if out.shape[0] == STATE_H:
+        interleave(scratch.frame, out)
+    else:
+        write_64(scratch.frame, out, scratch.pair, scratch.small)
 
-    def __init__(self, num_envs: int, obs_size: int = 96, num_threads: int = 1) -> None:
-        """obs_size: 96, or 64 for the area average of the 96x96 frame."""
-        assert obs_size in (96, 64), obs_size
-        self.obs_size = obs_size
-        self.tables = make_tables(obs_size)
-        self.workers = max(1, min(num_threads, num_envs))
-        self.scratch = make_scratch(self.workers)
 
-    def draw(self, tracks: Tracks, cars: Cars, active: np.ndarray, out: np.ndarray) -> None:
-        """Draw the lanes where active, bool (N,), into out, uint8 (N, obs_size, obs_size, 3); leave the others."""
-        rows = out.reshape(len(active), self.obs_size, 3 * self.obs_size)
-        if self.workers == 1:
-            draw_lanes(tracks, cars, active, self.tables, self.scratch, rows, 0, 1)
-        else:
-            with ThreadPoolExecutor(self.workers) as pool:
-                done = [
-                    pool.submit(draw_lanes, tracks, cars, active, self.tables, self.scratch, rows, worker, self.workers)
-                    for worker in range(self.workers)
-                ]
-            for part in done:
-                part.result()
+class Painter:
+    """Draws observations with one thread's working memory; a frame depends on its lane's state alone."""
+
+    def __init__(self, size: int = 96, exact: bool = False, hud: bool = True) -> None:
+        """size: 96, or 64 for the area average of the 96x96 frame; hud: False leaves the bar black."""
+        assert size in (96, 64), size
+        self.size = size
+        self.hud = hud
+        self.tables = make_tables(size)
+        self.scratch = make_scratch()
+        self.canvas = make_canvas() if exact else None
+
+    def draw(self, tracks: Tracks, cars: Cars, lane: int) -> np.ndarray:
+        """One lane, uint8 (size, size, 3)."""
+        frame = np.empty((self.size, self.size, 3), np.uint8)
+        draw_lane(tracks, cars, lane, self.hud, self.tables, self.scratch, self.canvas)
+        write_frame(self.tables, self.scratch, frame.reshape(self.size, -1))
+        return frame

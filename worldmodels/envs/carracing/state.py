@@ -51,8 +51,17 @@ WHEEL_COLOR = (0, 0, 0)
 WHEEL_WHITE = (77, 77, 77)
 MUD_COLOR = (102, 102, 0)
 
+HULL_COLOR = (204, 0, 0)  # (0.8, 0, 0)
+
 SKID_PARTICLES = 30  # Gymnasium's deque(maxlen=30) of skid marks
 SKID_POINTS = 30  # a mark takes points until it has this many
+
+
+class Rules(NamedTuple):
+    """When a lap is over."""
+
+    lap_complete_percent: float = 0.95
+    crossing: bool = False  # tile 0 ends a lap whenever a wheel comes onto it, not only when it is new
 
 
 class Tracks(NamedTuple):
@@ -75,7 +84,7 @@ class Tracks(NamedTuple):
 
 
 class Cars(NamedTuple):
-    """One car a lane; `physics.place` sets a lane up, `physics.step` moves it."""
+    """One car a lane; `physics.place` sets a lane up, `physics.move` moves it."""
 
     position: np.ndarray  # float32 (N,5,2) body origins (b2Transform.p)
     angle: np.ndarray  # float32 (N,5) body angles
@@ -93,6 +102,7 @@ class Cars(NamedTuple):
     steer: np.ndarray  # float64 (N,4) wanted joint angle
     joint_angle: np.ndarray  # float32 (N,4) what w.joint.angle would answer now
     on_road: np.ndarray  # bool (N,4) whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
+    on_start: np.ndarray  # bool (N,4) whether a wheel touches tile 0 (kept up to date for the lap rule "crossing" only)
     near: np.ndarray  # int32 (N,M) tiles within reach of the car around near_centre (exact superset for contacts)
     near_count: np.ndarray  # int32 (N,) how many of them; -1: to be gathered again
     near_centre: np.ndarray  # float32 (N,2) where the car was when they were gathered
@@ -151,6 +161,7 @@ def allocate(num_envs: int) -> tuple[Tracks, Cars]:
         steer=np.zeros((n, 4), f64),
         joint_angle=np.zeros((n, 4), f32),
         on_road=np.zeros((n, 4), np.bool_),
+        on_start=np.zeros((n, 4), np.bool_),
         near=np.zeros((n, m), i32),
         near_count=np.full(n, -1, i32),
         near_centre=np.zeros((n, 2), f32),

@@ -8,12 +8,13 @@ import math
 
 import numpy as np
 
+from worldmodels.envs.carracing.camera import zoom_at
 from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights
 from worldmodels.envs.carracing.state import (
     GRASS_DIM,
+    HULL_COLOR,
     MUD_COLOR,
     PLAYFIELD,
-    SCALE,
     SIZE,
     SKID_PARTICLES,
     VIDEO_H,
@@ -23,12 +24,10 @@ from worldmodels.envs.carracing.state import (
     WHEEL_WHITE,
     WINDOW_H,
     WINDOW_W,
-    ZOOM,
     Cars,
     Tracks,
 )
 
-HULL_COLOR = (204, 0, 0)  # Gymnasium's (0.8, 0, 0)
 MARGIN = 400.0  # window pixels around the window within which a polygon may still reach it
 
 
@@ -36,8 +35,7 @@ class Camera:
     """World to window, before the vertical flip: the hull stands upright at (500, 200)."""
 
     def __init__(self, cars: Cars, lane: int) -> None:
-        time = float(cars.time[lane])
-        self.zoom = 0.1 * SCALE * max(1 - time, 0) + ZOOM * SCALE * min(time, 1)
+        self.zoom = zoom_at(cars.time[lane])
         turn = -float(cars.angle[lane, 0])
         self.rotation = np.array(((math.cos(turn), -math.sin(turn)), (math.sin(turn), math.cos(turn))))
         hull = -cars.position[lane, 0].astype(np.float64) * self.zoom

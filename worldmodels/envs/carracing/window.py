@@ -44,14 +44,14 @@ class Canvas(NamedTuple):
     corners: np.ndarray  # int64 (8,2) the polygon
 
 
-def make_canvas(workers: int) -> Canvas:
-    """3.2 MB per worker, the first axis of every array."""
+def make_canvas() -> Canvas:
+    """3.2 MB, for one thread."""
     return Canvas(
-        window=np.zeros((workers, WINDOW_H, WINDOW_W), np.uint32),
-        mixed=np.zeros((workers, STATE_H + 1, STATE_W + 1), np.uint8),
-        first=np.zeros((workers, WINDOW_H), np.int64),
-        last=np.zeros((workers, WINDOW_H), np.int64),
-        corners=np.zeros((workers, 8, 2), np.int64),
+        window=np.zeros((WINDOW_H, WINDOW_W), np.uint32),
+        mixed=np.zeros((STATE_H + 1, STATE_W + 1), np.uint8),
+        first=np.zeros(WINDOW_H, np.int64),
+        last=np.zeros(WINDOW_H, np.int64),
+        corners=np.zeros((8, 2), np.int64),
     )
 
 
