@@ -212,14 +212,14 @@ def find_rows(corners, lowest, highest, simple, first, last) -> None:
 
 @njit(cache=True, error_model="numpy")
 def is_simple(corners) -> bool:
-    """Whether a quad's outline goes up once and down once (rounded to pixels, a small one may not)."""
+    """Whether a quad's outline goes up once and down once (rounded to pixels, a small one may not, or not at all)."""
     turns, up = 0, 0
     for corner in range(8):
         rise = corners[(corner + 1) % 4, 1] - corners[corner % 4, 1]
         if rise != 0:
             turns += corner >= 4 and (rise > 0) != (up > 0)
             up = rise
-    return turns <= 2
+    return turns == 2
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,0 +1,178 @@
+"""The exact frames' arithmetic beside pygame's, random use beside Gymnasium's, and Gymnasium's own instruments."""
+
+import math
+import warnings
+
+import gymnasium
+import numpy as np
+import pygame
+import pytest
+from gymnasium.utils.env_match import check_environments_match
+from gymnasium.utils.performance import benchmark_vector_step
+from pygame import gfxdraw
+
+from conformance import driver, fuzz
+from conformance.closed_loop import OURS, THEIRS
+from worldmodels.envs.carracing import camera, shrink, window
+
+CASES = sorted(fuzz.CASES.glob("*.json"))
+
+
+# ------------------------------------------------------------------------------------------ beside pygame
+
+
+def surface_of(canvas: window.Canvas) -> pygame.Surface:
+    """The window as pygame holds it before the flip."""
+    surface = pygame.Surface((1000, 800))
+    pixels = canvas.window[::-1].T.astype(np.uint32)
+    pygame.surfarray.blit_array(surface, pixels.astype(np.int32))
+    return surface
+
+
+def shown(surface: pygame.Surface) -> np.ndarray:
+    """The picture above the bar, uint32 (700,1000)."""
+    return (pygame.surfarray.array2d(surface).T[::-1] & 0xFFFFFF)[: window.BAR_TOP].astype(np.uint32)
+
+
+def frame_of(canvas: window.Canvas) -> np.ndarray:
+    frame = np.zeros((3, 96, 96), np.uint8)
+    shrink.shrink_window(canvas.window, canvas.mixed, np.arange(96), frame)
+    return frame.transpose(1, 2, 0)
+
+
+def random_quads(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Small and large, near and far, slivers, quads that cross themselves, lines and points."""
+    quads = []
+    for _ in range(count):
+        spread = rng.choice([1.5, 6, 60, 400, 3000])
+        quad = rng.uniform((-200, -200), (1200, 1000)) + rng.normal(0, spread, (4, 2))
+        if rng.random() < 0.5:  # convex, as tiles are
+            middle = quad.mean(axis=0)
+            quad = quad[np.argsort([math.atan2(*(corner - middle)) for corner in quad])]
+        if rng.random() < 0.2:
+            quad[rng.integers(4)] = quad[rng.integers(4)]
+        if rng.random() < 0.2:
+            quad[:, rng.integers(2)] = quad[0, rng.integers(2)]
+        quads.append(np.trunc(quad).astype(np.int64))
+    return quads
+
+
+def test_quads_are_gfxdraws():
+    """900 quads over one another, the picture compared after each ten; and the frame, so that no mark is missing."""
+    rng = np.random.default_rng(0)
+    canvas = window.make_canvas()
+    canvas.window[:] = 0
+    surface = surface_of(canvas)
+    for number, quad in enumerate(random_quads(rng, 900)):
+        color = int(rng.integers(1 << 24))
+        canvas.corners[:4] = quad
+        window.quad(canvas, color)
+        rgb = color >> 16, color >> 8 & 255, color & 255
+        gfxdraw.aapolygon(surface, quad.tolist(), rgb)
+        gfxdraw.filled_polygon(surface, quad.tolist(), rgb)
+        if number % 10 == 9:
+            np.testing.assert_array_equal(canvas.window[: window.BAR_TOP], shown(surface), err_msg=str(number))
+            flipped = pygame.transform.flip(surface, False, True)
+            flipped.fill(0, (0, window.BAR_TOP, 1000, 100))
+            expected = pygame.surfarray.array3d(pygame.transform.smoothscale(flipped, (96, 96))).transpose(1, 0, 2)
+            if number % 100 == 99:  # begin with one colour again, so that cells without a mark exist
+                background = np.uint32(rng.integers(1 << 24))
+                canvas.window[: window.BAR_TOP] = background
+                surface = surface_of(canvas)
+            else:
+                marks = canvas.mixed.copy()
+                np.testing.assert_array_equal(frame_of(canvas), expected, err_msg=str(number))
+                canvas.mixed[:] = marks
+
+
+def test_polygons_are_pygames():
+    """Convex polygons of 4 to 8 corners as small as the car's, in any place."""
+    rng = np.random.default_rng(1)
+    canvas = window.make_canvas()
+    surface = surface_of(canvas)
+    for _ in range(400):
+        count = int(rng.integers(4, 9))
+        turns = np.sort(rng.uniform(0, 2 * math.pi, count))
+        corners = rng.uniform((-20, 80), (1020, 820)) + rng.uniform(1, 50) * np.stack([np.cos(turns), np.sin(turns)], 1)
+        color = int(rng.integers(1 << 24))
+        canvas.corners[:count] = np.trunc(corners)
+        window.polygon(canvas, count, color)
+        pygame.draw.polygon(surface, (color >> 16, color >> 8 & 255, color & 255), corners.tolist())
+    np.testing.assert_array_equal(canvas.window[: window.BAR_TOP], shown(surface))
+
+
+def test_turns_are_pygames():
+    rng = np.random.default_rng(2)
+    quarters = [k * math.pi / 2 + e for k in range(-9, 9) for e in (0, 5e-7, -5e-7, 2e-6)]
+    for angle in [*rng.uniform(-30, 30, 300), *quarters, np.float64(np.float32(-math.pi))]:
+        x, y = rng.normal(0, 100, 2)
+        cos, sin = camera.turn_of(angle)
+        theirs = pygame.math.Vector2(x, y).rotate_rad(angle)
+        assert (cos * x - sin * y, sin * x + cos * y) == (theirs.x, theirs.y), angle
+
+
+@pytest.mark.parametrize("backend", ["SSE2", "GENERIC"])
+def test_smoothscale_is_pygames_sse2(backend):
+    """Noise, the hardest picture; pygame's generic C differs from SSE2, by one at most (docs/carracing.md)."""
+    rng = np.random.default_rng(3)
+    canvas = window.make_canvas()
+    canvas.window[:] = rng.integers(1 << 24, size=(800, 1000))
+    canvas.window[:400] = rng.choice([0, 0xFFFFFF], size=(400, 1000))
+    canvas.mixed[:] = 1
+    before = pygame.transform.get_smoothscale_backend()
+    try:
+        pygame.transform.set_smoothscale_backend(backend)
+        flipped = pygame.transform.flip(surface_of(canvas), False, True)
+        theirs = pygame.surfarray.array3d(pygame.transform.smoothscale(flipped, (96, 96))).transpose(1, 0, 2)
+    except ValueError:
+        pytest.skip(f"no {backend} here")
+    finally:
+        pygame.transform.set_smoothscale_backend(before)
+    error = np.abs(frame_of(canvas).astype(int) - theirs)
+    assert error.max() == (0 if backend == "SSE2" else 1)
+
+
+def test_every_flat_colour_is_what_the_whole_sum_makes():
+    """A cell of one colour is not summed; here it is, for all 256 values and every cell."""
+    canvas = window.make_canvas()
+    for value in range(256):
+        canvas.window[:] = value * 0x010101
+        flat = frame_of(canvas)
+        canvas.mixed[:] = 1
+        np.testing.assert_array_equal(frame_of(canvas), flat)
+
+
+# -------------------------------------------------------------------------------------- beside Gymnasium
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_what_once_differed_is_the_same(path):
+    """Minimal cases, which conformance.fuzz found with a fault of ours or one put in on purpose."""
+    assert fuzz.difference(fuzz.Case.read(path)) == ""
+
+
+def test_random_use_is_the_same():
+    assert fuzz.run(3, seed=1) == []
+
+
+def test_faults_are_found_and_shrunk():
+    """Negative controls: a tile half a unit off, one bit of one pixel, one random number too many."""
+    found = dict(fuzz.controls(seconds=5))
+    assert list(found) == ["tile", "pixel", "generator"] and all(found.values())
+    assert len(found["generator"].events) == len([found["generator"].events[0]])  # a single reset shows it
+
+
+def test_gymnasiums_environments_match():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs, ours = gymnasium.make(THEIRS), gymnasium.make(OURS, frames="exact")
+        check_environments_match(theirs, ours, num_steps=60, seed=3)
+
+
+def test_gymnasiums_benchmark_runs():
+    assert benchmark_vector_step(gymnasium.make_vec(OURS, num_envs=4, frames="exact"), target_duration=0.05, seed=0) > 0
+
+
+@pytest.mark.slow
+def test_the_trained_driver_drives_the_same_episode():
+    assert driver.run(1) == []
