@@ -190,7 +190,8 @@ def reset_both(ours: Any, theirs: Any, event: Event, fresh: np.ndarray) -> tuple
     options = {} if event.randomize is None else {"randomize": event.randomize}
     if event.mask is not None:
         options["reset_mask"] = np.array(event.mask)
-    answers = [env.reset(seed=list(event.seeds or [None] * len(fresh)), options=dict(options)) for env in (ours, theirs)]
+    seeds = event.seeds or [None] * len(fresh)
+    answers = [env.reset(seed=list(seeds), options=dict(options)) for env in (ours, theirs)]
     fresh = np.ones_like(fresh) if event.mask is None else fresh | np.array(event.mask)
     return first_difference((answers[0], answers[1]), ("frame", "info"), fresh), fresh
 
@@ -246,13 +247,13 @@ def reductions(case: Case) -> Iterator[Case]:
     for lane in range(case.lanes if case.lanes > 1 else 0):
         yield replace(case, lanes=case.lanes - 1, events=tuple(without(event, lane) for event in case.events))
     for field in dataclasses.fields(Case):
-        if field.default is not dataclasses.MISSING and field.name != "continuous":
-            if getattr(case, field.name) != field.default:
-                yield replace(case, **{field.name: field.default})
+        plain = field.default
+        if plain is not dataclasses.MISSING and field.name != "continuous" and getattr(case, field.name) != plain:
+            yield replace(case, **{field.name: plain})
     for index, event in enumerate(case.events):
-        plain = plainer(event)
-        if plain != event:
-            yield replace(case, events=case.events[:index] + (plain,) + case.events[index + 1 :])
+        simple = plainer(event)
+        if simple != event:
+            yield replace(case, events=case.events[:index] + (simple,) + case.events[index + 1 :])
 
 
 def without(event: Event, lane: int) -> Event:
@@ -326,7 +327,9 @@ def run(cases: int, seed: int = 0, keep: Path | None = None) -> list[str]:
         looks += case.lanes * sum(event.look for event in case.events)
         if what:
             small = shrink(case, lambda case: bool(difference(case)))
-            sentence = f"case {number} of seed {seed}: {what}; shrunk to {len(small.events)} events: {difference(small)}"
+            sentence = (
+                f"case {number} of seed {seed}: {what}; made small, {len(small.events)} events: {difference(small)}"
+            )
             if keep is not None:
                 small.write(keep / f"seed{seed}_case{number}.json")
             print(sentence, flush=True)

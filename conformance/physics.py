@@ -22,11 +22,10 @@ from gymnasium.envs.box2d.car_racing import STATE_H, STATE_W, CarRacing
 from gymnasium.utils import seeding
 
 from worldmodels.envs.carracing import track
-from worldmodels.envs.carracing.batch import Batch, Start, View
+from worldmodels.envs.carracing.batch import GYMNASIUMS, Batch, Start, View
 from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Rules, Tracks, allocate
 
 BLANK = np.zeros((STATE_H, STATE_W, 3), np.uint8)
-RULES = Rules()
 SPARSE = 25  # tile colours and skid marks are long to read: compared every so many steps, and at the end
 
 
@@ -247,7 +246,7 @@ def _ours(tracks: Tracks, cars: Cars, lane: int, name: str) -> np.ndarray:
 
 
 def first_difference(
-    episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1, rules: Rules = RULES
+    episodes: list[Episode], generator: np.random.Generator, num_threads: int = 1, rules: Rules = GYMNASIUMS
 ) -> str:
     """Replay episodes (E) in E lanes of a batch; where the first lane first differs from Gymnasium, or "".
 

@@ -216,7 +216,7 @@ class UndrawnCrossing(car_racing.CarRacing):
 
 
 def test_the_lap_rule_crossing_is_the_pull_requests(monkeypatch):
-    """Laps with a detour over the grass: the default rule drives on for the missed tiles, the other ends at the line."""
+    """Laps with a detour over the grass: one rule drives on for the missed tiles, the other ends at the line."""
     monkeypatch.setattr(car_racing, "FrictionDetector", Crossing)
     ends = {}
     for seed in (11, 12):

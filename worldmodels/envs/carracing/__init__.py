@@ -1,4 +1,4 @@
-"""CarRacing-v3 for batches: its tracks, physics and rewards bit for bit, its frames exactly or fast (docs/carracing.md)."""
+"""CarRacing-v3 for batches: tracks, physics and rewards bit for bit, frames exact or fast (docs/carracing.md)."""
 
 from worldmodels.envs.carracing import kernels
 
@@ -8,4 +8,4 @@ with kernels.writable_cache():
 
 __all__ = ["CarRacing", "CarRacingVectorEnv"]
 
-kernels.forget_stale(physics.off_playfield.stats.cache_path)
+kernels.forget_stale(str(physics.off_playfield.stats.cache_path))

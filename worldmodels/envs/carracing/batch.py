@@ -81,8 +81,9 @@ class Start:
         if options.get("track_seed") is not None:
             track_seeds = read_track_seeds(options["track_seed"], 'reset option "track_seed"')
             if len(track_seeds) not in (1, lanes):
+                count = len(track_seeds)
                 raise UserError(
-                    f'The reset option "track_seed" lists {len(track_seeds)} tracks: give one, or one per lane ({lanes}).'
+                    f'The reset option "track_seed" lists {count} tracks: give one, or one for each of {lanes}.'
                 )
         zoomed, randomize = bool(options.get("zoomed", False)), bool(options.get("randomize", True))
         return cls(tile, (low, high), zoomed, randomize, track_seeds)
@@ -157,6 +158,9 @@ class View:
         return Painter(self.obs_size, self.frames == "exact", self.hud)
 
 
+GYMNASIUMS, FRAMES = Rules(), View()
+
+
 class Batch:
     """N lanes: their tracks, cars and observations, without any rule about when an episode begins anew."""
 
@@ -164,8 +168,8 @@ class Batch:
         self,
         num_envs: int,
         domain_randomize: bool = False,
-        rules: Rules = Rules(),  # noqa: B008 (a tuple)
-        view: View = View(),  # noqa: B008 (frozen)
+        rules: Rules = GYMNASIUMS,
+        view: View = FRAMES,
         frame_skip: int = 1,
         track_seeds: tuple[int, ...] = (),
         num_threads: int | None = None,
@@ -188,7 +192,7 @@ class Batch:
         self.tracks, self.cars = allocate(num_envs)
         pixels = view.observation == "pixels"
         self.painters = [view.painter() if pixels else None for _ in range(self.num_threads)]
-        self.frames = np.zeros((num_envs, *view.shape), view.dtype)
+        self.frames: np.ndarray = np.zeros((num_envs, *view.shape), view.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
         self._video_painter: Painter | None = None
 
@@ -297,7 +301,8 @@ def _observe(tracks, cars, lane, hud, grayscale, tables, scratch, canvas, out):
 
 @njit(cache=True, nogil=True)
 def _advance_lanes(
-    tracks, cars, controls, lanes, rules, steps, paid, hud, grayscale, tables, scratch, canvas, rows, rewards, terminated
+    tracks, cars, controls, lanes, rules, steps, paid, hud, grayscale, tables, scratch, canvas, rows, rewards,
+    terminated,
 ):  # fmt: skip
     """One thread's part: move the cars of `lanes` int64 (L,) by some steps, observe the last of each, and pay."""
     for step in range(steps):

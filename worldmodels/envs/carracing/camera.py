@@ -1,4 +1,4 @@
-"""From the world to Gymnasium's window: the hull stands upright at (500, 200), y upwards, until the picture is flipped."""
+"""From the world to Gymnasium's window before its flip: the hull stands upright at (500, 200), y upwards."""
 
 import math
 

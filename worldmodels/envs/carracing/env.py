@@ -122,8 +122,8 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     ## Reset options
     "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
-    or a pair to draw between), "zoomed" (past the first second's zoom) and "track_seed" (one for all lanes, or a list of
-    one per lane).
+    or a pair to draw between), "zoomed" (past the first second's zoom) and "track_seed" (one for all lanes, or a list
+    of one per lane).
 
     Args:
         num_envs: N.
@@ -386,8 +386,9 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
     """CarRacing-v3 as Gymnasium's, for one car: a batch of one. `gymnasium.make` makes it.
 
-    Arguments, spaces, rewards, endings, info and reset options as Gymnasium's CarRacing, plus from `obs_size` on the
-    arguments, and the reset options, of `CarRacingVectorEnv`. Stepping on after an ending goes on driving, as Gymnasium's does.
+    Arguments, spaces, rewards, endings, info and reset options as Gymnasium's CarRacing, plus the arguments from
+    `obs_size` on and the reset options of `CarRacingVectorEnv`. Stepping on after an ending goes on driving, as
+    Gymnasium's does.
     """
 
     metadata: dict[str, Any] = METADATA

@@ -1,4 +1,7 @@
-"""Gymnasium's picture itself: its `_render("state_pixels")`, polygon by polygon, in its order."""
+"""Exact frames: Gymnasium's `_render("state_pixels")` itself, polygon by polygon in its order, then shrunk.
+
+Legend: camera as of `window_camera`; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
+"""
 
 import numpy as np
 from numba import njit
@@ -129,12 +132,16 @@ def erase_bars(canvas, bars) -> None:
 
 @njit(cache=True, error_model="numpy")
 def draw_exact(tracks, cars, lane, slot, near, bars, mark, canvas, frame) -> None:
-    """One lane without its score into a planar frame. near: bool (M,), mark: float32 (4,2) scratch; bars: `list_bars`."""
+    """One lane without its score into a planar frame.
+
+    near: bool (M,), mark: float32 (4,2) scratch; bars: int64 (..,7) of `list_bars`.
+    """
     x, y = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1])
     camera = window_camera(x, y, float(cars.angle[lane, 0]), cars.time[lane])
     cos, sin, zoom = camera[0], camera[1], camera[2]
     find_near(tracks.centre[lane], tracks.count[lane], (x, y, cos, sin, zoom), near)
-    paint_grass(canvas, (x, y, cos, sin, zoom), camera, rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0))
+    ground, grass = rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0)
+    paint_grass(canvas, (x, y, cos, sin, zoom), camera, ground, grass)
     paint_road(canvas, tracks, lane, camera, near)
     paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)
     paint_bars(canvas, bars)

@@ -40,7 +40,7 @@ MINUS = 10
 
 DIGITS = Path(__file__).with_name("digits.npz")
 """pygame's default font (freesansbold) at size 42, kept so that a frame needs no font (tests compare with pygame):
-coverage uint8 (11,32,23) of "0123456789-", kerning int16 (11,10) of a digit after a glyph, in thousandths of the size."""
+coverage uint8 (11,32,23) of "0123456789-", kerning int16 (11,10) of a digit after a glyph, in 1/1000 of the size."""
 KERNING_UNIT = 42 * 64 / 1000  # of that kerning, in the font engine's 1/64 pixel
 
 # The indicators: Gymnasium divides the window into 40 units each way.
@@ -246,7 +246,7 @@ def draw_bar(frame, slot, columns, rows, across, bar) -> None:
 
 @njit(cache=True, error_model="numpy")
 def write_score(frame, slot, reward, hud, line, picture) -> None:
-    """Write the score into a planar frame whose bar is black there; line and picture are scratch as for `draw_score`."""
+    """Write the score into a planar frame that is black there; line and picture: scratch as for `draw_score`."""
     if abs(reward) < SCORE_LIMIT:
         number = int(np.rint(reward))
         minus_zero = number == 0 and np.copysign(1.0, reward) < 0.0

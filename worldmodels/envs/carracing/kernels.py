@@ -66,7 +66,7 @@ def forget_stale(index_folder: str) -> None:
 
 
 class CompileNotice(event.Listener):
-    """Says once per process what is being waited for when a kernel of ours compiles (reading the cache is no compiling)."""
+    """Says once per process what is being waited for when a kernel of ours compiles, not when the cache is read."""
 
     def __init__(self) -> None:
         self.said = False

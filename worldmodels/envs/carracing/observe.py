@@ -1,7 +1,7 @@
 """Observations without a picture: the state of car and track ahead as a vector.
 
-The vector is float32 (STATE_SIZE,); `STATE` names its parts. Units: world units (a tile is 3.5 long, the road 13.3 wide),
-radians, seconds. Directions of the car: forward along the hull, left of it.
+The vector is float32 (STATE_SIZE,); `STATE` names its parts. Units: world units (a tile is 3.5 long, the road 13.3
+wide), radians, seconds. Directions of the car: forward along the hull, left of it.
 """
 
 import math
@@ -20,7 +20,7 @@ STATE = {
     "steering": slice(10, 14),  # angle of the wheels against the hull
     "on_road": slice(14, 18),  # 1 where a wheel touches a tile, else 0
     "progress": slice(18, 19),  # visited tiles as a share of all
-    "ahead": slice(19, 19 + 2 * AHEAD_POINTS),  # points of the centreline from the car: forward, left; the nearest tile's first
+    "ahead": slice(19, 19 + 2 * AHEAD_POINTS),  # points of the centreline, the nearest tile's first: forward, left
 }
 STATE_SIZE = STATE["ahead"].stop
 

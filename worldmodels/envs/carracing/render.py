@@ -220,7 +220,8 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, hud: bool, tables: Tables, 
         camera = (x, y, math.cos(turn), math.sin(turn), zoom_at(time))
         draw_fast(tracks, cars, lane, camera, tables, scratch, bars)
     else:
-        draw_exact(tracks, cars, lane, tables.slot, scratch.near, scratch.bars[:bars], scratch.car.mark, canvas, scratch.frame)
+        near, shown, mark = scratch.near, scratch.bars[:bars], scratch.car.mark
+        draw_exact(tracks, cars, lane, tables.slot, near, shown, mark, canvas, scratch.frame)
     if hud:
         write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.line, scratch.picture)
 

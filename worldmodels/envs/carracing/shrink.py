@@ -1,7 +1,7 @@
 """The arithmetic of `pygame.transform.smoothscale` from a window of 1000x800 to a frame of 96x96.
 
-pygame-ce 2.5.8 shrinks with SSE2 on every x86-64 processor and with the same code as NEON on ARM: columns first, each to
-eight bits, then rows. A pixel of the frame sums the share of a window pixel that the one before has left, all window
+pygame-ce 2.5.8 shrinks with SSE2 on every x86-64 processor, and with the same code as NEON on ARM: columns first, each
+to eight bits, then rows. A pixel of the frame sums the share of a window pixel that the one before has left, all window
 pixels inside, and the share of the last one, every term rounded down, and scales the sum by a rounded-down reciprocal.
 
 Legend: window uint32 (800, 1000) of 0x00RRGGBB; cell (i, k): the window pixels that pixel (i, k) of the frame sums, of
@@ -84,18 +84,19 @@ def shrink_window(window, mixed, slot, frame) -> None:
     A cell of one colour v comes out as v - 2, at least 0, and a neighbour that is not mixed has the same colour.
     """
     for i in range(STATE_H):
-        red, green, blue = 0, 0, 0
-        known = False
-        for k in range(STATE_W):
-            column = slot[k]
+        k = 0
+        while k < STATE_W:
             if mixed[i, k]:
                 mixed[i, k] = 0
-                known = False
-                r, g, b = shrink_cell(window, i, k)
-                frame[0, i, column], frame[1, i, column], frame[2, i, column] = r, g, b
+                column = slot[k]
+                frame[0, i, column], frame[1, i, column], frame[2, i, column] = shrink_cell(window, i, k)
+                k += 1
                 continue
-            if not known:
-                color = int(window[ROWS[i, 2], COLUMNS[k, 2]])
-                red, green, blue = max((color >> 16) - 2, 0), max((color >> 8 & 255) - 2, 0), max((color & 255) - 2, 0)
-                known = True
-            frame[0, i, column], frame[1, i, column], frame[2, i, column] = red, green, blue
+            start = k
+            while k < STATE_W and not mixed[i, k]:
+                k += 1
+            color = int(window[ROWS[i, LAST], COLUMNS[start, LAST]])
+            for channel in range(3):
+                value = np.uint8(max((color >> 16 - 8 * channel & 255) - 2, 0))
+                for column in range(start, k):
+                    frame[channel, i, slot[column]] = value

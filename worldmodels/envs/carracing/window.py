@@ -27,8 +27,8 @@ UNSEEN = BAR_TOP + 3  # scanlines are followed to here, below the picture, for t
 RIM = 3  # an outline that the window clips, to whole pixels, may stray so far from what is filled
 FAR = 1 << 40  # no pixel of a scanline yet
 
-# The first cell of a window row or column: row r belongs to cell ROW_CELL[r], and to ROW_CELL[r + 1] as well. (Not so the
-# last of the picture: its share of the bar's first row rounds to nothing.)
+# The first cell of a window row or column: row r belongs to cell ROW_CELL[r], and to ROW_CELL[r + 1] as well. (Not so
+# the last of the picture: its share of the bar's first row rounds to nothing.)
 ROW_CELL = np.searchsorted(ROWS[:, LAST], np.arange(WINDOW_H + 1))
 PICTURE_CELL = np.minimum(ROW_CELL, ROW_CELL[BAR_TOP - 1])
 COLUMN_CELL = np.searchsorted(COLUMNS[:, LAST], np.arange(WINDOW_W + 1))
@@ -57,7 +57,7 @@ def make_canvas() -> Canvas:
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def dot(window, first, last, x, y, color, weight) -> None:
-    """A pixel of an outline, blended by weight / 256 as `_putPixelAlpha` does, unless the polygon or the bar hides it."""
+    """A pixel of an outline, blended by weight / 256 as `_putPixelAlpha` does, if polygon and bar do not hide it."""
     row = HIGHEST - y
     under = np.int64(window[row, x])
     alpha = 255 * weight >> 8
