@@ -4,7 +4,7 @@ LOGDIR ?= exp_dir
 PRESET ?= laptop
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint bench conformance conformance-sample test-lowest dist package clean
+.PHONY: run test test-slow lint bench conformance conformance-sample bounds test-lowest dist package clean
 
 run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
@@ -58,6 +58,12 @@ package: dist
 	cd build/empty && ../wheel/bin/python -W error::UserWarning -c "import worldmodels, worldmodels.commands.train_controller; \
 		worldmodels.load_pretrained('carracing')"
 	cd build/empty && ../wheel/bin/worldmodels evaluate --pretrained carracing --env worldmodels/CarRacing-v3 --episodes 1 --max-steps 50
+
+# The simulator's tests with every index checked; compiles anew, into a folder of its own.
+bounds: .venv/installed-dev
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.venv/bounds $(BIN)/python -m pytest tests/envs/test_physics.py \
+		tests/envs/test_render.py tests/envs/test_track.py tests/envs/test_carracing_env.py tests/envs/test_options.py \
+		tests/envs/test_conformance.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,10 +1,11 @@
 """The whole comparison with Gymnasium's CarRacing: tracks, physics, frames, and the loop closed by a driver.
 
-    python -m conformance              # everything: about 20 minutes on two cores
-    python -m conformance --sample     # a sample for CI: under 90 s
+    python -m conformance              # everything: about 30 minutes on two idle cores
+    python -m conformance --sample     # a sample for CI: under 2 minutes
 
-Ends with exit code 1 and the reasons if anything is beyond its limit: tracks and physics must be equal to the last bit,
-frames within the limits of conformance.frames, and a driver's actions replayed on ours must earn the same rewards.
+Ends with exit code 1 and the reasons if anything is beyond its limit: tracks, physics and exact frames must be equal to
+the last bit, random use and the trained driver's episodes as well, fast frames within the limits of conformance.frames,
+and a driver's actions replayed on ours must earn the same rewards.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from conformance import closed_loop, frames, physics
+from conformance import closed_loop, driver, fingerprint, frames, fuzz, physics
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def unequal(rows: list[dict[str, Any]]) -> list[str]:
 def main() -> int:
     """Print the tables; 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sample", action="store_true", help="a sample, under 90 s")
+    parser.add_argument("--sample", action="store_true", help="a sample")
     sample = parser.parse_args().sample
     failures = []
 
@@ -53,15 +54,27 @@ def main() -> int:
         rows = physics.run(10, 200) if sample else physics.run(200, 1000)
         print(table(rows))
         failures += unequal(rows)
-    with part("frames: mean error of 255, pixels off by more than 16, the bar, the crop around the car, videos"):
-        compared = frames.run(80 if sample else 1000)
+    with part(
+        "frames: pixels of exact ones that differ; of fast ones mean error of 255, pixels off by more than 16, ..."
+    ):
+        compared = frames.run(80 if sample else 3500)
         print(frames.table(compared))
         failures += frames.failures(compared)
-    with part("closed loop: frames become actions"):
+    with part("random use: arguments, seeds, actions, autoreset, resets amid episodes; and faults that must be found"):
+        failures += fuzz.run(3 if sample else 60)
+        for fault, case in fuzz.controls(seconds=5 if sample else 60):
+            print(f"broken {fault}: {'found' if case else 'NOT FOUND'}")
+            failures += [] if case else [f"a broken {fault} was not found"]
+    with part("the trained driver on Gymnasium and on exact frames: every frame, action and reward"):
+        failures += driver.run(1 if sample else 20)
+    with part("closed loop on fast frames: they become actions"):
         drives = closed_loop.run(1 if sample else 20)
         if not sample:
             drives += closed_loop.run(20, policy=closed_loop.marginal, name="marginal")
         failures += [f"track {row.seed}: replayed actions earn other rewards" for row in drives if not row.replayed]
+
+    with part("fingerprint of this platform"):
+        fingerprint.main()
 
     print("\n" + ("\n".join(["BEYOND THE LIMITS:", *failures]) if failures else "all within the limits"))
     return 1 if failures else 0
