@@ -23,7 +23,7 @@ RIGHT, HIGHEST = WINDOW_W - 1, WINDOW_H - 1
 ONE = 65536  # filled_polygon's fixed point
 
 OPAQUE = 256  # the weight of a pixel that is not blended
-UNSEEN = BAR_TOP + 3  # scanlines are followed to here, below the picture, for the outlines of those above
+UNSEEN = BAR_TOP + 3  # scanlines are followed from -RIM to here, out of the picture, for outlines that stray into it
 RIM = 3  # an outline that the window clips, to whole pixels, may stray so far from what is filled
 FAR = 1 << 40  # no pixel of a scanline yet
 
@@ -39,8 +39,8 @@ class Canvas(NamedTuple):
 
     window: np.ndarray  # uint32 (800,1000)
     mixed: np.ndarray  # uint8 (97,97) the last of either axis is nobody's
-    first: np.ndarray  # int64 (800,) the first pixel of a row that the polygon fills
-    last: np.ndarray  # int64 (800,) and the last; first > last: none
+    first: np.ndarray  # int64 (RIM + 800,) at RIM + r the first pixel of row r that the polygon fills, from row -RIM on
+    last: np.ndarray  # int64 (RIM + 800,) and the last; first > last: none
     corners: np.ndarray  # int64 (8,2) the polygon
 
 
@@ -49,8 +49,8 @@ def make_canvas() -> Canvas:
     return Canvas(
         window=np.zeros((WINDOW_H, WINDOW_W), np.uint32),
         mixed=np.zeros((STATE_H + 1, STATE_W + 1), np.uint8),
-        first=np.zeros(WINDOW_H, np.int64),
-        last=np.zeros(WINDOW_H, np.int64),
+        first=np.zeros(RIM + WINDOW_H, np.int64),
+        last=np.zeros(RIM + WINDOW_H, np.int64),
         corners=np.zeros((8, 2), np.int64),
     )
 
@@ -66,7 +66,7 @@ def dot(window, first, last, x, y, color, weight) -> None:
     red += ((color >> 16) - red) * alpha >> 8
     green += ((color >> 8 & 255) - green) * alpha >> 8
     blue += ((color & 255) - blue) * alpha >> 8
-    hidden = ((first[row] <= x) & (x <= last[row])) | (row >= BAR_TOP)
+    hidden = ((first[RIM + row] <= x) & (x <= last[RIM + row])) | (row >= BAR_TOP)
     window[row, x] = under if hidden else red << 16 | green << 8 | blue
 
 
@@ -75,7 +75,7 @@ def fill_rows(window, first, last, top, bottom, color) -> None:
     """Paint the polygon's scanlines in rows top..bottom."""
     shade = np.uint32(color)
     for row in range(top, bottom + 1):
-        window[row, max(first[row], 0) : max(min(last[row], RIGHT) + 1, 0)] = shade
+        window[row, max(first[RIM + row], 0) : max(min(last[RIM + row], RIGHT) + 1, 0)] = shade
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
@@ -92,12 +92,12 @@ def mark_rows(mixed, first, last, top, bottom, rim) -> None:
     """Mark the cells along the outline of a polygon that fills rows top..bottom, and `rim` pixels around."""
     for i in range(PICTURE_CELL[max(top - rim, 0)], PICTURE_CELL[min(bottom + rim + 1, BAR_TOP)] + 1):
         start, end = ROWS[i, FIRST] - rim, ROWS[i, LAST] + rim
-        ends_here = (start < top and top > 0) or (end > bottom and bottom < UNSEEN)
+        ends_here = (start < top and top > -RIM) or (end > bottom and bottom < UNSEEN)
         start, end = min(max(start, top), bottom), max(min(end, bottom), top)
         left, inner_left, inner_right, right = FAR, -FAR, FAR, -FAR
-        for row in range(start, end + 1):
-            left, inner_left = min(left, first[row]), max(inner_left, first[row])
-            inner_right, right = min(inner_right, last[row]), max(right, last[row])
+        for place in range(RIM + start, RIM + end + 1):
+            left, inner_left = min(left, first[place]), max(inner_left, first[place])
+            inner_right, right = min(inner_right, last[place]), max(right, last[place])
         if ends_here or inner_left >= inner_right:
             mark_run(mixed, i, left - rim, right + rim)
         else:
@@ -189,9 +189,9 @@ def line(window, first, last, x1, y1, x2, y2, color) -> bool:
 @njit(cache=True, error_model="numpy")
 def find_rows(corners, lowest, highest, simple, first, last) -> None:
     """The scanlines of `gfxdraw.filled_polygon` for a simple quad; for any other none."""
-    top, bottom = HIGHEST - min(highest, HIGHEST), min(HIGHEST - lowest, UNSEEN)
-    for row in range(max(top - RIM, 0), bottom + RIM + 1):
-        first[row], last[row] = FAR, -FAR
+    top, bottom = max(HIGHEST - highest, -RIM), min(HIGHEST - lowest, UNSEEN)
+    for place in range(max(top, 0), bottom + 2 * RIM + 1):
+        first[place], last[place] = FAR, -FAR
     if not simple:
         return
     for corner in range(4):
@@ -204,10 +204,10 @@ def find_rows(corners, lowest, highest, simple, first, last) -> None:
         rise, width = np.float64(y2 - y1), x2 - x1
         for row in range(max(HIGHEST - y2 + (y2 != highest), top), min(HIGHEST - y1, bottom) + 1):
             x = int(np.float64(ONE * (HIGHEST - row - y1)) / rise) * width + ONE * x1
-            first[row], last[row] = min(first[row], x), max(last[row], x)
-    for row in range(top, bottom + 1):
-        a, b = (first[row] + 1 + ONE // 2) >> 16, (last[row] - 1 + ONE // 2) >> 16
-        first[row], last[row] = min(a, b), max(a, b)
+            first[RIM + row], last[RIM + row] = min(first[RIM + row], x), max(last[RIM + row], x)
+    for place in range(RIM + top, RIM + bottom + 1):
+        a, b = (first[place] + 1 + ONE // 2) >> 16, (last[place] - 1 + ONE // 2) >> 16
+        first[place], last[place] = min(a, b), max(a, b)
 
 
 @njit(cache=True, error_model="numpy")
@@ -286,8 +286,8 @@ def quad(canvas, color) -> None:
         x1, y1, x2, y2 = corners[corner, 0], corners[corner, 1], corners[after, 0], corners[after, 1]
         clipped |= line(window, first, last, x1, y1, x2, y2, color)
     if simple:
-        top, bottom = HIGHEST - min(highest, HIGHEST), min(HIGHEST - lowest, UNSEEN)
-        fill_rows(window, first, last, top, min(bottom, BAR_TOP - 1), color)
+        top, bottom = max(HIGHEST - highest, -RIM), min(HIGHEST - lowest, UNSEEN)
+        fill_rows(window, first, last, max(top, 0), min(bottom, BAR_TOP - 1), color)
         mark_rows(mixed, first, last, top, bottom, RIM if clipped else 1)
     else:
         fill(window, corners, lowest, highest, color)
