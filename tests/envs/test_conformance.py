@@ -13,7 +13,7 @@ from pygame import gfxdraw
 
 from conformance import driver, fuzz
 from conformance.closed_loop import OURS, THEIRS
-from worldmodels.envs.carracing import camera, shrink, window
+from worldmodels.envs.carracing import camera, hud, shrink, window
 
 CASES = sorted(fuzz.CASES.glob("*.json"))
 
@@ -184,3 +184,21 @@ def test_gymnasiums_benchmark_runs():
 @pytest.mark.slow
 def test_the_trained_driver_drives_the_same_episode():
     assert driver.run(1) == []
+
+
+def test_the_speed_bar_ends_where_gymnasiums_does():
+    """Near a whole pixel the last bit of the speed decides: Gymnasium reckons it in 64 bits."""
+    rng = np.random.default_rng(4)
+    bars = np.zeros((hud.BARS, 7), np.int64)
+    for velocity in rng.normal(0, 40, (20_000, 2)).astype(np.float32):
+        hud.list_bars(bars, velocity, np.zeros(4), 0.0, 0.0)
+        speed = np.sqrt(np.square(float(velocity[0])) + np.square(float(velocity[1])))
+        assert min(bars[0, 2], bars[0, 3]) == min(int(800 - (20.0 + 20.0 * (0.02 * speed))), 780)
+    # velocities at whole pixels, where 32 bits would round to the other side
+    for pixels in range(1, 80):
+        for step in range(-40, 40):
+            vy = np.float32(pixels * 2.5)
+            vy = np.float32(vy + step * np.spacing(vy))
+            hud.list_bars(bars, np.array([0.3, vy], np.float32), np.zeros(4), 0.0, 0.0)
+            speed = np.sqrt(np.square(float(np.float32(0.3))) + np.square(float(vy)))
+            assert bars[0, 2] == int(800 - (20.0 + 20.0 * (0.02 * speed)))

@@ -192,7 +192,8 @@ def bar_end(height: float) -> int:
 def list_bars(bars: np.ndarray, velocity: np.ndarray, omega: np.ndarray, joint_angle: float, spin: float) -> int:
     """Gymnasium's indicators, as pygame truncates them, int64 (BARS,7); those below LEAST are left out."""
     count = 0
-    speed = math.sqrt(float(velocity[0]) * float(velocity[0]) + float(velocity[1]) * float(velocity[1]))
+    vx, vy = np.float64(velocity[0]), np.float64(velocity[1])  # numba's float() would stay at 32 bits
+    speed = math.sqrt(vx * vx + vy * vy)
     if speed > LEAST:
         left, top = SPEED_PLACE * UNIT_X, bar_end(SPEED_HEIGHT * speed)
         count = add_bar(bars, count, left, left + UNIT_X, top, BAR_BASE, 255, 255, 255)
