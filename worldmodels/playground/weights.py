@@ -58,9 +58,7 @@ def encoder(vae: VAE) -> Tensors:
 def memory(mdrnn: MDRNN) -> Tensors:
     """[z, action, h] → the LSTM's gates, and h → mixture, reward and end."""
     weights = {name: tensor.double() for name, tensor in mdrnn.state_dict().items()}
-    both = torch.cat(
-        [weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1
-    )  # (4 H, Z + A + H)
+    both = torch.cat([weights["lstm.weight_ih_l0"], weights["lstm.weight_hh_l0"]], dim=1)  # (4 H, Z + A + H)
     if mdrnn.include_reward:
         row = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
         weights["head.weight"][row] *= mdrnn.reward_scale
@@ -77,7 +75,8 @@ def controller(agent: Agent) -> Tensors:
     """What C sees → its raw outputs: one layer, or two with tanh between."""
     shape, flat = agent.controller, agent.population[0].double()
     layers = [(shape.hidden, True), (shape.outputs, True)] if shape.hidden else [(shape.outputs, shape.bias)]
-    tensors, width = {}, shape.features
+    tensors: Tensors = {}
+    width = shape.features
     for index, (size, has_bias) in enumerate(layers):
         weight, flat = flat[: size * width].reshape(size, width), flat[size * width :]
         bias, flat = (flat[:size], flat[size:]) if has_bias else (weight.new_zeros(size), flat)
