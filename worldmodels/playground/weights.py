@@ -75,8 +75,8 @@ def controller(agent: Agent) -> Tensors:
     """What C sees → its raw outputs: one layer, or two with tanh between."""
     shape, flat = agent.controller, agent.population[0].double()
     layers = [(shape.hidden, True), (shape.outputs, True)] if shape.hidden else [(shape.outputs, shape.bias)]
-    width = shape.features
     tensors: Tensors = {}
+    width = shape.features
     for index, (size, has_bias) in enumerate(layers):
         weight, flat = flat[: size * width].reshape(size, width), flat[size * width :]
         bias, flat = (flat[:size], flat[size:]) if has_bias else (weight.new_zeros(size), flat)
