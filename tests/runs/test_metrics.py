@@ -1,6 +1,9 @@
 """Metrics: rows survive damage, and TensorBoard shows them by step whatever the clock does."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,3 +112,12 @@ def test_damaged_pictures_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "samples" / "noise_0001.png").write_bytes(b"no picture")
     train(tmp_path, 1, 1)
     assert shown(tmp_path).Tags()["images"] == ["dream"]
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+def test_a_log_gets_lines_unless_progress_is_switched_off(disabled: str) -> None:
+    code = "from worldmodels.runs.progress import progress\nfor _ in progress(iterable=range(3), desc='D'): pass"
+    environment = {**os.environ, "TQDM_DISABLE": "1"} if disabled else dict(os.environ)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "\r" not in done.stderr
+    assert ("D: 100%" in done.stderr) is (not disabled)

@@ -30,7 +30,7 @@ def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[
     population = np.random.default_rng(0).normal(size=(3, controller.size)).astype(np.float32)
     drivers = Drivers(World(env), lanes, Models.of(run, controller, sample_z=True, seed=4))
     with open_pool(drivers, crew(workers or 1), "processes" if workers else "here") as pool:
-        return fitness(pool, population, SEEDS, Course(max_steps=15), lanes=lanes, workers=workers or 1)
+        return fitness(pool, population, SEEDS, Course(max_steps=15), lanes)
 
 
 @pytest.mark.parametrize("workers", CREWS)

@@ -27,7 +27,9 @@ def progress(inner: bool = False, **settings: Any) -> "tqdm[Any]":
     """A tqdm bar on stderr; an `inner` one (inside another bar) is left out of logs."""
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, leave=not inner, **settings)
-    return tqdm(file=_Lines(sys.stderr), disable=inner, mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
+    if inner:
+        settings["disable"] = True  # a False would overrule TQDM_DISABLE
+    return tqdm(file=_Lines(sys.stderr), mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
 
 
 class Pace:
