@@ -22,7 +22,8 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def lines(block: str) -> list[list[str]]:
     """The commands of a shell block as words, without comments."""
-    words = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    whole = block.replace("\\\n", " ").replace(" && ", "\n")
+    words = (shlex.split(line, comments=True) for line in whole.splitlines())
     return [line for line in words if line]
 
 
