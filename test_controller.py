@@ -1,4 +1,4 @@
-"""The seed's command: the same as `worldmodels evaluate`."""
+"""The command of ctallec's port: the same as `worldmodels evaluate`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The seed's command: the same as `worldmodels train-controller`."""
+"""The command of ctallec's port: the same as `worldmodels train-controller`."""
 
 import sys
 

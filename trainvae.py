@@ -1,4 +1,4 @@
-"""The seed's command: the same as `worldmodels train-vae`."""
+"""The command of ctallec's port: the same as `worldmodels train-vae`."""
 
 import sys
 

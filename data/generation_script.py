@@ -1,4 +1,4 @@
-"""The seed's command: the same as `worldmodels collect`."""
+"""The command of ctallec's port: the same as `worldmodels collect`."""
 
 import sys
 from pathlib import Path

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 
@@ -57,11 +56,17 @@ def understand(words: list[str]) -> None:
         case ["make", *rest]:
             targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
             assert all(word in targets for word in rest if "=" not in word), words
+        case ["pip", "install", "-r", file]:
+            for option, what in (line.split() for line in (ROOT / file).read_text().splitlines()):
+                assert (ROOT / what.partition("[")[0]).exists() and option in ("-c", "-e")
+                assert set(extras(what)) <= set(project()["optional-dependencies"])
         case ["pip", "install", *what]:
             assert what[-1] == "." or what[-1].startswith((".[", "worldmodels-pytorch")), words
             assert set(extras(what[-1])) <= set(project()["optional-dependencies"]), words
         case ["source", where]:
             assert where == ".venv/bin/activate"
+        case ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
+            pass  # other people's programs
         case _:
             pytest.fail(f"nobody knows how to try {words}")
 
@@ -116,7 +121,8 @@ def test_contributing_has_the_seeds_table_and_its_example_runs(monkeypatch: pyte
     table = [line for line in (seeds.__doc__ or "").splitlines() if line.startswith("|")]
     assert len(table) == 6 and "\n".join(table) in text
     monkeypatch.setattr(envs, "DESCRIPTIONS", {})
-    exec(textwrap.dedent(re.findall(r"^ *```python\n(.*?)^ *```$", text, re.S | re.M)[0]), {})
+    (example,) = blocks(ROOT / "CONTRIBUTING.md", "python")
+    exec(example, {})
     assert envs.DESCRIPTIONS["Corridor-v0"].time_limit == 500
 
 

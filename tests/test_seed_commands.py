@@ -1,4 +1,4 @@
-"""The seed's five commands, each flag of each, in sequence at tiny sizes in an empty folder without a display."""
+"""The five commands of ctallec's port, each flag of each, in sequence at tiny sizes in an empty folder, no display."""
 
 import json
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(cwd: Path, script: str, *flags: str) -> str:
-    """Run a root script as the seed's README does; returns what it printed."""
+    """Run a root script as that port's README does; returns what it printed."""
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")}
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *flags],

@@ -33,7 +33,8 @@ REMEMBERED = {"run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-c
 
 USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|dream|paper] [options]
 
-World Models (Ha & Schmidhuber 2018): a driver that learns inside its own model of the world.
+World Models (Ha & Schmidhuber 2018): a driver that sees and remembers through its own
+model of the world.
 
   run                the whole pipeline: collect, train V, M and C, evaluate, report   (start here)
   collect            drive with a random policy (or a trained agent) and store the episodes

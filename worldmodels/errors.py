@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence that says what is wrong and what to do.
+    """A mistake the user can correct: one sentence that says what is wrong and what to do.
 
     The command line prints the sentence and exits with code 2, without a traceback.
     """

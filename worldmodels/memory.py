@@ -3,7 +3,7 @@
 Shapes: B batch, T time, Z latent, A action, H hidden, K mixtures.
 
 An LSTM reads [z, a]; a linear head turns its hidden state h into a mixture of K Gaussians for the next z: one
-mixture for each number of z (the paper), or one over the whole of z (`shared`, the seed's port). With heads for the
+mixture for each number of z (the paper), or one over the whole of z (`shared`, ctallec's port). With heads for the
 reward and the episode's end it is a world to act in (dream.py).
 """
 
@@ -43,7 +43,7 @@ class MDRNN(nn.Module):
     """The mixture density recurrent network: 422,368 parameters as in the paper (Z 32, A 3, H 256, K 5).
 
     The paper's Take Cover reads one number more, 1 where an episode begins, and predicts the end: 1,678,785 parameters
-    (Z 64, A 1, H 512). The paper's LSTM has one bias vector: PyTorch's second one is held at zero. The seed's port
+    (Z 64, A 1, H 512). The paper's LSTM has one bias vector: PyTorch's second one is held at zero. ctallec's port
     (`mixture="shared"`, reward and terminal heads) keeps both: 384,071 parameters.
     """
 

@@ -59,7 +59,7 @@ def test_noise_depends_on_seed_and_rollout_alone():
 
 
 def test_brown_is_the_seeds_walk():
-    """Steps of √(1/50) · N(0, 1) wherever no bound is near; gas and brake average 0.5 (reference: the seed's port)."""
+    """Steps of √(1/50) · N(0, 1) wherever no bound is near; gas and brake average 0.5 (reference: ctallec's port)."""
     driven = actions("brown", a_kind("car"))
     steering = driven[:, :, 0]
     inside = np.abs(steering[:, :-1]) < 0.3  # two steps from the bounds

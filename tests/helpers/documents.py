@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -10,18 +11,19 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "worldmodels" / "pretrained").glob("*/README.md")),
 ]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.S | re.M)
 STARTS = ("worldmodels ", ".venv/bin/worldmodels ", "make ", "python ", "pip ", "source ")
 
 
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced blocks of a language, in order."""
-    return [text for name, text in FENCE.findall(path.read_text(encoding="utf-8")) if name == language]
+    return [textwrap.dedent(text) for name, text in FENCE.findall(path.read_text(encoding="utf-8")) if name == language]
 
 
 def lines(block: str) -> list[list[str]]:
     """The commands of a shell block as words, without comments."""
-    words = (shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines())
+    whole = block.replace("\\\n", " ").replace(" && ", "\n")
+    words = (shlex.split(line, comments=True) for line in whole.splitlines())
     return [line for line in words if line]
 
 

@@ -125,7 +125,7 @@ class MDRNNTraining:
     starts: Count = 1024
     """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
-    """dimension: a mixture for each number of z (paper); shared: one mixture over the whole of z (the seed's port)."""
+    """dimension: a mixture for each number of z (paper); shared: one mixture over the whole of z (ctallec's port)."""
     hidden_size: Count = 256
     """Numbers in h (paper: 256 for CarRacing, 512 for Take Cover)."""
     gaussians: Count = 5
