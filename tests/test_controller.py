@@ -91,3 +91,5 @@ def test_a_point_of_the_whitened_space_weighs_unit_variance_directions() -> None
         outs.append(shape.act(parameters, torch.from_numpy(seen.astype(np.float32)))[:, 0].numpy())
     np.testing.assert_allclose(np.cov(np.array(outs), bias=True), np.eye(4), atol=1e-4)
     np.testing.assert_allclose(np.mean(outs, axis=1), 0, atol=1e-4)
+    biases = Search(shape, basis).parameters(np.array([*[0.0] * 8, 3.0, -4.0]))
+    np.testing.assert_array_equal(biases, [*[0.0] * 12, 3.0, -4.0], "the last coordinates are the outputs' biases")
