@@ -284,6 +284,7 @@ def test_help_is_a_command_too(capsys) -> None:
     [
         ("train-vae --logdir", "Argument --logdir: expected one argument."),
         ("train-vae --logdir= --rootdir x", "--logdir is empty: name a folder."),
+        ("train-vae --logdir un\udcffder", "whose name is no UTF-8, which TensorBoard needs: choose another folder."),
         ("collect --env a:b:c", "The module a:b of a:b:c cannot be imported"),
         (
             "collect --env broken_module:X-v0",

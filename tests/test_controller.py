@@ -78,16 +78,19 @@ def test_other_action_spaces_are_refused_in_one_sentence() -> None:
         actions_of("x", gymnasium.spaces.MultiBinary(3))
 
 
-def test_a_point_of_the_whitened_space_weighs_unit_variance_directions() -> None:
+@pytest.mark.parametrize(("output", "scale"), [(0, 5), (1, 0.05)])
+def test_a_point_of_the_whitened_space_weighs_unit_variance_directions(output: int, scale: float) -> None:
     rng = np.random.default_rng(0)
-    seen = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) * 5 + rng.standard_normal(6)
+    seen = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) * scale + scale * rng.standard_normal(6)
     basis = whitened_directions(seen, 4, outputs=2)
     assert basis.shape == (2 * 5, 2 * 6 + 2)
     shape, outs = Controller(z_size=6, inputs="z", outputs=2), []
-    for d in range(4):  # the weight of direction d in output 0
+    for d in range(4):  # the weight of direction d in the output
         point = np.zeros(10)
-        point[d] = 1
+        point[4 * output + d] = 1
         parameters = torch.from_numpy(Search(shape, basis).parameters(point))[None].expand(500, -1)
-        outs.append(shape.act(parameters, torch.from_numpy(seen.astype(np.float32)))[:, 0].numpy())
+        outs.append(shape.act(parameters, torch.from_numpy(seen.astype(np.float32)))[:, output].numpy())
     np.testing.assert_allclose(np.cov(np.array(outs), bias=True), np.eye(4), atol=1e-4)
     np.testing.assert_allclose(np.mean(outs, axis=1), 0, atol=1e-4)
+    biases = Search(shape, basis).parameters(np.array([*[0.0] * 8, 3.0, -4.0]))
+    np.testing.assert_array_equal(biases, [*[0.0] * 12, 3.0, -4.0], "the last coordinates are the outputs' biases")

@@ -104,7 +104,9 @@ def content(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
-@pytest.mark.parametrize("name", stages(Path()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("train")) for name in stages(Path())]
+)
 def test_killed_at_any_rename_and_run_again(after: dict[str, Path], tmp_path: Path, name: str) -> None:
     before, expected = list(after)[list(after).index(name) - 1], content(after[name])
     killed = 0

@@ -3,6 +3,8 @@
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.helpers.toy import TOY, Toy
 from worldmodels import envs
@@ -159,3 +161,18 @@ def test_a_reward_that_cannot_be_stored_names_environment_seed_and_step(
         drive(
             lanes, envs.actions_for(World(env_id), lanes.single_action_space), Steady(), [Episode(8)], give_up=give_up
         )
+
+
+@given(
+    height=st.integers(1, 90), width=st.integers(1, 90), channels=st.sampled_from([0, 1, 3]), seed=st.integers(0, 99)
+)
+@settings(deadline=None, max_examples=60)
+def test_images_of_any_size_become_their_area_average(height: int, width: int, channels: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, channels)[: 3 if channels else 2], np.uint8)
+    frame = as_frames(image[None])[0]
+    pixels = image.reshape(height, width, -1).astype(np.float64)
+    big = np.repeat(np.repeat(pixels, 64, axis=0), 64, axis=1)  # every source pixel is 64 × 64 of these,
+    exact = big.reshape(64, height, 64, width, -1).mean(axis=(1, 3))  # and every target pixel height × width
+    assert frame.dtype == np.uint8 and np.abs(frame - exact).max() <= 0.5 + 1e-3
+    steady = as_frames(np.full_like(image[None], seed))
+    assert (steady == seed).all() and steady.shape == (1, 64, 64, 3)

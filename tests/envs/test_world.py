@@ -79,6 +79,9 @@ def test_every_output_of_c_is_an_action_of_the_space(space: gymnasium.Space) -> 
     assert all(np.asarray(action, space.dtype) in space for action in taken)
     assert all(np.asarray(action, space.dtype) in space for action in actions.to_env(actions.noise(rng, 500)))
     if isinstance(space, Box):
+        middle = actions.to_env(actions.squash(np.zeros((1, actions.outputs), np.float32)))[0]
+        half = (space.low.astype(np.float64) + space.high) / 2
+        assert (np.abs(middle - half) <= (0.5 if actions.whole else 1e-6)).all()
         assert (taken.min(axis=0) == space.low).all() and (taken.max(axis=0) == space.high).all()
 
 

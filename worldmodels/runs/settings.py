@@ -410,6 +410,8 @@ def check_folder(flag: str, value: str) -> None:
     """UserError for what cannot be a folder."""
     if value == "":
         raise UserError(f"{flag} is empty: name a folder.")
+    if value.encode(errors="replace").decode() != value:
+        raise UserError(f"{flag} is {value}, whose name is no UTF-8, which TensorBoard needs: choose another folder.")
     for path in (Path(value), *Path(value).parents):
         if path.is_file():
             raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
