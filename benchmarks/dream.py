@@ -1,4 +1,4 @@
-"""Dream steps a second with C in them: beside plain PyTorch, the matrix products alone, and the real loop, in one run.
+"""Dream steps per second, C included: beside plain PyTorch, the matrix products alone and the real loop, in one run.
 
     python -m benchmarks.dream [--seconds 1] [--repeats 5]
 
@@ -85,7 +85,7 @@ def real(car: Actions, threads: int) -> Iterator[int]:
 
 
 def rates(work: dict[str, Iterator[int]], seconds: float, repeats: int) -> dict[str, tuple[float, float]]:
-    """Steps a second of each column: the best turn, and the median per second of processor time."""
+    """Steps per second of each column: the best turn, and the median per second of processor time."""
     for steps in work.values():
         next(steps)
     wall: dict[str, list[float]] = {name: [] for name in work}

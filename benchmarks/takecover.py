@@ -1,9 +1,9 @@
-"""Take Cover: steps a second beside the plain way, and what policies without eyes score.
+"""Take Cover: steps per second beside the plain way, and what policies without eyes score.
 
     python -m benchmarks.takecover                            # speed, about a minute
     python -m benchmarks.takecover --baselines --games 1000   # scores of the policies without eyes
 
-Speed: Gymnasium's own vector environment (a worker process a core) around ViZDoom's wrapper, each frame cropped and
+Speed: Gymnasium's own vector environment (a worker process per core) around ViZDoom's wrapper, each frame cropped and
 resized by Pillow, takes turns with `TakeCoverVectorEnv`, 3 seconds each; every one's best turn counts, so that other
 work on the machine slows all alike. Actions are random and episodes begin anew as they end: a collection's work.
 
@@ -88,7 +88,7 @@ def steps_per_second(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) 
 
 
 def speed() -> None:
-    """The table of steps a second."""
+    """The table of steps per second."""
     print(f"{'screen':>9}{'plain':>9}{'ours':>9}{'ratio':>8}    steps/s on {cores()} cores, {LANES} lanes")
     rng = np.random.default_rng(0)
     for resolution in ("640x480", "320x240", "160x120"):

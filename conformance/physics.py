@@ -3,7 +3,7 @@
     python -m conformance.physics        # 1,000 seeds, 200 episodes of 1,000 steps: minutes
     python -m conformance.physics --tracks 50 --episodes 10
 
-Gymnasium drives, undrawn (its physics alone runs thousands of steps a second), and everything it holds is noted after
+Gymnasium drives, undrawn (its physics alone runs thousands of steps per second), and everything it holds is noted after
 every step; then our lanes replay the same actions, all episodes of a driver side by side, and every number must be the
 same. Endings are noted but do not stop an episode, so that each has its full length. The episodes of a driver are
 resets of one environment, of which only the first is seeded.

@@ -30,7 +30,7 @@ from worldmodels.training.quality import fixed_policies, open_loop, sentences
 RUN = pretrained.folder("carracing")
 TEMPERATURES = (0.1, 0.5, 1.0, 1.3)
 HORIZON, SHOWN = 250, (0, 10, 20, 40, 60, 80, 120, 160, 200, 249)  # steps of a dream, steps in the pictures
-POPULATION, STARTS, SIGMA = 64, 8, 0.1  # candidates, dreams a candidate, first step size of CMA-ES
+POPULATION, STARTS, SIGMA = 64, 8, 0.1  # candidates, dreams per candidate, first step size of CMA-ES
 ANYWHERE = envs.reset_options(envs.CARRACING, "anywhere")
 FRESH_KEY = 10**9  # noise that no generation has met
 

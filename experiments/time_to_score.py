@@ -3,7 +3,7 @@
     python -m experiments.time_to_score RUN [RUN …] --output docs/images/time_to_score.png
     python -m experiments.time_to_score RUN [RUN …] --gymnasium-every 50
 
-Each RUN is the run directory of a `worldmodels run` that was not interrupted, one a seed. The distribution's mean,
+Each RUN is the run directory of a `worldmodels run` that was not interrupted, one per seed. The distribution's mean,
 averaged as the run does, is rebuilt at every tenth generation (ask and tell are replayed) and drives 100 development
 tracks (from seed 950,100) of our simulator, on which scores are Gymnasium's within their error (docs/carracing.md).
 `--gymnasium-every N` then drives the same tracks in Gymnasium's own environment too, at minutes a point. Time counts

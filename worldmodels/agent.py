@@ -74,7 +74,7 @@ class Agent:
         self.population = torch.as_tensor(population, dtype=torch.float32, device=memory.device)
         self.candidate = torch.zeros(0, dtype=torch.long, device=memory.device)  # (N,)
         self.h, self.c = memory.initial_state(0)  # (N, H) each
-        self.noise: list[np.random.Generator] = []  # one a lane
+        self.noise: list[np.random.Generator] = []  # one per lane
 
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
         """`lanes` int64 (n,) start the given episodes with h = c = 0."""

@@ -97,7 +97,7 @@ def to_images(frames: np.ndarray, device: torch.device) -> Tensor:
 def vae_loss(
     images: Tensor, reconstruction: Tensor, mean: Tensor, logvar: Tensor, free_bits: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum of squared error an image + KL, which is not pushed below `free_bits` nats a dimension on the total.
+    """Sum of squared error per image + KL, which is not pushed below `free_bits` nats per dimension on the total.
 
     Args:
         images: (B, 3, 64, 64) in [0, 1].

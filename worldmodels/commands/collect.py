@@ -4,7 +4,7 @@
     (ctallec's port: python data/generation_script.py --rollouts 1000 --rootdir datasets/carracing --threads 8)
 
 Writes <rootdir>/rollout_000000.npz …, exactly as many as asked for, and collect.json with the settings they were driven
-with; at the end metrics.jsonl, a row an episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
+with; at the end metrics.jsonl, a row per episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
 `--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped.
 
 Other settings, or more rollouts than asked for, in the folder are an error; `--noreload` deletes what this command
@@ -103,7 +103,7 @@ def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
 
 
 def where(cfg: Collect) -> tuple[Place, ...]:
-    """A process a core, each on one thread; with an agent and a GPU, on the GPU."""
+    """A process per core, each on one thread; with an agent and a GPU, on the GPU."""
     if cfg.policy != "agent":
         return tuple(Place(i, "cpu", 1) for i in range(cfg.threads or cores()))
     from worldmodels.workers.places import choose_device
@@ -146,7 +146,7 @@ def blocks(missing: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def shares(missing: Sequence[int], workers: int, lanes: int) -> list[tuple[int, ...]]:
-    """The missing rollouts in equal shares, one a job."""
+    """The missing rollouts in equal shares, one per job."""
     most = max(1, min(lanes, ALL_LANES // workers))
     rounds = -(-len(missing) // (workers * most))
     count = min(workers * rounds, len(missing))
@@ -189,7 +189,7 @@ def collected(root: Path, rollouts: int) -> Dataset:
 
 
 def rows(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
-    """A row an episode, in order: number of the rollout from 1, seed, sum of the rewards, steps."""
+    """A row per episode, in order: number of the rollout from 1, seed, sum of the rewards, steps."""
     found = []
     for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
         score = float(load_rewards(path).sum(dtype=np.float64))

@@ -11,7 +11,7 @@ number of workers.
 
 Every evaluation is kept in evaluation/, by what was driven; episodes that this driver has driven there are not driven
 again, so that a run that is killed goes on, and 200 episodes extend 100. evaluation.json is the widest evaluation of
-the present driver. evaluation/ also gets metrics.jsonl, a row an episode, and TensorBoard events.
+the present driver. evaluation/ also gets metrics.jsonl, a row per episode, and TensorBoard events.
 """
 
 import contextlib
@@ -240,7 +240,7 @@ def command(cfg: Evaluate) -> str:
 
 
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row an episode, in order: its number from 1, seed, score and length in steps."""
+    """A row per episode, in order: its number from 1, seed, score and length in steps."""
     driven = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
     return [{"track": i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(driven, 1)]
 

@@ -23,7 +23,7 @@ Stream = Iterator[np.ndarray]
 
 
 class RandomPolicy:
-    """A `rollout.Policy` that plays one stream of random actions an episode."""
+    """A `rollout.Policy` that plays one stream of random actions per episode."""
 
     def __init__(self, name: str, actions: Actions, seed: int):
         self.stream, self.actions, self.seed = STREAMS[name], actions, seed
@@ -55,7 +55,7 @@ def brown(actions: Actions, rng: np.random.Generator) -> Stream:
 
 
 def white(actions: Actions, rng: np.random.Generator) -> Stream:
-    """Uniform samples of the action space, one a step."""
+    """Uniform samples of the action space, one per step."""
     while True:
         yield from actions.noise(rng, BLOCK)
 

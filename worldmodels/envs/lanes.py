@@ -39,7 +39,7 @@ class Lanes(VectorEnv):
         self.endless = first.spec is not None and first.spec.max_episode_steps is None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start the lanes of `options["reset_mask"]` bool (N,) (all without one); `seed`: one number, or one a lane."""
+        """Start the lanes of `options["reset_mask"]` bool (N,) (all without one); `seed`: a number, or one per lane."""
         rest = dict(options or {})
         mask = rest.pop("reset_mask", np.ones(self.num_envs, bool))
         seeds = (

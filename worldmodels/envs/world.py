@@ -46,7 +46,7 @@ class Description:
     """Evolution stops when the mean of the distribution scores this much, unless told otherwise."""
     batched: bool = False
     """It is a vector environment by itself: all lanes in one process on all its threads, frames 64×64, ended lanes at
-    rest. Any other environment gets a process a core and one lane after another in it."""
+    rest. Any other environment gets a process per core and one lane after another in it."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the constructor with which `evaluate` makes it."""
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})

@@ -1,6 +1,6 @@
 """A population's scores on a pool of workers.
 
-Shapes: P population, n parameters, S episodes a candidate.
+Shapes: P population, n parameters, S episodes per candidate.
 """
 
 from collections.abc import Callable, Sequence

@@ -34,7 +34,7 @@ class Collection:
     rollouts: Annotated[int, Ge(1), Lt(10**7)] = 1000
     """Episodes in the folder when the command is done; an interrupted collection continues."""
     threads: OrNone = 0
-    """Worker processes (0: one a core)."""
+    """Worker processes (0: one per core)."""
     policy: Literal["brown", "white", "gas", "agent"] = "brown"
     """brown: a random walk of the action; white: the space's own samples; gas: smooth steering with the foot on the
     gas, which really drives; agent: the trained V, M and C of --logdir."""
@@ -81,7 +81,7 @@ class VAETraining:
     """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
     learning_rate: Above = 1e-4
     free_bits: Annotated[float, Ge(0)] = 0.5
-    """KL is not pushed below this many nats a dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
+    """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss."""
     patience: OrNone = 5
@@ -133,9 +133,9 @@ class MDRNNTraining:
     """Passes over the training transitions (the paper's 4,000 updates see each of its transitions about 40 times);
     0 leaves M untrained (an ablation)."""
     batch_size: Count = 100
-    """Sequences a batch."""
+    """Sequences per batch."""
     sequence_length: Count = 1000
-    """Steps a sequence; shorter episodes are masked (paper: whole episodes)."""
+    """Steps per sequence; shorter episodes are masked (paper: whole episodes)."""
     learning_rate: Above = 1e-3
     clip: Above = 1.0
     """Gradients are clipped to ±this, number by number (paper's code)."""
@@ -174,12 +174,12 @@ class Evolution:
     n_samples: Count = 16
     """Rollouts that score one candidate; all candidates of a generation drive the same tracks."""
     pop_size: Annotated[int, Ge(3), Lt(10**6)] = 64
-    """Candidates a generation."""
+    """Candidates per generation."""
     target_return: float | None = None
     """Stop when the mean of the distribution scores this much on the selection tracks (None: 950 in CarRacing, never
     elsewhere)."""
     max_workers: OrNone = 0
-    """Worker processes (0: one a GPU; without a GPU one for our own simulator, one a core for any other)."""
+    """Worker processes (0: one per GPU; without a GPU one for our own simulator, one per core for any other)."""
     epochs: OrNone = 1800
     """Generations."""
     env_steps: Annotated[int, Ge(0)] = 0
@@ -256,7 +256,7 @@ class Evaluation:
     video: bool = False
     """Write an mp4 of the first episode."""
     max_workers: OrNone = 0
-    """Worker processes (0: one a core)."""
+    """Worker processes (0: one per core)."""
     max_steps: Count | None = None
     """Cut episodes after so many steps (scores of cut episodes are not comparable)."""
 

@@ -145,7 +145,7 @@ class Driver:
         setup = self.setup
         if setup.models is None or self.models is None or job.population is None:
             return RandomPolicy(setup.policy, actions, setup.seed)
-        from worldmodels.agent import Agent, Eyes  # PyTorch: random policies do without, 0.2 GB and 2 s a worker
+        from worldmodels.agent import Agent, Eyes  # PyTorch: random policies do without, 0.2 GB and 2 s per worker
 
         vae, memory = self.models
         eyes = Eyes(vae, setup.models.sample_z)

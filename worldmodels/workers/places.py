@@ -32,7 +32,7 @@ def cores() -> int:
 
 def choose_device(name: str) -> "torch.device":
     """`auto` is the GPU when there is one; UserError when `cuda` is asked for and missing."""
-    import torch  # whoever only drives at random does without it: 0.2 GB and two seconds a worker
+    import torch  # whoever only drives at random does without it: 0.2 GB and two seconds per worker
 
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("No CUDA device is visible to PyTorch: use --device cpu, or auto.")
@@ -56,7 +56,7 @@ def choose_places(device: "torch.device", workers: int, batched: bool) -> tuple[
         device: on a GPU there is one worker for each of CUDA_VISIBLE_DEVICES.
         workers: how many instead (0: the number that suits).
         batched: the environment steps its lanes on all the threads of one process, which is then the only one; any
-            other environment gets a process a core.
+            other environment gets a process per core.
     """
     if device.type == "cuda":
         import torch

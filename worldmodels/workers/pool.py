@@ -92,7 +92,7 @@ class Here:
 
 
 class Processes:
-    """A process a place; when one dies, all are replaced."""
+    """A process per place; when one dies, all are replaced."""
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
         self.setup, self.places, self.workers = setup, places, len(places)
