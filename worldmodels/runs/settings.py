@@ -316,7 +316,7 @@ class Play:
     """The run in whose dream to drive."""
     pretrained: str | None = None
     """Drive in the dream of weights that come with the package, by their name, instead of a run's."""
-    port: int = 8000
+    port: Annotated[int, Ge(0), Lt(65536)] = 8000
     """Where the page is served; the next free port when it is taken."""
     no_browser: bool = False
     """Print the address only."""
