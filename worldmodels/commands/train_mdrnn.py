@@ -19,7 +19,7 @@ from torch import Tensor
 from worldmodels import envs, memory, vision
 from worldmodels.data.dataset import Dataset, open_dataset, split
 from worldmodels.data.episodes import load_rollout
-from worldmodels.data.latents import Batch, Sequences, encode_dataset
+from worldmodels.data.latents import Batch, Latents, Sequences, encode_dataset
 from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
@@ -106,8 +106,15 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         begin=begin,
     )
 
+    measure(cfg, run, list(episodes.values()), test_set, collection)
+
+
+def measure(
+    cfg: TrainMDRNN, run: RunDir, episodes: list[Latents], test_set: Sequences, collection: dict[str, Any]
+) -> None:
+    """Write the starts of dreams and, where M predicts rewards, its quality as a world."""
     best = memory.load(run)
-    starts = quality.bank(best, list(episodes.values()), cfg.starts, cfg.seed)
+    starts = quality.bank(best, episodes, cfg.starts, cfg.seed)
     starts.save(run.mdrnn / "starts.safetensors")
     if cfg.include_reward:
         measured: dict[str, Any] = {"open_loop": quality.open_loop(best, test_set.episodes, seed=cfg.seed)}
@@ -119,10 +126,12 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
 
 
 def collection_of(dataset: Dataset) -> dict[str, Any]:
-    """What collect.json says about the first of the episodes' folders that has one; {} where none has."""
+    """What collect.json says about the first of the episodes' folders that has one; {} where none has, or where its
+    environment is not registered: a file never makes this process import a module."""
     for folder in sorted({path.parent for path in dataset.files}):
         if (folder / "collect.json").exists():
-            return read_json(folder / "collect.json")
+            found = read_json(folder / "collect.json")
+            return found if envs.registered(found["env"]) else {}
     return {}
 
 
