@@ -36,14 +36,12 @@ def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[
 @pytest.mark.parametrize("workers", CREWS)
 @pytest.mark.parametrize(("env", "outputs"), [(TOY, 3), (CAR, 3)])
 def test_a_crew_scores_as_this_process(tmp_path, env: str, outputs: int, workers: int) -> None:
-    """With a lane each: the same bits, since every product has the same shape. Side by side, an agent's arithmetic
-    depends in the last bit on how many lanes it drives, and so on how the episodes are shared: close."""
-    alone, steps = scores(tmp_path, env, outputs, 1, 0)
-    assert len(np.unique(alone)) > 1
-    shared, shared_steps = scores(tmp_path, env, outputs, 1, workers)
-    assert np.array_equal(shared, alone) and shared_steps == steps
-    together, together_steps = scores(tmp_path, env, outputs, 4, workers)
-    assert np.allclose(together, alone, rtol=0, atol=1e-2) and together_steps == steps
+    """To the last bit: however the episodes are shared, every product has as many rows."""
+    for lanes in (1, 4):
+        alone, steps = scores(tmp_path, env, outputs, lanes, 0)
+        assert len(np.unique(alone)) > 1
+        shared, shared_steps = scores(tmp_path, env, outputs, lanes, workers)
+        assert np.array_equal(shared, alone) and shared_steps == steps
 
 
 @pytest.mark.parametrize("workers", CREWS)
