@@ -33,7 +33,7 @@ from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, read_json, write_json
-from worldmodels.runs.progress import progress
+from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import Evaluate, check
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
@@ -85,19 +85,20 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
     world = world_of(cfg)
     batched = envs.describe(world.env_id).batched
     models, parameters = best_of(run, envs.actions_in(world))
-    blocks = book.blocks(LANES if batched else 1)
-    jobs = [Job(tuple(map(Episode, block)), parameters[None], Course(max_steps=cfg.max_steps)) for block in blocks]
-    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, batched)[: len(jobs)]
+    lanes = LANES if batched else 1
+    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, batched)[: len(book.missing)]
     with (
         progress(
             total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit="track"
         ) as bar,
-        open_pool(Drivers(world, LANES if batched else 1, models), places) as pool,
+        open_pool(Drivers(world, lanes, models), places, ray=cfg.ray, most=cfg.max_workers) as pool,
     ):
+        blocks = book.blocks(min(lanes, -(-len(book.missing) // pool.workers)))
+        jobs = [Job(tuple(map(Episode, block)), parameters[None], Course(max_steps=cfg.max_steps)) for block in blocks]
         for index, outcome in pool.run(jobs):
             book.add(blocks[index], zip(outcome.scores.tolist(), outcome.lengths.tolist(), strict=True))
             bar.update(len(blocks[index]))
-            bar.set_postfix_str(f"mean {book.mean:.1f}", refresh=False)
+            bar.set_postfix_str(f"mean {book.mean:.1f}{machines(pool)}", refresh=False)
 
 
 def world_of(cfg: Evaluate) -> World:
@@ -172,9 +173,8 @@ class Book:
         return self.video is not None and self.video["seed"] == self.seeds[0] and self.folder.video.exists()
 
     def blocks(self, size: int) -> list[tuple[int, ...]]:
-        """The missing episodes side by side; the borders of the blocks do not depend on what was driven before."""
-        parts = [tuple(self.seeds[i : i + size]) for i in range(0, len(self.seeds), size)]
-        return [part for part in parts if not all(seed in self.scores for seed in part)]
+        """The missing episodes, so many side by side."""
+        return [tuple(self.missing[i : i + size]) for i in range(0, len(self.missing), size)]
 
     def add(self, seeds: tuple[int, ...], driven: "Iterator[Score] | zip[Score]") -> None:
         """Enter scores and save."""

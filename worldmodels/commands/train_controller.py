@@ -36,7 +36,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
-from worldmodels.runs.progress import progress
+from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import TrainController, check
 from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
@@ -106,8 +106,10 @@ def evolve(
     metrics = Metrics(run.ctrl, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
     bar = progress(total=cfg.epochs, initial=loop.generation, unit="generation", desc="C")
-    with open_pool(drivers, places) as real, ExitStack() as stack, bar:
-        practice = real if dreamers is None else stack.enter_context(open_pool(dreamers, places))
+    with open_pool(drivers, places, ray=cfg.ray, most=cfg.max_workers) as real, ExitStack() as stack, bar:
+        practice = real
+        if dreamers is not None:
+            practice = stack.enter_context(open_pool(dreamers, places, ray=cfg.ray, most=cfg.max_workers))
         while not state.finished(cfg, description):
             began, steps_before = time.perf_counter(), loop.env_steps + loop.dream_steps
             tracks = training_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
@@ -137,7 +139,7 @@ def evolve(
             pace = (loop.env_steps + loop.dream_steps - steps_before) / (now - began)
             metrics.write(state.row(selected) | (dreamed or {}) | {"steps_per_second": pace, "seconds": loop.seconds})
             state.save(run)
-            bar.set_postfix_str(state.summary(dreamed), refresh=False)
+            bar.set_postfix_str(f"{state.summary(dreamed)}, {pace:,.0f} steps/s{machines(real)}", refresh=False)
             bar.update()
             if cfg.display:
                 show(state, selected)

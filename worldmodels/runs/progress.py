@@ -32,6 +32,11 @@ def progress(inner: bool = False, **settings: Any) -> "tqdm[Any]":
     return tqdm(file=_Lines(sys.stderr), mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
 
 
+def machines(pool: Any) -> str:
+    """What a bar says about a pool of more than this machine."""
+    return f" on {pool.nodes} nodes" if pool.nodes > 1 else ""
+
+
 class Pace:
     """Things done per second since it was made."""
 
