@@ -97,6 +97,9 @@ class VAETraining:
     """Arithmetic of the convolutions; auto: bfloat16 on a GPU and on processors that have it, else float32."""
     checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
     """Time between checkpoints inside an epoch."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,9 @@ class MDRNNTraining:
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
     """Write no picture of a dream beside the real sequence."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
