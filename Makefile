@@ -4,7 +4,7 @@ LOGDIR ?= exp_dir
 PRESET ?= laptop
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint bench conformance conformance-sample bounds test-lowest dist package clean
+.PHONY: run test test-slow test-cluster lint bench conformance conformance-sample bounds test-lowest dist package clean
 
 run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
@@ -14,6 +14,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Ray nodes in network namespaces, killed, cut off and slowed down (Linux, as root).
+test-cluster: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow tests/cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

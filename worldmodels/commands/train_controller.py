@@ -139,7 +139,8 @@ def evolve(
             pace = (loop.env_steps + loop.dream_steps - steps_before) / (now - began)
             metrics.write(state.row(selected) | (dreamed or {}) | {"steps_per_second": pace, "seconds": loop.seconds})
             state.save(run)
-            bar.set_postfix_str(f"{state.summary(dreamed)}, {pace:,.0f} steps/s{machines(real)}", refresh=False)
+            where = f"{pace:,.0f} steps/s{machines(real)}, " if cfg.ray else ""
+            bar.set_postfix_str(where + state.summary(dreamed), refresh=False)
             bar.update()
             if cfg.display:
                 show(state, selected)
