@@ -70,7 +70,6 @@ class Ray:
         self.owner = connect(address, most)
         blob = pickle.dumps(setup)
         self.key, self.blob = hashlib.sha256(blob).hexdigest(), ray.put(blob)
-        self.population: tuple[Any, Any] = (None, None)  # the last one, and where it lies
         self.task = ray.remote(num_cpus=1, num_gpus=int(self.gpu), max_retries=ATTEMPTS)(_work)
         self.seconds: deque[float] = deque(maxlen=100)  # that jobs took
         self.head = Head(ray.get_runtime_context().gcs_address)
@@ -102,15 +101,16 @@ class Ray:
 
     def run(self, jobs: Sequence[Any], on_step: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
         waiting, running, done = deque(range(len(jobs))), dict[Any, Task](), set[int]()
+        stored: dict[int, Any] = {}  # populations, by their identity: once for all jobs
         heard = said = time.monotonic()
         try:
             while len(done) < len(jobs):
                 while waiting and len(running) < self.workers:
                     index = waiting.popleft()
-                    running[self.submit(jobs[index])] = Task(index, time.monotonic())
+                    running[self.submit(jobs[index], stored)] = Task(index, time.monotonic())
                 for slow in [] if waiting else self.slow(running):
                     slow.twin = True
-                    running[self.submit(jobs[slow.index])] = Task(slow.index, time.monotonic(), twin=True)
+                    running[self.submit(jobs[slow.index], stored)] = Task(slow.index, time.monotonic(), twin=True)
                 ready, _ = ray.wait(list(running), timeout=LOOK)
                 for reference in ready:
                     task = running.pop(reference)
@@ -134,14 +134,13 @@ class Ray:
             for reference in running:
                 cancel(reference)
 
-    def submit(self, job: Any) -> Any:
-        """Hand a job out; its population lies in the object store, once for all jobs of a generation."""
-        population = getattr(job, "population", None)
+    def submit(self, job: Any, stored: dict[int, Any]) -> Any:
+        """Hand a job out; its population lies in the object store."""
+        population, reference = getattr(job, "population", None), None
         if population is not None:
-            if population is not self.population[0]:
-                self.population = population, ray.put(population)
-            job = replace(job, population=None)
-        reference = self.population[1] if population is not None else None
+            if id(population) not in stored:
+                stored[id(population)] = ray.put(population)
+            job, reference = replace(job, population=None), stored[id(population)]
         return self.task.remote(required(), self.key, [self.blob], self.place, job, reference)
 
     def slow(self, running: dict[Any, Task]) -> list[Task]:
