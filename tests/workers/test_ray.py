@@ -6,6 +6,8 @@ Clusters of several machines, and what happens when they fail, are in tests/clus
 import os
 import shutil
 import signal
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from worldmodels.workers.pool import Pool, open_pool
 ray = pytest.importorskip("ray", reason="the extra `ray`")
 from worldmodels.workers import ray as cluster  # noqa: E402
 
-CAR = "worldmodels/CarRacing-v3"
+CAR, DOOM = "worldmodels/CarRacing-v3", "worldmodels/TakeCover-v0"
 HERE = (Place(0, "cpu", 1),)
 
 
@@ -61,15 +63,25 @@ def dreamers(folder: Path) -> Dreamers:
     return Dreamers(weights, starts, Controller(Z, H, 3), actions_in(World(CAR)), 1.0, 20)
 
 
-@pytest.mark.parametrize("where", [CAR, TOY, "dream"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        TOY,
+        "dream",
+        pytest.param(CAR, marks=pytest.mark.slow),
+        pytest.param(
+            DOOM, marks=[pytest.mark.slow, pytest.mark.skipif(not find_spec("vizdoom"), reason="extra `doom`")]
+        ),
+    ],
+)
 def test_a_cluster_scores_as_this_process(tmp_path: Path, where: str) -> None:
-    """To the last bit: our simulator, anyone's environment, and the dream."""
-    controller = Controller(Z, H, 3)
+    """To the last bit: anyone's environment, the dream, our simulator, and Doom."""
+    controller = Controller(Z, H, 1 if where == DOOM else 3)
     population = np.random.default_rng(0).normal(size=(3, controller.size)).astype(np.float32)
     if where == "dream":
         setup = dreamers(tmp_path)
     else:
-        run = RunDir.of(save_agent(tmp_path / "run", 3, env=where))
+        run = RunDir.of(save_agent(tmp_path / "run", controller.outputs, env=where))
         setup = Drivers(World(where), 4, Models.of(run, controller, sample_z=True, seed=4))
     with open_pool(setup, HERE) as pool:
         alone, steps = fitness(pool, population, (3, 1), Course(max_steps=15), 4)
@@ -108,6 +120,7 @@ def test_a_killed_worker_s_jobs_are_run_again(tmp_path: Path) -> None:
         assert dict(pool.run([(i, str(tmp_path)) for i in range(5)])) == {i: i * i for i in range(5)}
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_end_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "ATTEMPTS", 1)
     with on_ray(Does(always_die)) as pool, pytest.raises(UserError, match="lost its worker 2 times"):
@@ -132,25 +145,6 @@ def test_a_node_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cluster, "required", lambda: {"worldmodels": "9.9"})
     with on_ray(Does(square_but_die_once)) as pool, pytest.raises(UserError, match="there and 9.9 here"):
         list(pool.run([(1, "")]))
-
-
-def stall_once(job: tuple[int, str], on_step=None) -> int:
-    import time
-
-    number, folder = job
-    marker = Path(folder) / "stalled"
-    if number == 2 and not marker.exists():
-        marker.touch()
-        while True:
-            time.sleep(0.05)
-    return number
-
-
-def test_a_job_that_takes_too_long_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "LOOK", 0.2)
-    with on_ray(Does(stall_once)) as pool:
-        assert dict(pool.run([(i, str(tmp_path)) for i in range(4)])) == {i: i for i in range(4)}
-        assert dict(pool.run([(i, str(tmp_path)) for i in range(4)])) == {i: i for i in range(4)}  # its worker is back
 
 
 def test_a_head_that_is_gone_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
@@ -182,3 +176,20 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_telemetry_is_off() -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C stays ours
+
+
+def stall_once(job: tuple[int, str], on_step=None) -> int:
+    number, folder = job
+    marker = Path(folder) / "stalled"
+    if number == 2 and not marker.exists():
+        marker.touch()
+        time.sleep(60)
+        (Path(folder) / "woke").touch()
+    return number
+
+
+def test_a_job_that_takes_too_long_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "LOOK", 0.2)
+    with on_ray(Does(stall_once)) as pool:
+        assert dict(pool.run([(i, str(tmp_path)) for i in range(4)])) == {i: i for i in range(4)}
+        assert not (tmp_path / "woke").exists()

@@ -28,6 +28,7 @@ from worldmodels.workers.places import Place, cores, limited_threads
 from worldmodels.workers.pool import ATTEMPTS, Setup, Worker, portable
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # for ever otherwise
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 it gets
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave CUDA_VISIBLE_DEVICES alone
@@ -36,7 +37,7 @@ import ray
 
 LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
 LOOK = 2.0  # seconds between two looks at the cluster
-SAY = 30.0  # seconds of silence after which a line says why
+SAY = 60.0  # seconds of silence after which a line says why
 HEAD_LOST = 45.0  # seconds without the head: Ray itself ends the program after 60
 SLOW = 2.0  # times a job's usual seconds, after which another worker gets it too
 
@@ -68,7 +69,7 @@ class Ray:
         self.place, self.most = place, most
         self.gpu = place.device != "cpu"
         self.owner = connect(address, most)
-        blob = pickle.dumps(setup)
+        blob = ray.cloudpickle.dumps(setup)  # a script's own classes too
         self.key, self.blob = hashlib.sha256(blob).hexdigest(), ray.put(blob)
         self.task = ray.remote(num_cpus=1, num_gpus=int(self.gpu), max_retries=ATTEMPTS)(_work)
         self.seconds: deque[float] = deque(maxlen=100)  # that jobs took
@@ -100,39 +101,35 @@ class Ray:
         self.seen = time.monotonic()
 
     def run(self, jobs: Sequence[Any], on_step: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
-        waiting, running, done = deque(range(len(jobs))), dict[Any, Task](), set[int]()
+        running: dict[Any, Task] = {}
+        waiting, done = deque(range(len(jobs))), set[int]()
         stored: dict[int, Any] = {}  # populations, by their identity: once for all jobs
-        heard = said = time.monotonic()
-        try:
-            while len(done) < len(jobs):
-                while waiting and len(running) < self.workers:
-                    index = waiting.popleft()
-                    running[self.submit(jobs[index], stored)] = Task(index, time.monotonic())
-                for slow in [] if waiting else self.slow(running):
-                    slow.twin = True
-                    running[self.submit(jobs[slow.index], stored)] = Task(slow.index, time.monotonic(), twin=True)
-                ready, _ = ray.wait(list(running), timeout=LOOK)
-                for reference in ready:
-                    task = running.pop(reference)
-                    if task.index in done:
-                        continue
-                    outcome, steps = self.answer(reference)
-                    done.add(task.index)
-                    for other in [other for other, twin in running.items() if twin.index == task.index]:
-                        cancel(other)
-                        del running[other]
-                    if on_step is not None:
-                        on_step(steps)
-                    heard = time.monotonic()
-                    yield task.index, outcome
-                self.look()
-                if not self.cores and time.monotonic() - max(heard, said) > SAY:
-                    said = time.monotonic()
-                    kind = "GPU" if self.gpu else "core"
-                    say(f"No node of the cluster has a {kind}: {len(jobs) - len(done)} jobs wait until one joins.")
-        finally:
-            for reference in running:
-                cancel(reference)
+        heard, silence = time.monotonic(), SAY
+        while len(done) < len(jobs):
+            while waiting and len(running) < self.workers:
+                index = waiting.popleft()
+                running[self.submit(jobs[index], stored)] = Task(index, time.monotonic())
+            for slow in [] if waiting else self.slow(running):
+                slow.twin = True
+                running[self.submit(jobs[slow.index], stored)] = Task(slow.index, time.monotonic(), twin=True)
+            ready, _ = ray.wait(list(running), timeout=LOOK)
+            for reference in ready:
+                task = running.pop(reference, None)
+                if task is None:
+                    continue
+                outcome, steps = self.answer(reference)
+                done.add(task.index)
+                # A twin goes on, for nothing: who stops a worker that is still setting up stops it every time.
+                running = {other: twin for other, twin in running.items() if twin.index != task.index}
+                if on_step is not None:
+                    on_step(steps)
+                heard, silence = time.monotonic(), SAY
+                yield task.index, outcome
+            self.look()
+            if time.monotonic() - heard > silence:
+                silence *= 2
+                where = f"{self.nodes} nodes with {self.cores} {'GPUs' if self.gpu else 'cores'}"
+                say(f"{len(jobs) - len(done)} jobs wait or run on {where}; none has ended for {silence / 2:.0f} s.")
 
     def submit(self, job: Any, stored: dict[int, Any]) -> Any:
         """Hand a job out; its population lies in the object store."""
@@ -177,11 +174,6 @@ class Ray:
         return outcome, steps
 
 
-def cancel(reference: Any) -> None:
-    """Stop a task between two steps; its worker stays."""
-    ray.cancel(reference, force=False)
-
-
 def say(sentence: str) -> None:
     tqdm.write(sentence, file=sys.stderr)
 
@@ -206,15 +198,15 @@ def connect(address: str, most: int) -> bool:
         Head(address).require()
     try:
         ray.init(address, **quiet)
-    except ray.exceptions.AuthenticationError as error:
-        raise UserError(
-            f"The Ray cluster {address} refuses this machine's token: set RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN "
-            "with which its head was started."
-        ) from error
     except ConnectionError as error:
+        if address == "auto":
+            raise UserError(
+                "This machine belongs to no Ray cluster: `ray start --head` starts one, "
+                "`ray start --address HOST:PORT` joins one, and --ray local needs none."
+            ) from error
         raise UserError(
-            f"This machine belongs to no Ray cluster that --ray {address} means: `ray start --head` starts one, "
-            "`ray start --address HOST:PORT` joins one, and --ray local needs none."
+            f"{address} answers, but not to this machine: set RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN with which "
+            "the cluster's head was started, if a head it is."
         ) from error
     except (RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(f"The Ray cluster {address} cannot be used: {' '.join(str(error).split())}") from error
@@ -292,6 +284,6 @@ def _set_up(wanted: dict[str, str], blob: Any, place: Place) -> Worker[Any, Any]
                 raise UserError(f"{name} is {found} there and {version} here: install the same versions")
         setup: Setup[Any, Any] = pickle.loads(ray.get(blob))
         return setup(place)
-    except UserError as error:
+    except (UserError, ImportError) as error:
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         raise UserError(f"Node {node} cannot help: {error}") from error
