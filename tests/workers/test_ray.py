@@ -37,6 +37,7 @@ ray = pytest.importorskip("ray", reason="the extra `ray`")
 from worldmodels.workers import ray as cluster  # noqa: E402
 
 CAR, DOOM = "worldmodels/CarRacing-v3", "worldmodels/TakeCover-v0"
+NO_DOOM = pytest.mark.skipif(not find_spec("vizdoom"), reason="the extra `doom`")
 HERE = (Place(0, "cpu", 1),)
 
 
