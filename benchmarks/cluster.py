@@ -105,7 +105,7 @@ def rows(repeats: int, steps: int) -> float:
             speed = ratio(results, "padded", "plain")
             print(f"rows: {threads} threads, {lanes} lanes: {best:7,.0f} steps/s, {speed} × the plain way", flush=True)
             if threads == 1 and lanes == 64:
-                per_step = used / (len(episodes) * steps)
+                per_step = used / (len(job.episodes) * steps)
     return per_step
 
 
