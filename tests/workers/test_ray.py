@@ -90,7 +90,7 @@ def test_a_cluster_scores_as_this_process(tmp_path: Path, where: str) -> None:
     with on_ray(setup) as pool:
         assert pool.workers == 2 and pool.nodes == 1
         shared, shared_steps = fitness(pool, population, (3, 1), Course(max_steps=15), 4, counted.append)
-    assert len(np.unique(alone)) > 1
+    assert len(np.unique(alone)) > 1 or where == DOOM  # where nobody has died yet
     assert np.array_equal(shared, alone) and shared_steps == steps == sum(counted)
 
 
