@@ -41,12 +41,15 @@ class Cluster:
         self.folder, self.runs = folder, 0
         self.network = Network(folder)
         self.head, self.node = self.network.machine(), self.network.machine()
-        self.head.join(self.head)
-        self.node.join(self.head)
+        self.start(self.head)
+        self.start(self.node)
+
+    def start(self, machine: Machine, **environment: str) -> None:
+        machine.join(self.head, **{"TOY_SLEEP": "0.03", **environment})
 
     def add(self, **environment: str) -> Machine:
         machine = self.network.machine()
-        machine.join(self.head, **environment)
+        self.start(machine, **environment)
         return machine
 
     def evolve(self) -> "Evolution":
@@ -136,7 +139,7 @@ def test_the_network_is_cut_for_half_a_minute(cluster: Cluster, expected) -> Non
     evolution.finish()
     assert left(evolution.logdir) == expected
     cluster.node.kill()
-    cluster.node.join(cluster.head)
+    cluster.start(cluster.node)
 
 
 def test_a_slow_node_s_jobs_are_taken_over(cluster: Cluster, expected) -> None:
@@ -175,7 +178,16 @@ def test_a_machine_that_is_no_part_of_the_cluster_is_told_so(cluster: Cluster, t
     command = [sys.executable, "-m", "worldmodels", "collect", "--rollouts", "1", "--env", TOY, "--rootdir",
                str(tmp_path / "data"), "--ray", f"{cluster.head.address}:{network.PORT}"]  # fmt: skip
     log = tmp_path / "log"
-    alone = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /tmp && exec "$@"', "sh"]  # no socket of others
+    alone = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "sh",
+        "-c",
+    ]  # without our sockets and processes
+    alone += ['mount -t tmpfs none /tmp && exec "$@"', "sh"]
     process = outside.start([*alone, *command], log)
     assert process.wait(120) == 2, log.read_text()
     assert "ray start --address" in log.read_text() and "Traceback" not in log.read_text()
@@ -192,7 +204,7 @@ def test_the_head_dies_and_the_same_command_continues(cluster: Cluster, expected
     assert rows(evolution.logdir) == expected[0][: len(rows(evolution.logdir))]
     for machine in (cluster.head, cluster.node):
         machine.kill()
-        machine.join(cluster.head)
+        cluster.start(machine)
     again = Evolution(cluster, evolution.logdir)
     again.finish()
     assert left(again.logdir) == expected

@@ -28,7 +28,6 @@ from worldmodels.workers.places import Place, cores, limited_threads
 from worldmodels.workers.pool import ATTEMPTS, Setup, Worker, portable
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
 os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # for ever otherwise
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 it gets
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave CUDA_VISIBLE_DEVICES alone
@@ -209,7 +208,11 @@ def connect(address: str, most: int) -> bool:
             "the cluster's head was started, if a head it is."
         ) from error
     except (RuntimeError, ValueError, TimeoutError) as error:
-        raise UserError(f"The Ray cluster {address} cannot be used: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"--ray {address} cannot be used; a machine becomes part of a cluster by `ray start --address HOST:PORT`. "
+            f"Ray says: {said}"
+        ) from error
     return True
 
 
