@@ -83,11 +83,11 @@ def test_take_cover_is_read_beside_policies_without_eyes(tmp_path: Path) -> None
     (tmp_path / "mdrnn").mkdir()
     (tmp_path / "mdrnn" / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "test_nll": 1.0}) + "\n")
     policies = {"stay": [149, 203.4], "sweep-110": [751, 1302.6], "odd": ["<b>", 1]}
-    quality = {"ranking": {"policies": policies, "rank": 0.5}}
+    quality = {"ranking": {"policies": policies, "rank": 0.5, "slope": 1.0}}
     (tmp_path / "mdrnn" / "quality.json").write_text(json.dumps(quality))
     text = read(tmp_path).text
     assert "to and fro, eyes closed" in text and "CarRacing" not in text
-    assert "rank correlation 0.50: M puts them in another order" in text
+    assert "rank correlation 0.50, slope 1.00: not the world's order" in text
     assert "sweep-110" in text and "1303" in text and "odd" not in text
 
 

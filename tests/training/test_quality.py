@@ -131,7 +131,11 @@ def test_take_cover_s_policies_are_ranked_by_their_known_scores_from_first_state
     assert {name: real for name, (real, _) in endless["policies"].items()} == known
     assert {dreamed for _, dreamed in endless["policies"].values()} == {2100.0} and endless["rank"] == 0
     said = list(quality.sentences({"ranking": endless}))
-    assert "sweep-110 751 / 2100" in said[0] and "rank correlation 0.00" in said[0] and said[1].startswith("Warning")
+    assert (
+        "sweep-110 751 / 2100" in said[0]
+        and "rank correlation 0.00, slope 0.00" in said[0]
+        and said[1].startswith("Warning")
+    )
 
     for weight in mdrnn.lstm.parameters():
         weight.zero_()
@@ -139,6 +143,8 @@ def test_take_cover_s_policies_are_ranked_by_their_known_scores_from_first_state
     mdrnn.head.weight[-1] = -10.0
     left_dies = quality.ranking(mdrnn, starts, TAKECOVER, None)["policies"]
     assert left_dies["left"][1] == 1 and left_dies["stay"][1] == 2100
+    assert quality.trusted({"rank": 0.9, "slope": 0.5})
+    assert not quality.trusted({"rank": 0.6, "slope": 0.5}) and not quality.trusted({"rank": 0.9, "slope": 0.1})
 
 
 @pytest.mark.parametrize("collected", [True, False])
@@ -163,7 +169,7 @@ def test_training_writes_starts_quality_and_what_actions_mean(tmp_path: Path, co
     assert len(Starts.load(tmp_path / "mdrnn/starts.safetensors", mdrnn).z) == 30
     measured = json.loads((tmp_path / "mdrnn/quality.json").read_text())
     assert len(measured["open_loop"]["r2"]) == 2 and ("ranking" in measured) == collected
-    warned = collected and measured["ranking"]["rank"] < quality.WRONG
+    warned = collected and not quality.trusted(measured["ranking"])
     assert len(list(quality.sentences(measured))) == 1 + collected + warned
     train_mdrnn.main(replace(cfg, epochs=2))  # goes on: the labels are no other architecture
     (folder / "collect.json").write_text(json.dumps({"env": CARRACING, "start": "line"}))

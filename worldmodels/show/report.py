@@ -26,7 +26,7 @@ from worldmodels.runs.metrics import Row, read
 from worldmodels.runs.settings import STAGES
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
-from worldmodels.training.quality import WRONG
+from worldmodels.training.quality import trusted
 
 FRAME = 64  # pixels: side of a frame
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
@@ -416,14 +416,14 @@ def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | No
     """What fixed policies earn in the world and in M's dream; nothing where that was not measured."""
     measured = read_object(run.logdir / "mdrnn" / "quality.json").get("ranking")
     policies = measured.get("policies") if isinstance(measured, dict) else None
-    rank = measured.get("rank") if isinstance(measured, dict) else None
-    if not isinstance(policies, dict) or not isinstance(rank, (int, float)):
-        return None
     number = (int, float)
+    if not isinstance(policies, dict) or not all(isinstance(measured.get(name), number) for name in ("rank", "slope")):
+        return None
     pairs = [(name, pair) for name, pair in policies.items() if isinstance(pair, list) and len(pair) == 2]
     rows = [(name, *map(signed, pair)) for name, pair in pairs if all(isinstance(value, number) for value in pair)]
-    wrong = "" if rank >= WRONG else ": M puts them in another order, so that C may learn the wrong thing"
-    return f"Fixed policies, rank correlation {rank:.2f}{wrong}", ("policy", "real", "dreamed"), rows
+    wrong = "" if trusted(measured) else ": not the world's order, C may learn the wrong thing"
+    agree = f"rank correlation {measured['rank']:.2f}, slope {measured['slope']:.2f}"
+    return f"Fixed policies, {agree}{wrong}", ("policy", "real", "dreamed"), rows
 
 
 def dream(picture: Image.Image | None) -> Film | None:

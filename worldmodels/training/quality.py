@@ -29,7 +29,7 @@ FEWEST = 4  # windows below which a share of their variance says nothing
 FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 HORIZON = 250  # steps of a fixed policy
 DREAMS = 64  # of a fixed policy
-WRONG = 0.7  # rank correlation below which the order of policies is another one
+RANK, SLOPE = 0.7, 0.2  # of M's ranking of fixed policies: below one of them, C would learn the wrong thing
 TRACKS = 4  # key of the tracks on which fixed policies are driven
 SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in steps; 115 is Take Cover's best
 
@@ -215,8 +215,9 @@ def real_returns(
 
 
 def ranking(mdrnn: MDRNN, starts: Starts, env_id: str, options: dict[str, Any] | None) -> dict[str, Any]:
-    """`policies`, by name the real and the dreamed return, and `rank`, Spearman's correlation of the two: a C that
-    evolves in a dream which ranks the policies wrong learns the wrong one.
+    """`policies`, by name the real and the dreamed return; `rank`, Spearman's correlation of the two: a C that evolves
+    in a dream which ranks the policies wrong learns the wrong one; `slope`, dreamed return per real one (least
+    squares): near 0, the dream hardly tells the policies apart, and their order is luck.
 
     Whole episodes of the environment's baselines, whose scores are known; where it has none, `HORIZON` steps.
     """
@@ -231,7 +232,14 @@ def ranking(mdrnn: MDRNN, starts: Starts, env_id: str, options: dict[str, Any] |
         streams = np.stack(list(policies.values()))
         real, dreamed = real_returns(env_id, actions, streams, options), dreamed_returns(mdrnn, starts, streams)
     pairs = zip(real.tolist(), dreamed.tolist(), strict=True)
-    return {"policies": dict(zip(policies, pairs, strict=True)), "rank": rank_correlation(dreamed, real)}
+    slope = float(np.cov(dreamed, real)[0, 1] / max(np.var(real, ddof=1), 1e-12))
+    rank = rank_correlation(dreamed, real)
+    return {"policies": dict(zip(policies, pairs, strict=True)), "rank": rank, "slope": slope}
+
+
+def trusted(ranking: dict[str, Any]) -> bool:
+    """Whether C can learn in the dream of an M with this `ranking`."""
+    return bool(ranking["rank"] >= RANK and ranking["slope"] >= SLOPE)
 
 
 # ------------------------------------------------------------------------------------------------- report
@@ -254,9 +262,10 @@ def sentences(measured: dict[str, Any]) -> Iterator[str]:
         )
     if ranking := measured.get("ranking"):
         returns = "; ".join(f"{n} {real:.0f} / {dreamed:.0f}" for n, (real, dreamed) in ranking["policies"].items())
-        yield f"Fixed policies, real / dreamed return: {returns}; rank correlation {ranking['rank']:.2f}."
-        if ranking["rank"] < WRONG:
+        agree = f"rank correlation {ranking['rank']:.2f}, slope {ranking['slope']:.2f}"
+        yield f"Fixed policies, real / dreamed return: {returns}; {agree}."
+        if not trusted(ranking):
             yield (
-                "Warning: M puts them in another order than the world does, and a C that evolves in its dream would "
-                "learn the wrong thing: collect more episodes, or others, and train M again."
+                "Warning: M does not put them in the world's order, and a C that evolves in its dream would learn the "
+                "wrong thing: collect more episodes, or others, or train M longer."
             )
