@@ -7,7 +7,7 @@ from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evoluti
 COFFEE = Run(
     env=TAKECOVER,
     collect=Collection(rollouts=320, policy="mixed", longer_than=100),
-    vae=VAETraining(epochs=1, batch_size=50, learning_rate=1e-3, z_size=64),
+    vae=VAETraining(epochs=2, batch_size=50, learning_rate=1e-3, z_size=64),
     mdrnn=MDRNNTraining(
         include_terminal=True, include_restart=True, hidden_size=256, epochs=12, batch_size=32, sequence_length=125,
         learning_rate=1.5e-3,
