@@ -126,7 +126,7 @@ def test_a_node_joins_and_dies(cluster: Cluster, expected) -> None:
     worked = bool(third.processes("ray::"))
     third.kill()
     said = evolution.finish()
-    assert worked and "has lost a node" in said
+    assert worked and "has lost a node" in said, said
     assert left(evolution.logdir) == expected
 
 
@@ -178,15 +178,7 @@ def test_a_machine_that_is_no_part_of_the_cluster_is_told_so(cluster: Cluster, t
     command = [sys.executable, "-m", "worldmodels", "collect", "--rollouts", "1", "--env", TOY, "--rootdir",
                str(tmp_path / "data"), "--ray", f"{cluster.head.address}:{network.PORT}"]  # fmt: skip
     log = tmp_path / "log"
-    alone = [
-        "unshare",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "sh",
-        "-c",
-    ]  # without our sockets and processes
+    alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]  # without our sockets, processes
     alone += ['mount -t tmpfs none /tmp && exec "$@"', "sh"]
     process = outside.start([*alone, *command], log)
     assert process.wait(120) == 2, log.read_text()
