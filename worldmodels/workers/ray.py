@@ -204,8 +204,8 @@ def connect(address: str, most: int) -> bool:
                 "`ray start --address HOST:PORT` joins one, and --ray local needs none."
             ) from error
         raise UserError(
-            f"{address} answers, but does not know this machine, which must be part of the cluster (`ray start --address "
-            f"{address}`) and have its token (RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its head)."
+            f"{address} answers, but does not know this machine, which must be part of the cluster (`ray start "
+            f"--address {address}`) and have its token (RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its head)."
         ) from error
     except (RuntimeError, ValueError, TimeoutError) as error:
         said = " ".join(str(error).split())
