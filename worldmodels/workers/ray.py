@@ -38,7 +38,7 @@ LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.
 LOOK = 2.0  # seconds between two looks at the cluster
 SAY = 60.0  # seconds of silence after which a line says why
 HEAD_LOST = 45.0  # seconds without the head: Ray itself ends the program after 60
-SLOW = 2.0  # times a job's usual seconds, after which another worker gets it too
+SLOW = 3.0  # times a job's usual seconds, after which another worker gets it too
 
 
 @dataclass
@@ -88,6 +88,12 @@ class Ray:
         self.look()
         return max(1, min(self.cores, self.most or self.cores))
 
+    @property
+    def room(self) -> int:
+        """Jobs that are handed out at a time: a second one for each worker, if that makes no more of them."""
+        workers = self.workers
+        return workers if workers < self.cores else 2 * workers
+
     def look(self) -> None:
         """Count nodes and cores, not more often than every `LOOK` seconds, and say when a node is lost."""
         if time.monotonic() - self.seen < LOOK or not self.head.answers():
@@ -105,7 +111,7 @@ class Ray:
         stored: dict[int, Any] = {}  # populations, by their identity: once for all jobs
         heard, silence = time.monotonic(), SAY
         while len(done) < len(jobs):
-            while waiting and len(running) < self.workers:
+            while waiting and len(running) < self.room:
                 index = waiting.popleft()
                 running[self.submit(jobs[index], stored)] = Task(index, time.monotonic())
             for slow in [] if waiting else self.slow(running):
