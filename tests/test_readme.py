@@ -65,7 +65,9 @@ def understand(words: list[str]) -> None:
             assert set(extras(what[-1])) <= set(project()["optional-dependencies"]), words
         case ["source", where]:
             assert where == ".venv/bin/activate"
-        case ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
+        case ["torchrun", "--nproc-per-node", _, "-m", "worldmodels", *rest]:
+            understand(["worldmodels", *rest])
+        case ["ray", *_] | ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
             pass  # other people's programs
         case _:
             pytest.fail(f"nobody knows how to try {words}")

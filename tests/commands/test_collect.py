@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -354,7 +355,9 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lanes", [collect.LANES, 1])
 def test_shares(threads, count, lanes):
     missing = list(range(5, 5 + 2 * count, 2))
-    shares = collect.shares(missing, threads, lanes)
+    pool = SimpleNamespace(workers=threads, nodes=1)
+    shares = collect.shares(missing, pool, lanes)
+    assert len(collect.shares(missing, SimpleNamespace(workers=threads, nodes=threads), lanes)) <= len(shares)
     assert [rollout for share in shares for rollout in share] == missing
     sizes = {len(share) for share in shares}
     assert max(sizes) - min(sizes) <= 1
