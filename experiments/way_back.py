@@ -6,8 +6,8 @@
 
 Shapes: N dreams, Z latent, H hidden, K mixtures.
 
-The dreams are the playground's: its starts, its keys, its temperature, its rule for what is road. "Back" is a whole second
-of road within six. `--real` does the same to the simulator, on development tracks: no dream should be much kinder.
+The dreams are the playground's: its starts, its keys, its temperature, its rule for what is road. "Back" is a
+second of road within six. `--real` does the same to the simulator, on development tracks: no dream should be much kinder.
 """
 
 import argparse
@@ -145,7 +145,10 @@ def measure(run: Path, repeats: int, real: bool) -> None:
 
 def say(what: str, left: np.ndarray, back: np.ndarray) -> None:
     share = back[left].mean()
-    print(f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)", flush=True)
+    print(
+        f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)",
+        flush=True,
+    )
 
 
 class Driving:
