@@ -39,6 +39,7 @@ LOOK = 5  # steps between two looks at the picture: V's decoder takes most of th
 SECOND = 50  # steps
 AWAY = 200  # steps: a longer absence from the road is not shown to M
 TEMPERATURE = 0.5  # of the page when it opens
+Wish = tuple[float, float, float]  # wheel, gas, brake that a person asks for
 TURN, DECAY, PRESS = 0.06, 0.9, 0.1  # per step: wheel and pedals at the page's keys (static/controller.js)
 
 
@@ -211,7 +212,7 @@ class Person:
     def __init__(self, rng: np.random.Generator):
         self.rng, self.last = rng, np.zeros(3, np.float32)
         self.alone = int(rng.integers(10, 60))  # steps that C still drives
-        self.presses: list[tuple[int, tuple[int, int, int]]] = []  # steps, and (wheel, gas, brake)
+        self.presses: list[tuple[int, Wish]] = []  # steps, and (wheel, gas, brake)
         self.steady = 0  # steps on the road since
 
     def act(self, own: np.ndarray, batch: Any, lane: int) -> np.ndarray:
@@ -231,22 +232,23 @@ class Person:
         self.last = keys(self.last[None], *np.array(asked)[:, None])[0]
         return self.last
 
-    def press(self) -> tuple[int, tuple[int, int, int]]:
+    def press(self) -> tuple[int, Wish]:
         """Mostly to a side, sometimes with gas, seldom with the brake."""
         wheel, gas, brake = self.rng.choice([-1, -1, 0, 1, 1]), self.rng.random() < 0.4, self.rng.random() < 0.1
         return int(self.rng.integers(15, 55)), (int(wheel), int(gas), int(brake))
 
 
-def home(batch: Any, lane: int) -> tuple[int, int, int]:
-    """The keys (wheel, gas, brake) that lead back to the road, some tiles on from the nearest."""
+def home(batch: Any, lane: int) -> Wish:
+    """The wheel, gas and brake that lead back to the road, gently: grass is slippery."""
     cars, tracks = batch.cars, batch.tracks
     centre = tracks.centre[lane, : tracks.count[lane], 2:]
     place, angle, speed = cars.position[lane, 0], cars.angle[lane, 0], np.hypot(*cars.velocity[lane, 0])
     nearest = int(np.hypot(*(centre - place).T).argmin())
-    x, y = centre[(nearest + 5) % len(centre)] - place
+    x, y = centre[(nearest + 4) % len(centre)] - place  # four tiles on
     turn = (np.arctan2(-x, y) - angle + np.pi) % (2 * np.pi) - np.pi  # to the left; the car looks along its y
-    wheel = 0 if abs(turn) < 0.15 else -1 if turn > 0 else 1
-    return wheel, int(speed < 25), int(speed > 45 or (abs(turn) > 0.8 and speed > 25))
+    gas = speed < 12 or (speed < 25 and abs(turn) < 0.5)
+    brake = speed > 35 or (speed > 18 and abs(turn) > 0.7)
+    return -float(np.clip(turn, -1, 1)), 0.5 * gas, 0.5 * brake
 
 
 def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
