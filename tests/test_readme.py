@@ -196,8 +196,9 @@ def test_the_shell_blocks_run_in_order(tmp_path: Path, shell: functools.partial)
     for folder in (here, apart, checkout):
         folder.mkdir()
 
-    pip, evaluate = lines(install)
+    pip, play, evaluate = lines(install)
     assert pip == ["pip", "install", "worldmodels-pytorch"]
+    assert play[1] == "play", "serves until it is stopped: tests/playground runs it"
     shell(here, small(evaluate))
 
     run, test = lines(make)
