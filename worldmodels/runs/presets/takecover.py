@@ -7,7 +7,7 @@ from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evoluti
 COFFEE = Run(
     env=TAKECOVER,
     collect=Collection(rollouts=320, policy="mixed", longer_than=100),
-    vae=VAETraining(epochs=2, batch_size=50, learning_rate=1e-3, z_size=64),
+    vae=VAETraining(epochs=1, batch_size=25, learning_rate=7e-4, z_size=64),
     mdrnn=MDRNNTraining(
         include_terminal=True, include_restart=True, hidden_size=256, epochs=12, batch_size=32, sequence_length=125,
         learning_rate=1.5e-3,
@@ -24,7 +24,7 @@ the search. Frames, z and the game are whole."""
 NIGHT = dataclasses.replace(
     COFFEE,
     collect=dataclasses.replace(COFFEE.collect, rollouts=2000),
-    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=100),
+    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=50),
     mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=10, sequence_length=500, learning_rate=1e-3),
     controller=dataclasses.replace(COFFEE.controller, n_samples=16, epochs=150, select_tracks=64, average=5),
     evaluate=Evaluation(episodes=1000, video=True),
