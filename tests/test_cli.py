@@ -60,7 +60,8 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
     with pytest.raises(UserError, match="holds a run of the preset smoke: give laptop another --logdir"):
         asked("--preset", "laptop")
     assert asked("--epochs", "5").epochs == 5
-    assert asked("--noreload").epochs == config.TrainVAE().epochs
+    assert asked("--noreload").epochs == 77, "another start of the same training"
+    assert asked("--preset", "laptop", "--noreload").epochs == LAPTOP.vae.epochs
 
 
 def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:

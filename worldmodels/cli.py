@@ -111,8 +111,8 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     cls = COMMANDS[command][0]
     said = said_early(arguments)
     run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
-    saved = record.read(command, run) if command in REMEMBERED and "--noreload" not in arguments else {}
-    preset, saved = choose_preset(command, said.preset, saved, run)
+    saved = record.read(command, run) if command in REMEMBERED else {}
+    preset, saved = choose_preset(command, said.preset, saved, run, over="--noreload" in arguments)
     default = record.updated(cls(), saved)
     if preset is not None:
         env_id = said.env or saved.get("env")
@@ -144,17 +144,17 @@ def said_early(arguments: list[str]) -> argparse.Namespace:
 
 
 def choose_preset(
-    command: str, said: str | None, saved: dict[str, Any], run: RunDir
+    command: str, said: str | None, saved: dict[str, Any], run: RunDir, over: bool
 ) -> tuple[str | None, dict[str, Any]]:
     """(the preset that counts, what counts of the saved settings).
 
-    A preset that is said wins over what the run was asked before; when the run has work of other settings already, it
-    is refused.
+    A preset that is said wins over what the run was asked before; when the run has work of other settings already and
+    does not start `over`, it is refused.
     """
     earlier = saved.pop("preset", None)
     if said is None or said == earlier or not saved:
         return said or earlier or ("laptop" if command == "run" else None), saved
-    if command == "run" or (run.path / REMEMBERED[command] / "last.safetensors").exists():
+    if command == "run" or (not over and (run.path / REMEMBERED[command] / "last.safetensors").exists()):
         raise UserError(
             f"{run.path} holds a run of {f'the preset {earlier}' if earlier else 'no preset'}: give {said} another "
             "--logdir, or leave --preset out to continue that run."

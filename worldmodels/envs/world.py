@@ -51,12 +51,12 @@ class Description:
     """Arguments of the constructor with which `evaluate` makes it,"""
     practice: Mapping[str, Any] = field(default_factory=dict)
     """and with which all else does: episodes gathered, candidates driven."""
+    laps: bool = False
+    """An episode is a lap worth 1,000 points, of which each step takes 0.1: `evaluate` counts laps and crashes."""
     step_reward: float = 0.0
     """What each step pays, where that is all that is paid: M then needs no reward head."""
     baselines: Mapping[str, float] = field(default_factory=dict)
     """What policies without eyes score: a score, and M's ranking of these policies, are read beside it."""
-    laps: bool = False
-    """An episode is a lap worth 1,000 points, of which each step takes 0.1: `evaluate` counts laps and crashes."""
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
     """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
 

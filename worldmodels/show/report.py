@@ -416,9 +416,13 @@ def foresight(run: Run) -> str:
 def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | None:
     """What fixed policies earn in the world and in M's dream; nothing where that was not measured."""
     measured = read_object(run.logdir / "mdrnn" / "quality.json").get("ranking")
-    policies = measured.get("policies") if isinstance(measured, dict) else None
     number = (int, float)
-    if not isinstance(policies, dict) or not all(isinstance(measured.get(name), number) for name in ("rank", "slope")):
+    policies = measured.get("policies") if isinstance(measured, dict) else None
+    if (
+        not isinstance(measured, dict)
+        or not isinstance(policies, dict)
+        or not all(isinstance(measured.get(name), number) for name in ("rank", "slope"))
+    ):
         return None
     pairs = [(name, pair) for name, pair in policies.items() if isinstance(pair, list) and len(pair) == 2]
     rows = [(name, *map(signed, pair)) for name, pair in pairs if all(isinstance(value, number) for value in pair)]
