@@ -71,7 +71,10 @@ class Say(BaseCallback):
     def _on_rollout_end(self) -> None:
         minutes, processor = (time.perf_counter() - self.began) / 60, time.process_time() / 60
         score = np.mean(self.cars.scores[-50:]) if self.cars.scores else np.nan
-        print(f"{self.num_timesteps:>8,} actions {minutes:6.1f} min {processor:6.1f} processor min {score:7.1f}", flush=True)
+        print(
+            f"{self.num_timesteps:>8,} actions {minutes:6.1f} min {processor:6.1f} processor min {score:7.1f}",
+            flush=True,
+        )
 
 
 class PPODriver(Driver):
