@@ -210,8 +210,8 @@ def test_images_of_any_size_become_their_area_average(height: int, width: int, c
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels)[: 3 if channels else 2], np.uint8)
     frame = as_frames(image[None])[0]
     pixels = image.reshape(height, width, -1).astype(np.float64)
-    big = np.repeat(np.repeat(pixels, 64, axis=0), 64, axis=1)  # every source pixel is 64 × 64 of these,
-    exact = big.reshape(64, height, 64, width, -1).mean(axis=(1, 3))  # and every target pixel height × width
+    rows = np.repeat(pixels, 64, axis=0).reshape(64, height, width, -1).mean(axis=1)  # 64 copies of each row, whose
+    exact = np.repeat(rows, 64, axis=1).reshape(64, 64, width, -1).mean(axis=2)  # averages are what covers a pixel
     assert frame.dtype == np.uint8 and np.abs(frame - exact).max() <= 0.5 + 1e-3
     steady = as_frames(np.full_like(image[None], seed))
     assert (steady == seed).all() and steady.shape == (1, 64, 64, 3)
