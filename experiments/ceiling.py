@@ -31,7 +31,8 @@ FIRST = DEVELOPMENT + 300
 TILE = 3.5  # units
 HALF = 6.67  # units: half of the road's width
 LIMIT = 1000  # steps of an episode
-AHEAD = 80  # tiles that a plan is looked up in
+AHEAD = 100  # tiles that a plan is looked up in
+NEAR = np.arange(-5, 13)  # tiles from where a car was a moment ago
 STATION = 5  # tiles from one station to the next
 HOLD = 2  # steps between two decisions of the controller
 PACE = 0.6  # tiles per step that a plan gains which is over before its time: faster than any lap
@@ -89,22 +90,22 @@ class Road:
         self.along /= np.linalg.norm(self.along, axis=1, keepdims=True)
         self.left = np.stack([-self.along[:, 1], self.along[:, 0]], axis=1)
 
-    def near(self, points: np.ndarray, first: int) -> np.ndarray:
-        """The tile nearest to each of points (K,2), among those from `first` on, (K,)."""
-        tiles = np.arange(first, first + AHEAD)
+    def near(self, points: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The tile nearest to each of points (K,2), among those around the tiles `at` (K,) only: roads come close."""
+        tiles = at[:, None] + NEAR
         gaps = points[:, None] - self.centre[tiles % self.count]
-        return tiles[np.einsum("kti,kti->kt", gaps, gaps).argmin(1)]
+        return np.take_along_axis(tiles, np.square(gaps).sum(2).argmin(1)[:, None], axis=1)[:, 0]
 
-    def place(self, points: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """(way along the road in tiles, units to the left of its middle) of points (K,2)."""
-        near = self.near(points, first)
+    def place(self, points: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(way along the road in tiles, units to the left of its middle) of points (K,2) around the tiles `at`."""
+        near = self.near(points, at)
         gaps = points - self.centre[near % self.count]
         along, left = self.along[near % self.count], self.left[near % self.count]
         return near + (gaps * along).sum(1) / TILE, (gaps * left).sum(1)
 
     def missed(self, cars: Batch, first: int, way: np.ndarray) -> np.ndarray:
         """Tiles from `first` to two before the cars that they have not visited, (K,)."""
-        tiles = np.arange(max(first, 0), first + AHEAD)
+        tiles = np.arange(max(first - 8, 0), first + AHEAD)
         behind = tiles[None] < way[:, None] - 2
         return (behind & ~cars.tracks.visited[:, tiles % self.count]).sum(1)
 
@@ -113,7 +114,8 @@ class Controller:
     """Follows K plans from the tile `first` on: plans float64 (K,S,2) have aside in units and speed in units/s."""
 
     def __init__(self, road: Road, planner: Planner, plans: np.ndarray, first: int):
-        self.road, self.planner, self.first = road, planner, first
+        self.road, self.planner, self.at = road, planner, np.full(len(plans), first)
+        first -= 10  # a car may fall back
         tiles = np.arange(first, first + AHEAD)
         at = (tiles % road.count) / STATION
         low, share = at.astype(int), (at % 1)[None, :, None]
@@ -121,14 +123,15 @@ class Controller:
         between = (1 - share) * plans[:, low % stations] + share * plans[:, (low + 1) % stations]  # (K,AHEAD,2)
         self.line = road.centre[tiles % road.count] + between[..., :1] * road.left[tiles % road.count]
         self.speed = between[..., 1]
-        self.rows = np.arange(len(plans))
+        self.rows, self.first = np.arange(len(plans)), first
 
     def __call__(self, cars: Batch) -> np.ndarray:
         """Steering, gas, brake float64 (K,3)."""
         state, planner = cars.cars, self.planner
         points, velocity = state.position[:, 0].astype(np.float64), state.velocity[:, 0].astype(np.float64)
         speed = np.hypot(*velocity.T)
-        near = self.road.near(points, self.first) - self.first
+        self.at = self.road.near(points, self.at)
+        near = (self.at - self.first).clip(0, AHEAD - 1)
         look = np.minimum(near + (planner.look[0] + planner.look[1] * speed).astype(int), AHEAD - 1)
         x, y = (self.line[self.rows, look] - points).T
         angle = np.arctan2(-x, y) - state.angle[:, 0]  # to the left of the hull
@@ -147,9 +150,9 @@ def value(cars: Batch, road: Road, plans: np.ndarray, first: int, planner: Plann
         _, over = cars.advance(control(cars), lanes)
         finished |= over & (np.abs(cars.cars.position[:, 0]).max(1) < 300)
         lanes &= ~over
-    way, _ = road.place(cars.cars.position[:, 0].astype(np.float64), first)
+    way, _ = road.place(cars.cars.position[:, 0].astype(np.float64), control.at)
     on = cars.cars.position[:, 0] + cars.cars.velocity[:, 0] * planner.glide / 50.0
-    reached, aside = road.place(on.astype(np.float64), first)
+    reached, aside = road.place(on.astype(np.float64), control.at)
     leaves = np.maximum(0, np.abs(aside) - HALF + 1)
     worth = reached - planner.leaves * leaves - planner.missed * road.missed(cars, first, way)
     spared = begun + planner.steps - cars.cars.steps  # steps that were not needed
@@ -193,13 +196,13 @@ def lap(car: Batch, copies: Batch, plan: np.ndarray, planner: Planner, rng: np.r
             plans = np.repeat(plan[None], planner.samples, axis=0)
             plans[:, ahead] = samples
             copy_state(car, copies)
-            worth = value(copies, road, plans, at - 3, planner)
+            worth = value(copies, road, plans, at, planner)
             order = np.argsort(-worth)
             if worth[order[0]] > most:
                 best, most = samples[order[0]], worth[order[0]]
             mean, spread = samples[order[: planner.best]].mean(0), samples[order[: planner.best]].std(0)
         plan[ahead] = best
-        control = Controller(road, planner, plan[None], at - 3)
+        control = Controller(road, planner, plan[None], at)
         for step in range(planner.drive):
             action = control(car) if step % HOLD == 0 else action
             reward, ended = car.advance(action, car.everyone)
@@ -208,7 +211,7 @@ def lap(car: Batch, copies: Batch, plan: np.ndarray, planner: Planner, rng: np.r
             line.append([*car.cars.position[0, 0], np.hypot(*car.cars.velocity[0, 0])])
             if over or len(actions) == LIMIT:
                 break
-        at = int(road.near(car.cars.position[:, 0].astype(np.float64), at - 3)[0])
+        at = int(road.near(car.cars.position[:, 0].astype(np.float64), control.at)[0])
     return Lap(score, np.array(actions), np.array(line, np.float32))
 
 
@@ -292,7 +295,7 @@ def draw(path: Path, seed: int, laps: dict[str, Any]) -> None:
             panels[panel].plot(*line[:, :2].T, color=colour, linewidth=1.3, label=label)
         at = [0]
         for point in line[:, :2].astype(np.float64):
-            at.append(int(road.near(point[None], at[-1] - 3)[0]))
+            at.append(int(road.near(point[None], np.array(at[-1:]))[0]))
         panels["speed"].plot(np.array(at[1:]) * TILE, line[:, 2], color=colour, linewidth=1.3)
     panels["whole"].autoscale_view()
     panels["whole"].legend(frameon=False, loc="upper left", fontsize=8)
