@@ -51,6 +51,8 @@ def understand(words: list[str]) -> None:
         case ["python", script, *flags] if script in SCRIPTS:
             assert (ROOT / script).exists()
             parse(SCRIPTS[script], flags)
+        case ["python", script, *_] if script.startswith("examples/"):
+            assert (ROOT / script).exists()
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module), words
         case ["make", *rest]:
