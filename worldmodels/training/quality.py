@@ -34,7 +34,6 @@ SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in 
 # ------------------------------------------------------------------------------------------------- starts
 
 
-@torch.no_grad()
 def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts:
     """`count` states drawn from the steps of `episodes`, as M (on the CPU) meets them: sampled z, and its h and c."""
     draw = np.random.default_rng([seed, len(episodes)])
@@ -42,7 +41,14 @@ def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts
     owner = draw.choice(len(episodes), size=count, p=lengths / lengths.sum())
     step = draw.integers(lengths[owner])
     step[::FIRST_SHARE] = 0
+    return states(mdrnn, episodes, owner, step)
+
+
+@torch.no_grad()
+def states(mdrnn: MDRNN, episodes: list[Latents], owner: np.ndarray, step: np.ndarray) -> Starts:
+    """The states before step `step[s]` of the episode `owner[s]`, int64 (S,) each, as M (on the CPU) meets them."""
     used, row = np.unique(owner, return_inverse=True)
+    count = len(step)
     actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
     z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
     state = mdrnn.initial_state(len(used))
