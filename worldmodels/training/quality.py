@@ -92,9 +92,9 @@ def open_loop(mdrnn: MDRNN, episodes: list[Latents], temperature: float = 1.0, s
     windows = [
         (index, start)
         for index, episode in enumerate(episodes)
-        for start in range(0, len(episode.actions) - length + 1, length)
+        for start in (range(0, len(episode.actions) - length + 1, length) if spans > 0 else ())
     ][:WINDOWS]
-    if spans < 1 or len(windows) < FEWEST:
+    if len(windows) < FEWEST:
         return {"r2": [], "ratio": [], "rank": None, "windows": 0}
     real_z = [sampled(episode, index) for index, episode in enumerate(episodes)]
     z = torch.stack([real_z[i][t : t + WARM_UP + 1] for i, t in windows], dim=1)  # (WARM_UP + 1, W, Z)
