@@ -10,11 +10,11 @@ import torch
 
 from tests.commands.test_run import small
 from tests.helpers.toy import TOY
-from worldmodels import envs
+from worldmodels import envs, memory, vision
 from worldmodels.agent import load
 from worldmodels.commands import run, train_in_dream
-from worldmodels.data.latents import encode_rollout
-from worldmodels.data.episodes import load_rollout
+from worldmodels.controller import Controller
+from worldmodels.data.latents import Latents
 from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, GiveUp
@@ -58,8 +58,24 @@ def test_rounds_resume_where_they_stopped(before: Path, tmp_path: Path) -> None:
         assert (whole / name / "best.safetensors").read_bytes() == (halves / name / "best.safetensors").read_bytes()
     assert rows[-1]["selected"] is not None and rows[0]["selected"] is None and rows[1]["selected"] is not None
     assert (whole / "ctrl" / "dream.mp4").stat().st_size > 1000
-    env = envs.make(World(TOY), 1)
-    load(whole).act(np.array([0]), env.reset(seed=[1])[0]) if load(whole).noise else load(whole)(env.reset(seed=[1])[0][0])
+    assert load(whole).memory.discount == 0.9, "the driver reads the M that it learned in"
+
+
+def test_dreams_begin_on_the_road_and_before_it_was_left() -> None:
+    """One episode paid to its end, one lost after 150 of 300 steps."""
+
+    def paid_until(steps: int, length: int) -> Latents:
+        rewards = torch.where(torch.arange(length) < steps, 1.0, -0.1)
+        return Latents(
+            torch.zeros(length + 1, 2), torch.zeros(length + 1, 2), torch.zeros(length, 1), rewards, rewards * 0
+        )
+
+    owner, step = train_in_dream.beginnings([paid_until(200, 200), paid_until(150, 300)], 800, np.random.default_rng(0))
+    assert step[owner == 0].max() > 190 and step[owner == 1].max() < 150
+    assert (step[::8] == 0).all() and 90 < (step == 0).sum() < 130
+    assert ((owner == 1) & (step > 60) & (step <= 135))[1::4].all()
+    whole, _ = train_in_dream.beginnings([paid_until(200, 200)], 80, np.random.default_rng(0))
+    assert (whole == 0).all()
 
 
 def test_every_real_step_is_counted(before: Path, tmp_path: Path) -> None:
@@ -78,13 +94,14 @@ def test_every_real_step_is_counted(before: Path, tmp_path: Path) -> None:
 
 def test_an_explorer_sees_what_v_sees(before: Path) -> None:
     """Its latents against V's own pass over the frames; only odd candidates waver, and M reads what is done."""
-    agent = load_with_random_c(before)
+    vae, mdrnn, actions = vision.load(before), memory.load(before), envs.actions_in(World(TOY))
+    shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
+    population = np.zeros((2, shape.size))
     episodes = [Episode(seed, candidate) for candidate, seed in enumerate((3, 4))]
     calm, wavering = (
         explore(
-            envs.make(World(TOY), 2),
-            Explorer(agent.encoder.vae, agent.memory, agent.controller, np.zeros((2, agent.controller.size)), agent.actions, waver),
-            episodes, None, GiveUp(0, 18),
+            envs.make(World(TOY), 2), Explorer(vae, mdrnn, shape, population, actions, waver), episodes, None,
+            GiveUp(0, 18),
         )[0]
         for waver in (0.0, 1.0)
     )  # fmt: skip
@@ -92,21 +109,11 @@ def test_an_explorer_sees_what_v_sees(before: Path) -> None:
     env, driven = envs.make(World(TOY), 1), wavering[1]
     frames = [env.reset(seed=[4])[0][0].copy()]
     for action in driven.actions.numpy():
-        frames.append(env.step(agent.actions.to_env(action[None]))[0][0].copy())
-    mean, logvar = agent.encoder.vae.encode(np.stack(frames))
+        frames.append(env.step(actions.to_env(action[None]))[0][0].copy())
+    mean, logvar = vae.encode(np.stack(frames))
     torch.testing.assert_close(driven.mean, mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(driven.logvar, logvar, atol=1e-4, rtol=1e-4)
     assert len(driven.rewards) == len(driven.actions) == len(driven.terminals)
-
-
-def load_with_random_c(logdir: Path):
-    from worldmodels import memory, vision
-    from worldmodels.agent import Agent, Eyes
-    from worldmodels.controller import Controller
-
-    vae, mdrnn, actions = vision.load(logdir), memory.load(logdir), envs.actions_in(World(TOY))
-    shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
-    return Agent(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(before: Path, tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_values_are_discounted_sums(ends: bool) -> None:
     """Against the sum written out; an end is worth nothing only where ends count."""
     whole = episode(7, 0)._replace(terminals=torch.tensor([0.0] * 6 + [1.0]))
     tail = 0.0 if ends else float(whole.rewards.mean()) / 0.1
-    wanted = [sum(0.9**k * float(r) for k, r in enumerate(whole.rewards[t + 1 :])) + 0.9 ** (6 - t) * tail for t in range(7)]
+    wanted = [
+        sum(0.9**k * float(r) for k, r in enumerate(whole.rewards[t + 1 :])) + 0.9 ** (6 - t) * tail for t in range(7)
+    ]
     np.testing.assert_allclose(values(whole, 0.9, ends), wanted, rtol=1e-5)
     cut = whole._replace(terminals=torch.zeros(7))
     np.testing.assert_array_equal(values(cut, 0.9, True), values(cut, 0.9, False))
@@ -77,7 +79,9 @@ def test_the_dream_is_dream_step_and_its_gradient_is_its_own() -> None:
     assert weights.grad is not None
 
     def mean(moved: torch.Tensor) -> float:
-        return float(sum(x.double().mean() for x in dreamer.dream(moved.expand(6, -1), starts, torch.Generator().manual_seed(5))))
+        return float(
+            sum(x.double().mean() for x in dreamer.dream(moved.expand(6, -1), starts, torch.Generator().manual_seed(5)))
+        )
 
     for i, scale in ((1, 1.0), (Z + 2, 1.0), (shape.features + 3, 2.0), (-2, 2.0)):  # half a tanh is the gas
         step = torch.zeros(shape.size).index_fill_(0, torch.tensor(i % shape.size), 1e-2)

@@ -48,6 +48,8 @@ from worldmodels.workers.explorer import Explorer, explore
 
 NEW = 5  # rounds whose episodes are half of what M learns from,
 BEGUN_IN = 3  # and rounds in whose states dreams begin
+UNPAID = 60  # steps without a reward at the end of an episode that was lost,
+BEFORE = (15, 90)  # and how many before that a quarter of the dreams begin
 LONGEST = 1.0  # gradient of M's loss, cut to this length
 FIXED = ("env", "horizon", "seed")
 """Settings that a C keeps from its first round to its last."""
@@ -92,7 +94,8 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
 
     if not loop.resting:
         count = cfg.dreams * cfg.climbs
-        starts = quality.bank(m, learner.newest(BEGUN_IN), count, seed=cfg.seed + number)
+        episodes = learner.newest(BEGUN_IN)
+        starts = quality.states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
         rate = cfg.step_size * max(0.98**number, 1 / 3)
         learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, draw)
         loop.dream_steps += count * cfg.horizon
@@ -122,6 +125,27 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
         "best": float(laps.max()), "mean": float(laps.mean()), "std": float(laps.std()), "worst": float(laps.min()),
         "selected": selected, **(promise or {}), "resting": int(loop.resting), **lost, "seconds": loop.seconds,
     }  # fmt: skip
+
+
+def beginnings(episodes: list[Latents], count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Where `count` dreams begin: which episode, and before which of its steps, int64 (count,) each.
+
+    An eighth at the beginning of an episode, a quarter shortly before one was lost, the rest anywhere before that:
+    in the grass there is nothing to learn.
+    """
+    paid = [np.flatnonzero(episode.rewards.numpy() > 0) for episode in episodes]
+    length = np.array([len(episode.actions) for episode in episodes])
+    lost = np.array([steps[-1] + 1 if len(steps) else 1 for steps in paid])  # the step after the last reward
+    failed = np.flatnonzero(length - lost >= UNPAID)
+    driven = np.where(length - lost >= UNPAID, lost, length)
+    owner = rng.choice(len(episodes), size=count, p=driven / driven.sum())
+    step = rng.integers(driven[owner])
+    step[::8] = 0
+    if len(failed):
+        hard = np.flatnonzero(np.arange(count) % 4 == 1)
+        owner[hard] = rng.choice(failed, size=len(hard))
+        step[hard] = np.maximum(lost[owner[hard]] - rng.integers(*BEFORE, size=len(hard)), 0)
+    return owner, step
 
 
 def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float]:

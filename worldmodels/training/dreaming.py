@@ -109,9 +109,11 @@ class Dreamer:
 
 
 def straight(actions: Actions, raw: Tensor) -> Tensor:
-    """C's raw outputs (D, O) → action vectors (D, A), with the gradient of tanh: a brake that is off, or a choice, would
-    have none (the straight-through estimator, Bengio et al. 2013). Its size is right but for a factor for each output,
-    which Adam does not see."""
+    """C's raw outputs (D, O) → action vectors (D, A), with the gradient of tanh.
+
+    A brake that is off, or a choice, would have none (the straight-through estimator, Bengio et al. 2013). Its size is
+    right but for a factor for each output, which Adam does not see.
+    """
     soft = torch.tanh(raw)
     return soft + (torch.from_numpy(actions.squash(raw.detach().numpy())) - soft.detach())
 
