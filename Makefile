@@ -10,7 +10,7 @@ run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
@@ -34,8 +34,8 @@ conformance-sample: .venv/installed-dev
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '"[A-Za-z0-9_-]+(\[[a-z0-9,]+\])?>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/\[.*\]//; s/>=/==/' > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[box2d]' pytest hypothesis
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[box2d]' pytest pytest-xdist hypothesis
+	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # sdist and wheel of the last commit, in dist/. PyPI shows no picture and no link without an address:
 # `make dist REPOSITORY=https://…` puts the repository's into the README and the metadata of what is built.

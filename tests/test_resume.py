@@ -18,7 +18,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 
 ROOT = Path(__file__).parent.parent
-KILLS = 4
+KILLS = 2
 CLOCKS = ("seconds", "frames_per_second", "transitions_per_second", "steps_per_second")
 SIZES = [
     "--collect.rollouts", "6", "--collect.threads", "2", "--collect.policy", "white",

@@ -12,7 +12,7 @@ from worldmodels.envs import World
 from worldmodels.envs.frames import area_weights, as_frames
 from worldmodels.envs.seeds import DEVELOPMENT, HELD_OUT, SELECTION, training_seeds
 from worldmodels.errors import UserError
-from worldmodels.rollout import Episode, GiveUp, drive
+from worldmodels.rollout import Episode, GiveUp, drive, ending
 
 
 class Steady:
@@ -70,6 +70,45 @@ def test_recorded_rollouts_do_not_depend_on_the_lanes() -> None:
         assert len(rollout.frames) == len(rollout.actions) + 1
         assert rollout.terminals[-1] == (rollout.rewards.sum() == 12)
         assert not rollout.terminals[:-1].any()
+
+
+def test_how_episodes_end() -> None:
+    """The toy: at the edge after 12 steps, else cut; CarRacing: our lanes and Gymnasium's say that the car left."""
+    env = envs.make(World(TOY), 5)
+    endings: dict[int, str] = {}
+    _, lengths = drive(env, envs.actions_for(World(TOY), env.single_action_space), Steady(), EPISODES,
+                       on_end=endings.__setitem__)  # fmt: skip
+    assert [endings[i] for i in range(12)] == ["terminated" if length < 18 else "time" for length in lengths]
+    assert set(endings.values()) == {"terminated", "time"}
+    assert (ending(True, True), ending(True, False), ending(False, None)) == ("lap", "off", "time")
+
+
+@pytest.mark.parametrize("env_id", ["worldmodels/CarRacing-v3", "CarRacing-v3"])
+def test_a_car_that_leaves_the_playfield_is_off(env_id: str) -> None:
+    """Thrown out there, since driving takes hundreds of steps."""
+
+    class Thrown(Steady):
+        def act(self, lanes, frames):
+            if self.step == 1:
+                throw(env)
+            self.step += 1
+            return np.zeros((len(lanes), 3), np.float32)
+
+    env, endings = envs.make(World(env_id), 2, max_steps=5), {}
+    policy = Thrown()
+    policy.step = 0
+    kind = envs.actions_for(World(env_id), env.single_action_space)
+    drive(env, kind, policy, [Episode(1), Episode(2)], on_end=endings.__setitem__)
+    assert endings == {0: "off", 1: "time"}
+
+
+def throw(env) -> None:
+    """The car of lane 0, far away."""
+    if env.spec.id == "CarRacing-v3":
+        env.envs[0].unwrapped.car.hull.position = (1000.0, 0.0)
+    else:
+        env.batch.cars.position[0] += 1000
+        env.batch.cars.mass_centre[0] += 1000
 
 
 def test_area_weights_are_an_exact_area_average() -> None:
@@ -171,8 +210,8 @@ def test_images_of_any_size_become_their_area_average(height: int, width: int, c
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels)[: 3 if channels else 2], np.uint8)
     frame = as_frames(image[None])[0]
     pixels = image.reshape(height, width, -1).astype(np.float64)
-    big = np.repeat(np.repeat(pixels, 64, axis=0), 64, axis=1)  # every source pixel is 64 × 64 of these,
-    exact = big.reshape(64, height, 64, width, -1).mean(axis=(1, 3))  # and every target pixel height × width
+    rows = np.repeat(pixels, 64, axis=0).reshape(64, height, width, -1).mean(axis=1)  # 64 copies of each row, whose
+    exact = np.repeat(rows, 64, axis=1).reshape(64, 64, width, -1).mean(axis=2)  # averages are what covers a pixel
     assert frame.dtype == np.uint8 and np.abs(frame - exact).max() <= 0.5 + 1e-3
     steady = as_frames(np.full_like(image[None], seed))
     assert (steady == seed).all() and steady.shape == (1, 64, 64, 3)

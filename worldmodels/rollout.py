@@ -73,6 +73,7 @@ def drive(
     options: dict[str, Any] | None = None,
     give_up: GiveUp | None = None,
     on_rollout: Callable[[int, Rollout], None] | None = None,
+    on_end: Callable[[int, str], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Drive every episode once; returns (scores float64 (E,), lengths int64 (E,)).
@@ -85,6 +86,7 @@ def drive(
         options: passed to every reset (the simulator's training starts).
         give_up: when to end an episode early; None never does.
         on_rollout: called with (index into `episodes`, recorded rollout) as each episode ends; None records nothing.
+        on_end: called with (index into `episodes`, how it ended: see `ending`) as each episode ends.
         on_step: called with L after every step (progress bars).
 
     Raises:
@@ -103,15 +105,31 @@ def drive(
         vectors[live] = policy.act(live, observations[live])
         if record is not None:
             record.before(live, observations, vectors)
-        observations, rewards, terminated, truncated, _ = env.step(actions.to_env(vectors))
+        observations, rewards, terminated, truncated, infos = env.step(actions.to_env(vectors))
         over = tally.add(live, rewards, terminated | truncated)
         if record is not None:
             record.after(live, rewards)
             record.finish(over, tally.driving[over], observations, terminated)
+        if on_end is not None:
+            for lane in over:
+                said = "lap_finished" in infos and infos["_lap_finished"][lane]
+                lap_finished = bool(infos["lap_finished"][lane]) if said else None
+                on_end(int(tally.driving[lane]), ending(bool(terminated[lane]), lap_finished))
         tally.rest(over)
         if on_step is not None:
             on_step(len(live))
     return tally.scores, tally.lengths
+
+
+def ending(terminated: bool, lap_finished: bool | None) -> str:
+    """How an episode ended, from its last step; `lap_finished` is CarRacing's info.
+
+    "lap" or "off": CarRacing's car has been around, or has left the playfield; "terminated": any other end of the
+    environment's own; "time": cut by a time limit, or given up.
+    """
+    if not terminated:
+        return "time"
+    return {True: "lap", False: "off", None: "terminated"}[lap_finished]
 
 
 class _Tally:

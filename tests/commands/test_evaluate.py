@@ -132,12 +132,19 @@ def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypat
 def test_statistics_agree_with_numpy() -> None:
     scores = np.random.default_rng(0).normal(800, 90, size=37)
     key = {"env": "E", "kwargs": {}, "max_steps": None, "model": "", "device": "cpu", "versions": {}}
-    book = evaluate.Book(RunDir(Path()), key, range(37), {i: (float(score), 900) for i, score in enumerate(scores)})
+    driven = {i: evaluate.Score(float(score), 900, "lap" if i else "off") for i, score in enumerate(scores)}
+    book = evaluate.Book(RunDir(Path()), key, range(37), driven)
     result = evaluate.summarise(book, "command")
     assert result["mean"] == pytest.approx(np.mean(scores))
     assert result["std"] == pytest.approx(np.std(scores, ddof=1))
     assert result["stderr"] == pytest.approx(np.std(scores, ddof=1) / np.sqrt(37))
     assert (result["min"], result["max"]) == (scores.min(), scores.max())
+    assert result["percentiles"]["5"] == np.percentile(scores, 5) and result["percentiles"]["50"] == np.median(scores)
+    assert result["lap_rate"] is result["crash_rate"] is None, "E has no laps"
+    book.key["env"] = CAR
+    racing = evaluate.summarise(book, "command")
+    assert (racing["lap_rate"], racing["crash_rate"]) == (36 / 37, 1 / 37)
+    assert "laps finished 97.3%, crashes 2.7%" in evaluate.table(racing)
     text = evaluate.table(result)
     assert all(f" {score:.1f}" in text for score in scores)
     assert f"{scores.mean():.1f} ± {np.std(scores, ddof=1):.1f} over 37 tracks of E" in text

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -168,12 +169,16 @@ def test_play(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "worldmodels", "play", *PRETRAINED, "--port", str(port), "--no-browser"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Programs started in a shell's background ignore Ctrl-C, and so do those that they start.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+        )
         line = process.stdout.readline()
         assert line.startswith(f"Port {port} is taken. Drive at http://127.0.0.1:")
         with urlopen(re.search(r"http\S+", line)[0] + "playground.json") as answer:
             assert answer.status == 200
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0 and process.stderr.read() == ""
 
 

@@ -61,6 +61,8 @@ def compare(page, agent: site.Agent, temperature: float, steps: int = 4) -> None
         np.testing.assert_allclose(step["after"]["h"], h[0], atol=1e-6)
         np.testing.assert_allclose(step["after"]["c"], c[0], atol=2e-6)
         np.testing.assert_allclose(step["after"]["z"], drawn_z(logits, mean, log_sigma, drawn, temperature), atol=2e-6)
+        if temperature == 0:
+            np.testing.assert_allclose(step["after"]["z"], memory.sample(prediction, 0)[0], atol=2e-6)
         if prediction.reward is not None:
             assert step["gained"] == pytest.approx(float(prediction.reward[0]), abs=1e-6)
         if prediction.terminal is not None:
@@ -174,11 +176,3 @@ def test_noise_is_normal_and_uniform(page):
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03 and abs((normal**4).mean() - 3) < 0.3
     assert abs(uniform.mean() - 0.5) < 0.01 and abs(uniform.var() - 1 / 12) < 0.002
     assert abs(np.corrcoef(normal[:-1].ravel(), normal[1:].ravel())[0, 1]) < 0.03
-
-
-def test_agent_is_what_memory_samples(page):
-    """Temperature 0 is `memory.sample`'s: the mean of the likeliest Gaussian."""
-    agent = site.load(folder("carracing"))
-    [step] = page.evaluate(DREAM, {"noise": [{"uniform": [], "normal": []}], "temperature": 0, "steps": 1})
-    prediction = agent.memory.predict(torch.tensor([step["after"]["h"]]))
-    np.testing.assert_allclose(step["after"]["z"], memory.sample(prediction, 0)[0], atol=2e-6)

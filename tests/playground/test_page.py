@@ -29,24 +29,25 @@ def test_runs_in_real_time(browser, address):
         assert page.inner_text("#arithmetic") == "WebAssembly"
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_agent_stays_on_the_road(page, seed):
+def test_agent_stays_on_the_road(page):
+    """Three dreams of 300 steps."""
     off = page.evaluate(
-        """async (seed) => {
+        """async () => {
           const {onRoad} = await import("playground/page.js");
-          playground.seed = seed;
-          playground.go(seed);
           let off = 0;
-          for (let i = 0; i < 300; i++) {
-            playground.drive.step();
-            playground.show();
-            off += !onRoad(playground.image.data);
+          for (playground.seed = 0; playground.seed < 3; playground.seed++) {
+            playground.go(playground.seed);
+            for (let i = 0; i < 300; i++) {
+              playground.drive.step();
+              if (i % 3) continue;
+              playground.show();
+              off += !onRoad(playground.image.data);
+            }
           }
           return off;
-        }""",
-        seed,
+        }"""
     )
-    assert off <= 3  # of 300 steps
+    assert off <= 3  # of 300 looks
 
 
 @pytest.mark.parametrize("key, gauge, sign", [
@@ -346,6 +347,7 @@ def test_no_barriers(browser, address):
             page.evaluate("document.querySelector('#rescue-offer').hidden = false")
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
-                found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+                rules = {} if scheme == "light" else {"runOnly": ["color-contrast"]}  # nothing else changes in the dark
+                found = page.evaluate("rules => axe.run(document, {...rules, resultTypes: ['violations']})", rules)
                 named = [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
                 assert named == [], f"{mode}, {scheme}"

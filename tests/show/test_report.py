@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import xml.etree.ElementTree as xml
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,7 +69,7 @@ def read(logdir: Path) -> Page:
     page = Page(text)
     for _, attributes in page.seen:
         for name in ("src", "href"):
-            assert (attributes.get(name) or "data:").startswith(("data:", "#")), "of another file"
+            assert (attributes.get(name) or "data:").startswith(("data:", "#", "playground.html")), "of another file"
     return page
 
 
@@ -126,6 +127,15 @@ def test_a_full_run_shows_every_stage(full: Path) -> None:
     titles = [attributes["class"] for attributes in page.all("svg")]
     assert titles.count("chart") == 6 and {"wide", "tall"} <= set(titles)
     assert (full / "report.html").stat().st_size < 8_000_000
+
+
+def test_a_run_with_a_driver_has_a_playground_beside_the_report(full: Path, tmp_path: Path) -> None:
+    logdir = shutil.copytree(full, tmp_path / "run")
+    assert [a["href"] for a in read(logdir).all("a")] == ["playground.html"]
+    assert b"Drive inside the dream" in (logdir / "playground.html").read_bytes()
+    (logdir / "mdrnn" / "best.safetensors").unlink()
+    page = read(logdir)
+    assert not page.all("a") and f"worldmodels play --logdir {logdir}" in page.text
 
 
 def test_the_video_and_the_latest_pictures_are_inside(full: Path) -> None:

@@ -1,7 +1,11 @@
 """Drive held-out tracks with the trained agent; write evaluation.json, a table, and a video when asked.
 
     worldmodels evaluate --logdir exp_dir --episodes 100
+    worldmodels evaluate --policy mine.py:policy --episodes 100
     python test_controller.py --logdir exp_dir --render
+
+With `--policy` anyone's policy drives (`worldmodels.workers.guest`), one episode at a time in each worker process, in
+any environment of Gymnasium's. One that fails in an episode leaves that episode without a score, and no other.
 
 A driver is scored where it was trained unless `--env` says otherwise. Our simulator of CarRacing draws Gymnasium's own
 frames for it, every pixel, so that the scores are Gymnasium's (`--env CarRacing-v3` drives there, slowly). The episodes
@@ -19,10 +23,9 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,24 +40,40 @@ from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import Evaluate, check
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
-from worldmodels.workers.driver import Course, Drivers, Job, best_of
+from worldmodels.workers.driver import Course, Drivers, Job, Outcome, best_of
+from worldmodels.workers.guest import Failed, Guests
 from worldmodels.workers.places import choose_device, choose_places, limited_threads
-from worldmodels.workers.pool import open_pool
+from worldmodels.workers.pool import Setup, open_pool
 
 LANES = 64  # episodes that a batched environment drives side by side
-Score = tuple[float, int]
-"""Sum of the rewards, steps."""
+PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+AROUND = 0.95  # of the tiles: Gymnasium's lap_complete_percent
+
+
+class Score(NamedTuple):
+    """What one episode came to."""
+
+    score: float
+    """Sum of the rewards."""
+    length: int
+    """Steps."""
+    ending: str
+    """`worldmodels.rollout.ending`"""
+
+    @property
+    def crashed(self) -> bool:
+        """In an environment of laps: off the playfield, or not around when time was up.
+
+        A lap pays 1,000 for all its tiles and takes 0.1 per step, so the score says which share of them was visited.
+        """
+        return self.ending == "off" or (self.ending == "time" and self.score + 0.1 * self.length < 1000 * AROUND)
 
 
 def main(cfg: Evaluate) -> None:
     """Score every episode that has no score yet, then write the evaluation and print the table."""
     check(cfg)
-    if cfg.pretrained is not None:
-        output = cfg.output or f"evaluation-{cfg.pretrained}"
-        cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)
+    cfg = whose(cfg)
     run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
-    driver = agent.load(run)  # a missing V, M or C is said before anything starts
-    cfg = replace(cfg, env=cfg.env or driver.env_id)
     try_out(cfg)
     window, filming = ways_to_watch(cfg)
     with alone(folder.evaluations, "evaluating"):
@@ -62,7 +81,9 @@ def main(cfg: Evaluate) -> None:
         if window:
             watch(cfg, run, book)
         elif not book.missing:
-            print(f"{cfg.logdir} has driven these tracks already: delete {book.path} to drive them again.")
+            print(
+                f"{cfg.policy or cfg.logdir} has driven these tracks already: delete {book.path} to drive them again."
+            )
         else:
             score(cfg, run, book)
         if filming and not book.filmed:
@@ -74,30 +95,80 @@ def main(cfg: Evaluate) -> None:
     print(f"Written to {written}" + (f" and {folder.video}." if book.video else "."))
 
 
+def whose(cfg: Evaluate) -> Evaluate:
+    """The same with what follows from who drives: where, and where the scores are kept; UserError for nobody."""
+    if cfg.policy is not None:
+        refuse_with_policy(cfg)
+        name = re.sub(r"[^-\w.]", "_", cfg.policy)
+        return replace(cfg, env=cfg.env or envs.CARRACING, output=cfg.output or f"evaluation-{name}")
+    if cfg.pretrained is not None:
+        output = cfg.output or f"evaluation-{cfg.pretrained}"
+        cfg = replace(cfg, logdir=str(pretrained.folder(cfg.pretrained)), output=output)
+    driver = agent.load(RunDir.of(cfg.logdir))  # a missing V, M or C is said before anything starts
+    return replace(cfg, env=cfg.env or driver.env_id)
+
+
+def refuse_with_policy(cfg: Evaluate) -> None:
+    """UserError for what is said beside --policy and would be ignored."""
+    for flag, meaning in (("logdir", "a run"), ("pretrained", "a driver of the package")):
+        if getattr(cfg, flag) != getattr(Evaluate(), flag):
+            raise UserError(f"--policy and --{flag} both say who drives: leave one out ({flag} is {meaning}).")
+    if cfg.render or cfg.video:
+        raise UserError("--render and --video show what V and M see: with --policy, leave them out.")
+    if cfg.device != "auto":
+        raise UserError("--device is for V and M: with --policy leave it out, the policy chooses its own device.")
+
+
 def try_out(cfg: Evaluate) -> None:
     """UserError for what would end the evaluation during or after its drives."""
+    if cfg.policy is not None:
+        return  # its fingerprint drives a whole episode
     choose_device(device_of(cfg))
     spectator.try_out(world_of(cfg), cfg.max_steps, cfg.video)
 
 
 def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
-    """Drive the missing episodes on workers, keeping every score as it comes."""
-    world = world_of(cfg)
-    batched = envs.describe(world.env_id).batched
-    models, parameters = best_of(run, envs.actions_in(world))
-    blocks = book.blocks(LANES if batched else 1)
-    jobs = [Job(tuple(map(Episode, block)), parameters[None], Course(max_steps=cfg.max_steps)) for block in blocks]
-    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, batched)[: len(jobs)]
+    """Drive the missing episodes on workers, keeping every score as it comes.
+
+    Raises:
+        UserError: the policy failed in an episode; the others are kept.
+    """
+    setup, parameters, lanes = drivers(cfg, run)
+    blocks = book.blocks(lanes)
+    jobs = [Job(tuple(map(Episode, block)), parameters, Course(max_steps=cfg.max_steps)) for block in blocks]
+    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, lanes > 1)[: len(jobs)]
+    failed: list[Failed] = []
     with (
         progress(
             total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit="track"
         ) as bar,
-        open_pool(Drivers(world, LANES if batched else 1, models), places) as pool,
+        open_pool(setup, places) as pool,
     ):
         for index, outcome in pool.run(jobs):
-            book.add(blocks[index], zip(outcome.scores.tolist(), outcome.lengths.tolist(), strict=True))
+            if isinstance(outcome, Failed):
+                failed.append(outcome)
+                continue
+            book.add(blocks[index], outcome)
             bar.update(len(blocks[index]))
             bar.set_postfix_str(f"mean {book.mean:.1f}", refresh=False)
+    if failed:
+        first = min(failed, key=lambda failure: failure.seed)
+        others = f" (and failed in {len(failed) - 1} more)" if failed[1:] else ""
+        kept = f"{len(book.seeds) - len(book.missing)} of {len(book.seeds)} episodes are kept in {book.path}"
+        raise UserError(
+            f"{cfg.policy} {first.mistake} of the episode with seed {first.seed}{others}: correct it and run "
+            f"the command again; {kept}."
+        )
+
+
+def drivers(cfg: Evaluate, run: RunDir) -> tuple[Setup[Any, Any], np.ndarray | None, int]:
+    """(who drives in the workers, C's parameters (1, n), episodes side by side in one of them)."""
+    world = world_of(cfg)
+    if cfg.policy is not None:
+        return Guests(world, cfg.policy, cfg.max_steps), None, 1
+    models, parameters = best_of(run, envs.actions_in(world))
+    lanes = LANES if envs.describe(world.env_id).batched else 1
+    return Drivers(world, lanes, models), parameters[None], lanes
 
 
 def world_of(cfg: Evaluate) -> World:
@@ -108,7 +179,8 @@ def world_of(cfg: Evaluate) -> World:
 
 def device_of(cfg: Evaluate) -> str:
     """A single lane gains nothing from a GPU, so `auto` uses one for batched environments only."""
-    return "cpu" if cfg.device == "auto" and not envs.describe(world_of(cfg).env_id).batched else cfg.device
+    alone = cfg.policy is not None or not envs.describe(world_of(cfg).env_id).batched
+    return "cpu" if cfg.device == "auto" and alone else cfg.device
 
 
 # --------------------------------------------------------------------------------------- what has been driven
@@ -118,8 +190,9 @@ def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     """Everything that a score depends on besides the seed."""
     installed = {name: found for name, found in versions().items() if name not in ("commit", "dirty")}
     device = choose_device(device_of(cfg)).type
+    model = run.driver() if cfg.policy is None else Guests(world_of(cfg), cfg.policy, cfg.max_steps).fingerprint()
     return {
-        "env": cfg.env, "kwargs": dict(world_of(cfg).kwargs), "max_steps": cfg.max_steps, "model": run.driver(),
+        "env": cfg.env, "kwargs": dict(world_of(cfg).kwargs), "max_steps": cfg.max_steps, "model": model,
         "device": device, "versions": installed,
     }  # fmt: skip
 
@@ -146,8 +219,9 @@ class Book:
             with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # missing, damaged, or foreign
                 found = read_json(path)
                 if all(found[part] == value for part, value in key.items()):
-                    pairs = zip(found["seeds"], found["scores"], found["lengths"], strict=True)
-                    book.scores |= {seed: (score, length) for seed, score, length in pairs if score is not None}
+                    columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
+                    rows = list(zip(*columns, strict=True))
+                    book.scores |= {seed: Score(*driven) for seed, *driven in rows if driven[0] is not None}
                     book.video = found["video"] or book.video
         return book
 
@@ -164,7 +238,7 @@ class Book:
 
     @property
     def mean(self) -> float:
-        return float(np.mean([self.scores[seed][0] for seed in self.seeds if seed in self.scores]))
+        return float(np.mean([self.scores[seed].score for seed in self.seeds if seed in self.scores]))
 
     @property
     def filmed(self) -> bool:
@@ -176,16 +250,20 @@ class Book:
         parts = [tuple(self.seeds[i : i + size]) for i in range(0, len(self.seeds), size)]
         return [part for part in parts if not all(seed in self.scores for seed in part)]
 
-    def add(self, seeds: tuple[int, ...], driven: "Iterator[Score] | zip[Score]") -> None:
-        """Enter scores and save."""
-        self.scores |= dict(zip(seeds, driven, strict=True))
+    def add(self, seeds: tuple[int, ...], outcome: Outcome) -> None:
+        """Enter the scores of `seeds` and save."""
+        driven = zip(outcome.scores.tolist(), outcome.lengths.tolist(), outcome.endings, strict=True)
+        self.scores |= dict(zip(seeds, map(Score._make, driven), strict=True))
         self.save()
 
     def save(self) -> None:
-        kept = [self.scores.get(seed, (None, None)) for seed in self.seeds]
-        scores, lengths = [score for score, _ in kept], [length for _, length in kept]
-        content = {**self.key, "seeds": list(self.seeds), "scores": scores, "lengths": lengths, "video": self.video}
-        write_json(self.path, content)
+        write_json(self.path, {**self.key, **self.columns(), "video": self.video})
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Seeds, scores, lengths and endings, an entry per episode; None where it has not been driven."""
+        rows = [self.scores.get(seed, (None, None, None)) for seed in self.seeds]
+        scores, lengths, endings = (list(column) for column in zip(*rows, strict=True))
+        return {"seeds": list(self.seeds), "scores": scores, "lengths": lengths, "endings": endings}
 
     def close(self, result: dict[str, Any]) -> Path:
         """Keep the finished evaluation; where it is: evaluation.json stays if it says more about the same driver."""
@@ -205,9 +283,12 @@ def summarise(book: Book, command: str) -> dict[str, Any]:
     """The content of evaluation.json.
 
     `std` is the sample standard deviation (n − 1) over the episodes, `stderr` that of the mean; both are None for a
-    single one, which has no spread.
+    single one, which has no spread. `lap_rate` and `crash_rate` are shares of the episodes; None where there are no
+    laps, or episodes are cut.
     """
-    scores = np.array([book.scores[seed][0] for seed in book.seeds])
+    driven = [book.scores[seed] for seed in book.seeds]
+    scores = np.array([episode.score for episode in driven])
+    laps = envs.describe(book.key["env"]).laps and not book.key["max_steps"]
     spread = float(scores.std(ddof=1)) if len(scores) > 1 else None
     return {
         "env": book.key["env"],
@@ -217,23 +298,21 @@ def summarise(book: Book, command: str) -> dict[str, Any]:
         "stderr": None if spread is None else spread / len(scores) ** 0.5,
         "min": float(scores.min()),
         "max": float(scores.max()),
+        "percentiles": {str(q): float(np.percentile(scores, q)) for q in PERCENTILES},
+        "lap_rate": float(np.mean([episode.ending == "lap" for episode in driven])) if laps else None,
+        "crash_rate": float(np.mean([episode.crashed for episode in driven])) if laps else None,
         "command": command,
         **book.key,
         "commit": versions().get("commit"),
         "video": book.video,
-        "seeds": list(book.seeds),
-        "scores": scores.tolist(),
-        "lengths": [book.scores[seed][1] for seed in book.seeds],
+        **book.columns(),
     }
 
 
 def command(cfg: Evaluate) -> str:
     """The command line that repeats the evaluation."""
-    words = [
-        "worldmodels",
-        "evaluate",
-        *(("--pretrained", cfg.pretrained) if cfg.pretrained else ("--logdir", cfg.logdir)),
-    ]
+    who = ("--policy", cfg.policy) if cfg.policy else ("--pretrained", cfg.pretrained) if cfg.pretrained else None
+    words = ["worldmodels", "evaluate", *(who or ("--logdir", cfg.logdir))]
     words += ["--env", str(cfg.env), "--episodes", str(cfg.episodes), "--seed", str(cfg.seed)]
     words += ["--max-steps", str(cfg.max_steps)] if cfg.max_steps else []
     return shlex.join(words + (["--device", cfg.device] if cfg.device != "auto" else []))
@@ -255,7 +334,7 @@ def table(result: dict[str, Any], columns: int = 10) -> str:
     for i in range(0, len(scores), columns):
         row = "".join(f"{score:8.1f}" for score in scores[i : i + columns])
         lines.append(f"{seeds[i]:>{width}} │{row}")
-    return "\n".join([*lines, "", headline(result)])
+    return "\n".join([*lines, "", headline(result), *details(result)])
 
 
 def headline(result: dict[str, Any]) -> str:
@@ -267,6 +346,17 @@ def headline(result: dict[str, Any]) -> str:
         return f"{result['mean']:.1f} on {tracks}{cut}"
     spread = f"{result['mean']:.1f} ± {result['std']:.1f} over {tracks}{cut}"
     return f"{spread} (standard error {result['stderr']:.1f}, lowest {result['min']:.1f}, highest {result['max']:.1f})"
+
+
+def details(result: dict[str, Any]) -> list[str]:
+    """A line more where there are several episodes: percentiles, laps and crashes."""
+    if result["std"] is None:
+        return []
+    found = result["percentiles"]
+    said = f"median {found['50']:.1f}, 5th percentile {found['5']:.1f}, 95th {found['95']:.1f}"
+    if result["lap_rate"] is not None:
+        said += f"; laps finished {result['lap_rate']:.1%}, crashes {result['crash_rate']:.1%}"
+    return [said]
 
 
 # -------------------------------------------------------------------------------------------------- watching
@@ -292,8 +382,9 @@ def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     try:
         with limited_threads(1):
             for seed in book.seeds:
-                scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)])
-                book.add((seed,), zip(scores.tolist(), lengths.tolist(), strict=True))
+                endings: dict[int, str] = {}
+                scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
+                book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
     finally:
         lane.close()
 

@@ -3,27 +3,39 @@
     worldmodels report --logdir exp_dir
 
 The page holds everything it shows (pictures and video as data URIs) and loads nothing: it can be mailed. A stage
-that has not run yet is replaced by a sentence that names the command to run.
+that has not run yet is replaced by a sentence that names the command to run. Once V, M and C are there, playground.html
+lies beside it, the page that drives inside the run's dream, and the report links to it.
 """
 
 import shlex
 from pathlib import Path
 
 from worldmodels.errors import UserError
+from worldmodels.playground import site
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import write_atomically
 from worldmodels.runs.settings import Report
 from worldmodels.show.report import page
 
 
 def main(cfg: Report) -> None:
-    """Write <logdir>/report.html and print its path.
+    """Write <logdir>/report.html, and playground.html where there is a dream to drive in; print the report's path.
 
     Raises:
         UserError: there is no such run.
     """
-    logdir = Path(cfg.logdir)
-    if not logdir.is_dir():
-        raise UserError(f"{logdir} does not exist: `worldmodels run --logdir {shlex.quote(str(logdir))}` makes it.")
-    path = logdir / "report.html"
-    write_atomically(path, page(logdir).encode(errors="replace"))
-    print(f"Open {path}")
+    run = RunDir(Path(cfg.logdir))
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} does not exist: `worldmodels run --logdir {shlex.quote(str(run.path))}` makes it.")
+    playable = write_playground(run)
+    write_atomically(run.report, page(run.path, playable).encode(errors="replace"))
+    print(f"Open {run.report}")
+
+
+def write_playground(run: RunDir) -> bool:
+    """Whether playground.html could be written: a run without V, M, C or a frame to start from has no dream yet."""
+    try:
+        site.write_page(site.build(run.path, run.path.resolve().name), run.playground)
+    except UserError:
+        return False
+    return True

@@ -110,7 +110,7 @@ def move_to_previous(cfg: Run) -> None:
     """A run of fewer iterations becomes the iteration before: what it holds moves to <logdir>/previous."""
     run = RunDir.of(cfg.logdir)
     parts = [run.rollouts, run.vae, run.mdrnn, run.ctrl, run.evaluations, run.evaluation, run.video, run.report,
-             run.previous.path]  # fmt: skip
+             run.playground, run.previous.path]  # fmt: skip
     moving = run.path / ".previous"  # a move that was interrupted goes on
     if moving.exists() or 0 < iteration(run) < cfg.iterations:
         with ExitStack() as locks:

@@ -17,15 +17,17 @@ from worldmodels.envs.world import (
     describe,
     find,
     make,
+    make_any,
     make_one,
     registered,
     reset_options,
+    said,
 )
 
 __all__ = [
     "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "TAKECOVER", "Actions", "Description", "Lanes", "World",
-    "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_one", "register",
-    "registered", "reset_options",
+    "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_any", "make_one",
+    "register", "registered", "reset_options", "said",
 ]  # fmt: skip
 
 

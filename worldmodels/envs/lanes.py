@@ -53,9 +53,11 @@ class Lanes(VectorEnv):
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
-        rewards = np.zeros(self.num_envs)
+        rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
         for lane in np.flatnonzero(~(self.terminated | self.truncated)):
-            observation, rewards[lane], terminated, truncated, _ = self.envs[lane].step(actions[lane])
+            observation, rewards[lane], terminated, truncated, info = self.envs[lane].step(actions[lane])
+            if "lap_finished" in info:  # the rest of an info is nobody's here
+                infos = self._add_info(infos, {"lap_finished": info["lap_finished"]}, int(lane))
             self.look(lane, observation)
             self.terminated[lane], self.truncated[lane] = terminated, truncated
         self.steps += 1
@@ -64,7 +66,7 @@ class Lanes(VectorEnv):
                 f"An episode of {self.name} has not ended after {ENDLESS:,} steps, and the environment has no time "
                 "limit: say --max-steps."
             )
-        return self.frames.copy(), rewards, self.terminated.copy(), self.truncated.copy(), {}
+        return self.frames.copy(), rewards, self.terminated.copy(), self.truncated.copy(), infos
 
     def look(self, lane: np.intp, observation: Any) -> None:
         """Keep the lane's image as V sees it; UserError for one that is not what the environment promised."""

@@ -49,6 +49,8 @@ class Description:
     rest. Any other environment gets a process per core and one lane after another in it."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the constructor with which `evaluate` makes it."""
+    laps: bool = False
+    """An episode is a lap worth 1,000 points, of which each step takes 0.1: `evaluate` counts laps and crashes."""
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
     """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
 
@@ -57,12 +59,12 @@ DESCRIPTIONS: dict[str, Description] = {
     d.env_id: d
     for d in (
         Description(
-            CARRACING, action="car", time_limit=1000, target_return=950.0, batched=True,
+            CARRACING, action="car", time_limit=1000, target_return=950.0, batched=True, laps=True,
             scoring={"frames": "exact"},  # Gymnasium's own, every pixel
             # anywhere: on any tile, at 0–70 units/s, past the first second's zoom
             starts={"line": NO_OPTIONS, "anywhere": {"start": "random", "speed": (0.0, 70.0), "zoomed": True}},
         ),
-        Description("CarRacing-v3", action="car", time_limit=1000, target_return=950.0),
+        Description("CarRacing-v3", action="car", time_limit=1000, target_return=950.0, laps=True),
         Description(TAKECOVER, action="threshold", order=(2, 0, 1), batched=True),  # left, none, right
     )
 }  # fmt: skip
@@ -90,7 +92,7 @@ def find(env_id: str) -> Description:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a module of the user's does
-            raise UserError(f"The module {module} of {env_id} cannot be imported ({_said(error)}).") from error
+            raise UserError(f"The module {module} of {env_id} cannot be imported ({said(error)}).") from error
     try:
         gymnasium.spec(bare)
     except gymnasium.error.Error as error:
@@ -132,20 +134,12 @@ def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int
             max_episode_steps=limit_of(description, max_steps), autoreset_mode=AutoresetMode.DISABLED, **world.kwargs,
         )  # fmt: skip
     except (TypeError, ValueError) as error:
-        raise UserError(f"{world.env_id} cannot be made ({_said(error)}).") from error
+        raise UserError(f"{world.env_id} cannot be made ({said(error)}).") from error
 
 
 def make_one(world: World, *, max_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
-    """One scalar environment, its observations as Gymnasium gives them; raises UserError as `make`."""
-    description = find(world.env_id)
-    mode: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # some environments know none
-    try:
-        limit = limit_of(description, max_steps)
-        env = gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
-    except Exception as error:  # whatever a constructor raises
-        if isinstance(error, gymnasium.error.DependencyNotInstalled) and "box2d" in str(error).lower():
-            raise missing(f"Box2D or pygame, which {world.env_id} needs,", "box2d") from error
-        raise UserError(f"The environment {world.env_id} cannot be made ({_said(error)}).") from error
+    """One scalar environment whose observations V can see, as Gymnasium gives them; raises UserError as `make`."""
+    env = make_any(world, max_steps=max_steps, render_mode=render_mode)
     space = env.observation_space
     shape = space.shape if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 else ()
     if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 3)):
@@ -155,6 +149,19 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
             "a wrapper can turn or unstack them."
         )
     return env
+
+
+def make_any(world: World, *, max_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
+    """One scalar environment, whatever its observations and actions are; UserError where it cannot be made."""
+    description = find(world.env_id)
+    mode: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # some environments know none
+    try:
+        limit = limit_of(description, max_steps)
+        return gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
+    except Exception as error:  # whatever a constructor raises
+        if isinstance(error, gymnasium.error.DependencyNotInstalled) and "box2d" in str(error).lower():
+            raise missing(f"Box2D or pygame, which {world.env_id} needs,", "box2d") from error
+        raise UserError(f"The environment {world.env_id} cannot be made ({said(error)}).") from error
 
 
 def limit_of(description: Description, max_steps: int | None) -> int | None:
@@ -186,6 +193,6 @@ def reset_options(env_id: str, start: str) -> dict[str, Any]:
     return dict(starts[start])
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """An error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

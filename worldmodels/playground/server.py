@@ -41,6 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body is not held back until its head was acknowledged
 
     def do_GET(self) -> None:
         self.answer(body=True)

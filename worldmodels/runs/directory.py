@@ -61,6 +61,11 @@ class RunDir:
         return self.path / "report.html"
 
     @property
+    def playground(self) -> Path:
+        """The page that drives inside the run's dream, beside the report that links to it."""
+        return self.path / "playground.html"
+
+    @property
     def config(self) -> Path:
         return self.path / "config.json"
 

@@ -322,14 +322,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluate(Evaluation):
-    """Drive held-out tracks with the trained agent; what comes of it is kept in evaluation/."""
+    """Drive held-out tracks with the trained agent, or any policy; what comes of it is kept in evaluation/."""
 
     logdir: str = "exp_dir"
     """The run to evaluate."""
     pretrained: str | None = None
     """Evaluate weights that come with the package, by their name, instead of a run."""
+    policy: str | None = None
+    """Evaluate a policy of your own instead: module:name or file.py:name, a callable observation → action (or a class
+    of such) with an optional reset (docs/protocol.md)."""
     output: str | None = None
-    """Folder for evaluation.json and the video (the logdir otherwise)."""
+    """Folder for evaluation.json and the video (the logdir otherwise; evaluation-NAME with --pretrained, --policy)."""
     render: bool = False
     """Watch: a window where there is a display, an mp4 where there is none."""
     device: Device = "auto"

@@ -41,8 +41,8 @@ USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
 Fact = tuple[str, str]  # (value, what it is)
 
 
-def page(logdir: Path) -> str:
-    """The page of the run in `logdir`, whatever stages it has."""
+def page(logdir: Path, playable: bool = False) -> str:
+    """The page of the run in `logdir`, whatever stages it has; `playable`: its playground lies beside the page."""
     run = Run.read(logdir)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -50,6 +50,7 @@ def page(logdir: Path) -> str:
     )  # fmt: skip
     return templates.get_template("report.html.j2").render(
         run=run,
+        playable=playable,
         version=__version__,
         score=score(run),
         drive=drive(run),

@@ -92,6 +92,8 @@ class Outcome:
     """int64 (E,), steps"""
     rollouts: list[bytes] = field(default_factory=list)
     """The recorded episodes as their files' contents (`worldmodels.data.episodes`)."""
+    endings: list[str] = field(default_factory=list)
+    """How each ended (`worldmodels.rollout.ending`); empty in the dream."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,18 @@ class Driver:
         actions = actions_for(self.setup.world, env.single_action_space)
         options = reset_options(self.setup.world.env_id, job.course.start)
         rollouts: dict[int, bytes] = {}
+        endings: dict[int, str] = {}
 
         def keep(index: int, rollout: Rollout) -> None:
             rollouts[index] = encode(rollout, job.episodes[index].seed)
 
         scores, lengths = drive(
             env, actions, self.policy(job, actions), job.episodes, options=options, give_up=job.course.give_up,
-            on_rollout=keep if job.record else None, on_step=on_step,
+            on_rollout=keep if job.record else None, on_end=endings.__setitem__, on_step=on_step,
         )  # fmt: skip
-        return Outcome(scores, lengths, [rollouts[index] for index in sorted(rollouts)])
+        in_order = range(len(job.episodes))
+        kept = [rollouts[index] for index in in_order] if job.record else []
+        return Outcome(scores, lengths, kept, [endings[index] for index in in_order])
 
     def env(self, lanes: int, max_steps: int | None) -> VectorEnv:
         key = (lanes, max_steps)

@@ -116,9 +116,9 @@ export function present(beside, temperature) {
     /** @type {CanvasRenderingContext2D} */ (/** @type {HTMLCanvasElement} */ (element(id)).getContext("2d"));
   const real = picture("beside-real"), seen = picture("beside-seen"), dreamed = picture("beside-dreamed");
   const slider = /** @type {HTMLInputElement} */ (element("let-go-at")), play = element("beside-play");
-  slider.max = String(beside.latest - 1);
-  slider.min = String(Math.min(5, beside.latest - 1));
-  slider.value = String(Math.min(150, beside.latest - 1));
+  const earliest = Math.min(5, beside.latest - 1);
+  slider.max = String(beside.frames.length); // the timeline's scale: what is outside comes back
+  slider.value = "150";
   const pixels = new ImageData(SIDE, SIDE);
   let path = /** @type {Float32Array[]} */ ([]), start = 0, now = 0, playing = false, visible = true, last = 0;
 
@@ -134,12 +134,13 @@ export function present(beside, temperature) {
     paint(seen, beside.seen(t));
     paint(dreamed, alone < 0 ? beside.seen(t) : path[alone]);
     const total = beside.frames.length;
-    element("beside-state").textContent = alone <= 0 ? "M watches" : `M dreams ${(alone / RATE).toFixed(1)} s`;
+    element("beside-state").textContent = alone <= 0 ? "M watches" : `M dreams ${(alone / RATE).toFixed(1)}\u00a0s`;
     element("beside-watched").style.width = `${(100 * start) / total}%`;
     element("beside-now").style.left = `${(100 * t) / total}%`;
   };
   const choose = () => {
-    start = Number(slider.value);
+    start = Math.min(Math.max(Number(slider.value), earliest), beside.latest - 1);
+    slider.value = String(start);
     element("let-go-value").textContent = `${(start / RATE).toFixed(1)} s`;
     path = beside.dreamed(start, beside.ahead, temperature());
     now = Math.max(0, start - BEFORE);

@@ -307,7 +307,7 @@ class Page {
   furnish() {
     const { manifest, world } = this, number = new Intl.NumberFormat("en");
     $("name").textContent = manifest.name;
-    for (const id of ["size-z", "size-z2"]) $(id).textContent = world.zSize;
+    $("size-z").textContent = world.zSize;
     $("size-m").textContent = $("count-m").textContent = number.format(manifest.parameters.M);
     $("count-v").textContent = number.format(manifest.parameters.V);
     $("count-c").textContent = number.format(manifest.parameters.C);
@@ -359,8 +359,8 @@ class Page {
     }
     this.input.bindScreen($("screen"));
     const how = choices ? `Keys 1–${Math.min(choices, 9)}` : "Arrow keys or WASD";
-    $("keys-help").innerHTML = `${how}, a finger on the picture, or a gamepad take over at once. <label><input type="checkbox" id="returns" checked> `
-      + `C drives when you let go (<kbd>M</kbd>)</label> · <kbd>P</kbd> pause · <kbd>.</kbd> step · <kbd>R</kbd> again · <kbd>N</kbd> another start`;
+    $("keys-help").innerHTML = `${how}, a finger on the picture, or a gamepad take over at once. `
+      + `<span class="typed"><kbd>P</kbd> pause · <kbd>.</kbd> step · <kbd>R</kbd> again · <kbd>N</kbd> another start</span>`;
     $("returns").addEventListener("change", () => this.tell("a", Number($("returns").checked)));
   }
 

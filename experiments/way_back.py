@@ -1,0 +1,318 @@
+"""Whether a dream lets people back: an arrow key held for a second leads the car off the road; then C drives.
+
+    python -m experiments.way_back measure [--logdir RUN] [--real]      how many come back, and how C does by itself
+    python -m experiments.way_back collect --to FOLDER [--episodes N]   real drives that leave the road and come back
+    python -m experiments.way_back tune --rollouts FOLDER … --to RUN    M's head trained further on such drives
+
+Shapes: N dreams, Z latent, H hidden, K mixtures.
+
+The dreams are the playground's: its starts, its keys, its temperature, its rule for what is road. "Back" is a whole second
+of road within six. `--real` does the same to the simulator, on development tracks: no dream should be much kinder.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodels import envs, memory, pretrained, vision
+from worldmodels.agent import Agent, Eyes
+from worldmodels.data.dataset import open_dataset
+from worldmodels.data.episodes import save_rollout
+from worldmodels.data.latents import Latents, Sequences, encode_dataset
+from worldmodels.dream import Dreams, Population
+from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
+from worldmodels.memory import mixture_nll
+from worldmodels.playground import site
+from worldmodels.playground.starts import choose, recordings
+from worldmodels.rollout import Episode, Rollout, drive
+from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
+
+ALONE, HELD, AFTER = 25, 50, 300  # steps: C drives, the key is held, C drives again
+LOOK = 5  # steps between two looks at the picture: V's decoder takes most of the time
+SECOND = 50  # steps
+TEMPERATURE = 0.5  # of the page when it opens
+TURN, DECAY, PRESS = 0.06, 0.9, 0.1  # per step: wheel and pedals at the page's keys (static/controller.js)
+
+
+# ------------------------------------------------------------------------------------------ a person, and the road
+
+
+def keys(before: np.ndarray, wheel: np.ndarray, gas: np.ndarray, brake: np.ndarray) -> np.ndarray:
+    """Actions (N, 3) of a person who asks for wheel, gas and brake (N,) after the actions `before` (N, 3)."""
+    at = np.where(before[:, 0] * wheel < 0, 0, before[:, 0])
+    turned = np.where(wheel == 0, before[:, 0] * DECAY, at + np.clip(wheel - at, -TURN, TURN))
+    pedals = [p + np.clip(asked - p, -2 * PRESS, PRESS) for p, asked in ((before[:, 1], gas), (before[:, 2], brake))]
+    return np.stack([turned, *pedals], axis=1).astype(np.float32)
+
+
+def on_road(frames: np.ndarray) -> np.ndarray:
+    """Frames uint8 (N, 64, 64, 3) → bool (N,): the page's rule, less than 70 % grass around the car."""
+    around = np.delete(frames[:, 43:54, 27:38].astype(int), range(3, 8), axis=2).reshape(len(frames), -1, 3)
+    red, green, blue = np.moveaxis(around, -1, 0)
+    return np.asarray(((green > red + 35) & (green > blue + 35)).mean(axis=1) < 0.7)
+
+
+def led_astray(
+    side: np.ndarray, act: Callable[[], np.ndarray], step: Callable[[np.ndarray], None], see: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold the key of `side` (N,), −1 or 1: who left the road, and who of all came back, bool (N,) each.
+
+    Args:
+        side: which way.
+        act: C's actions (N, 3).
+        step: takes the actions.
+        see: the frames uint8 (N, 64, 64, 3).
+    """
+    nothing, last = np.zeros(len(side)), np.zeros((len(side), 3), np.float32)
+    left, back, steady = np.zeros(len(side), bool), np.zeros(len(side), bool), np.zeros(len(side), int)
+    for t in range(ALONE + HELD + AFTER):
+        held = ALONE <= t < ALONE + HELD
+        action = act()
+        last = keys(last, side, nothing, nothing) if held else action
+        step(last)
+        if t >= ALONE and t % LOOK == 0:
+            road = on_road(see())
+            left |= ~road & (t < ALONE + HELD + SECOND)
+            steady = np.where(road & (t >= ALONE + HELD), steady + LOOK, 0)
+            back |= steady >= SECOND
+    return left, back
+
+
+# ------------------------------------------------------------------------------------------------- measuring
+
+
+class Playground:
+    """The page's dreams of a run: S starts, N = 2 · S · seeds dreams, each start led to both sides."""
+
+    def __init__(self, run: Path):
+        self.agent = site.load(run)
+        real = recordings(run, self.agent.env_id, self.agent.actions.size)
+        self.starts = choose(self.agent, real.short)[0]
+
+    def dreams(self, temperature: float, repeats: int) -> "Dreaming":
+        """Every start `repeats` times, each time in other noise."""
+        which = np.tile(np.arange(len(self.starts)), repeats)
+        dreams = Dreams(self.agent.memory, len(which), temperature=temperature)
+        z, h, c = (np.stack([start[i].numpy() for start in self.starts])[which] for i in (1, 2, 3))
+        dreams.begin(np.arange(len(which)), np.arange(len(which)), z, h, c, restart=0.0)
+        return Dreaming(dreams, self.agent)
+
+
+class Dreaming:
+    """N dreams with C at the wheel."""
+
+    def __init__(self, dreams: Dreams, agent: Agent):
+        assert isinstance(agent.encoder, Eyes)
+        self.dreams, self.vae = dreams, agent.encoder.vae
+        candidate = np.zeros(len(dreams.z), int)
+        self.driver = Population(dreams, agent.controller, agent.population.numpy(), candidate, agent.actions)
+
+    def act(self) -> np.ndarray:
+        rows = range(0, len(self.dreams.x), 64)
+        return np.concatenate([self.driver(slice(row, row + 64)).copy() for row in rows])[: len(self.dreams.z)]
+
+    def step(self, actions: np.ndarray) -> None:
+        self.dreams.step(actions)
+
+    def see(self) -> np.ndarray:
+        z = torch.from_numpy(self.dreams.z.copy())
+        return np.concatenate([self.vae.decode(part) for part in z.split(64)])
+
+
+def measure(run: Path, repeats: int, real: bool) -> None:
+    """Print the shares."""
+    playground = Playground(run)
+    for temperature in (TEMPERATURE, 1.0):
+        dreaming = playground.dreams(temperature, 2 * repeats)
+        side = np.where(np.arange(len(dreaming.dreams.z)) < len(dreaming.dreams.z) // 2, -1.0, 1.0)
+        say(f"led astray at temperature {temperature}", *led_astray(side, dreaming.act, dreaming.step, dreaming.see))
+        alone, road = playground.dreams(temperature, repeats), []
+        for t in range(1000):
+            alone.step(alone.act())
+            if t % 20 == 19:
+                road.append(on_road(alone.see()))
+        print(f"C by itself at temperature {temperature}: {np.mean(road):.1%} of 1,000 steps on the road", flush=True)
+    if real:
+        driving = Driving(playground.agent, 40)
+        side = np.tile([-1.0, 1.0], 20)
+        say("led astray on the road", *led_astray(side, driving.act, driving.step, driving.see))
+
+
+def say(what: str, left: np.ndarray, back: np.ndarray) -> None:
+    share = back[left].mean()
+    print(f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)", flush=True)
+
+
+class Driving:
+    """C in the simulator, two lanes per development track, two seconds after the start."""
+
+    def __init__(self, agent: Agent, lanes: int):
+        self.env, self.agent = envs.make(envs.World(envs.CARRACING), lanes, max_steps=2000), agent
+        self.frames, _ = self.env.reset(seed=[DEVELOPMENT + lane // 2 for lane in range(lanes)])
+        self.state = agent.memory.initial_state(lanes)
+        for _ in range(100):
+            self.step(self.act())
+
+    @torch.no_grad()
+    def act(self) -> np.ndarray:
+        self.z = self.agent.encoder(self.frames, None)
+        seen = self.agent.controller.see(self.z, self.state)
+        population = self.agent.population.expand(len(seen), -1)
+        return self.agent.actions.squash(self.agent.controller.act(population, seen).numpy())
+
+    @torch.no_grad()
+    def step(self, actions: np.ndarray) -> None:
+        self.state = self.agent.memory.step(self.z, torch.from_numpy(actions), self.state)
+        self.frames = self.env.step(self.agent.actions.to_env(actions))[0]
+
+    def see(self) -> np.ndarray:
+        return self.frames
+
+
+# ------------------------------------------------------------------------------------------------- collecting
+
+
+class Shared(Agent):
+    """C at the wheel, and from time to time a person at the keys; M sees what was really done."""
+
+    def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
+        super().begin(lanes, episodes)
+        self.people: dict[int, Person] = getattr(self, "people", {})
+        for lane, episode in zip(lanes, episodes, strict=True):
+            self.people[lane] = Person(np.random.default_rng(episode.seed))
+
+    @torch.no_grad()
+    def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        z, state = self.encoder(observations, None), (self.h[lanes], self.c[lanes])
+        outputs = self.controller.act(self.population.expand(len(z), -1), self.controller.see(z, state))
+        actions = self.actions.squash(outputs.numpy())
+        actions = np.stack([self.people[lane].act(own) for lane, own in zip(lanes, actions, strict=True)])
+        self.h[lanes], self.c[lanes] = self.memory.step(z, torch.from_numpy(actions), state)
+        return actions
+
+
+class Person:
+    """Takes the wheel now and then, presses some keys, and lets go."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng, self.last = rng, np.zeros(3, np.float32)
+        self.plan: list[tuple[int, tuple[int, int, int] | None]] = []  # steps, and (wheel, gas, brake) or nothing
+
+    def act(self, own: np.ndarray) -> np.ndarray:
+        """What is done (3,) where C would do `own` (3,)."""
+        if not self.plan:
+            presses = self.rng.integers(1, 4)
+            held = [(int(self.rng.integers(10, 70)), self.press()) for _ in range(presses)]
+            self.plan = [(int(self.rng.integers(20, 200)), None), *held]
+        (left, asked), *rest = self.plan
+        self.plan = [(left - 1, asked), *rest] if left > 1 else rest
+        self.last = own if asked is None else keys(self.last[None], *np.array(asked)[:, None])[0]
+        return self.last
+
+    def press(self) -> tuple[int, int, int]:
+        """Mostly to a side, often with gas, seldom with the brake."""
+        return int(self.rng.choice([-1, -1, 0, 1, 1])), int(self.rng.random() < 0.4), int(self.rng.random() < 0.1)
+
+
+def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
+    """Real drives of 400 steps from anywhere on training tracks."""
+    agent = site.load(run)
+    shared = Shared(agent.encoder, agent.memory, agent.controller, agent.population.numpy(), agent.actions)
+    env = envs.make(envs.World(envs.CARRACING), min(episodes, 64), max_steps=400)
+    drives = [Episode(track) for track in training_seeds(seed, count=episodes)]
+    road = []
+
+    def keep(index: int, rollout: Rollout) -> None:
+        save_rollout(to / f"rollout_{index:06d}.npz", rollout, drives[index].seed)
+        road.append(on_road(rollout.frames).mean())
+
+    to.mkdir(parents=True, exist_ok=True)
+    drive(env, agent.actions, shared, drives, options=envs.reset_options(envs.CARRACING, "anywhere"), on_rollout=keep)
+    print(f"{episodes} drives in {to}, {np.mean(road):.0%} of their frames on the road")
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anchor: float | None) -> None:
+    """Train the run's M further on episodes that leave the road, and write the run with it to `to`.
+
+    Without `anchor` only the head learns: h stays what it was to the last bit, and C, which sees nothing else of M, drives
+    as before. With it all of M learns, and `anchor` times the squared distance of h from what it was is added to the loss.
+    """
+    RunDir(to).mdrnn.mkdir(parents=True, exist_ok=True)
+    for stage in ("vae", "ctrl"):
+        shutil.copytree(run / stage, to / stage, dirs_exist_ok=True)
+    tensors, meta = checkpoint.load(run / "mdrnn" / "best.safetensors")
+    vae, before, mdrnn = vision.load(to), memory.load(run), memory.load(run)
+    trained = mdrnn.head if anchor is None else mdrnn
+    episodes: list[Latents] = []
+    for folder in folders:
+        latents = to / "mdrnn" / "latents" / folder.name
+        found = encode_dataset(vae, RunDir(to).trained("vae"), open_dataset(folder), latents)
+        episodes += found.values()
+        print(f"{folder}: {sum(len(e.actions) for e in found.values()):,} steps", flush=True)
+    sequences = Sequences(episodes, length=125, batch_size=32)
+    learning = [p for name, p in trained.named_parameters() if "bias_hh" not in name]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(learning, lr=rate)
+    steps = epochs * sequences.batches_per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    noise = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        totals = np.zeros(2)
+        for batch in sequences.batches(0, epoch):
+            z = batch.mean + torch.exp(0.5 * batch.logvar) * torch.randn(batch.mean.shape, generator=noise)
+            prediction, h = mdrnn(z[:, :-1], batch.actions)
+            nll = (mixture_nll(prediction, z[:, 1:]) * batch.mask).sum() / batch.mask.sum()
+            loss, moved = nll, torch.zeros(())
+            if anchor is not None:
+                with torch.no_grad():
+                    _, old = before(z[:, :-1], batch.actions)
+                moved = ((h - old).square().mean(-1) * batch.mask).sum() / batch.mask.sum()
+                loss = nll + anchor * moved
+            optimizer.zero_grad()
+            loss.backward()
+            if before.include_reward:  # was fitted by itself, and stays
+                mdrnn.head.weight.grad[-1], mdrnn.head.bias.grad[-1] = 0, 0  # type: ignore[index]
+            optimizer.step()
+            schedule.step()
+            totals += nll.item(), moved.item()
+        nll, moved = totals / sequences.batches_per_epoch
+        print(f"epoch {epoch + 1}: {nll:.4f} nats per dimension, h moved by {moved**0.5:.4f}", flush=True)
+        checkpoint.save(RunDir(to).mdrnn / "best.safetensors", checkpoint.pack("mdrnn", mdrnn.state_dict()), meta)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("measure", "collect", "tune"):
+        commands.add_parser(name).add_argument("--logdir", type=Path, default=pretrained.folder("carracing"))
+    commands.choices["measure"].add_argument("--repeats", type=int, default=3)
+    commands.choices["measure"].add_argument("--real", action="store_true")
+    commands.choices["collect"].add_argument("--to", type=Path, required=True)
+    commands.choices["collect"].add_argument("--episodes", type=int, default=200)
+    commands.choices["collect"].add_argument("--seed", type=int, default=1)
+    of_tune = commands.choices["tune"]
+    of_tune.add_argument("--rollouts", type=Path, nargs="+", required=True)
+    of_tune.add_argument("--to", type=Path, required=True)
+    of_tune.add_argument("--epochs", type=int, default=10)
+    of_tune.add_argument("--rate", type=float, default=1e-3)
+    of_tune.add_argument("--anchor", type=float)
+    a = parser.parse_args()
+    if a.command == "measure":
+        measure(a.logdir, a.repeats, a.real)
+    if a.command == "collect":
+        collect(a.logdir, a.to, a.episodes, a.seed)
+    if a.command == "tune":
+        tune(a.logdir, a.rollouts, a.to, a.epochs, a.rate, a.anchor)
+
+
+if __name__ == "__main__":
+    main()

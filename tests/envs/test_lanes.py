@@ -1,0 +1,139 @@
+"""Lanes against each of their environments alone."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from tests.helpers.toy import Toy
+from worldmodels.envs import lanes
+from worldmodels.envs.frames import as_frames
+from worldmodels.envs.lanes import Lanes
+from worldmodels.errors import UserError
+
+CROP = (4, 36, 0, 48)
+SEEDS = [7, 3, 11]
+
+
+class Told(Toy):
+    """Begins where the options say, and remembers what it was told."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.told: dict[str, Any] | None = options
+        self.at = (options or {}).get("at", self.at)
+        return self.render(), {}
+
+
+def make() -> gymnasium.Env:
+    return gymnasium.wrappers.TimeLimit(Told(), 20)
+
+
+def assert_lane(batch: np.ndarray, lane: int, image: np.ndarray) -> None:
+    np.testing.assert_array_equal(batch[lane], as_frames(image[None], CROP)[0])
+
+
+def test_each_lane_is_its_environment_alone_and_rests_at_its_end() -> None:
+    """Lane 0 is over after 12 steps at the edge, lane 1 and 2 are cut after 20; all are stepped on to 25."""
+    together, alone = Lanes(make, 3, CROP), [make() for _ in SEEDS]
+    frames, info = together.reset(seed=SEEDS)
+    images = [env.reset(seed=seed)[0] for env, seed in zip(alone, SEEDS, strict=True)]
+    assert info == {} and frames.dtype == np.uint8 and frames.shape == (3, 64, 64, 3)
+    over = [(False, False)] * 3
+    for step in range(25):
+        actions = np.array([2, 0, (step % 3 == 0) * 2])
+        frames, rewards, terminated, truncated, _ = together.step(actions)
+        for lane, env in enumerate(alone):
+            reward = 0.0
+            if not any(over[lane]):
+                images[lane], reward, *ending, _ = env.step(actions[lane])
+                over[lane] = tuple(ending)
+            assert_lane(frames, lane, images[lane])
+            assert (rewards[lane], terminated[lane], truncated[lane]) == (reward, *over[lane])
+    assert over == [(True, False), (False, True), (False, True)]
+
+
+def test_a_reset_reaches_the_lanes_of_its_mask_with_all_other_options() -> None:
+    together = Lanes(make, 3, CROP)
+    before, _ = together.reset(seed=5)
+    kept = before.copy()
+    alone = make()
+    assert_lane(before, 2, alone.reset(seed=7)[0])  # one number: 5, 6, 7
+    for _ in range(20):
+        before, *_, truncated, _ = together.step(np.array([0, 2, 0]))
+    assert truncated[0] and truncated[2]
+    after, _ = together.reset(options={"reset_mask": np.array([True, False, False]), "at": 20})
+    assert together.envs[0].unwrapped.told == {"at": 20} and together.envs[1].unwrapped.told is None
+    np.testing.assert_array_equal(after[1:], before[1:])
+    assert not np.array_equal(after[0], kept[0])
+    moved, rewards, terminated, truncated, _ = together.step(np.array([0, 0, 0]))
+    assert (terminated | truncated).tolist() == [False, True, True] and rewards.tolist() == [0, 0, 0]
+    assert not np.array_equal(moved[0], after[0])
+    np.testing.assert_array_equal(moved[1:], after[1:])
+
+
+def test_what_is_handed_out_does_not_change_afterwards() -> None:
+    together = Lanes(make, 2)
+    frames, _ = together.reset(seed=1)
+    first = frames.copy()
+    _, _, terminated, truncated, _ = together.step(np.array([2, 0]))
+    for _ in range(20):
+        together.step(np.array([2, 0]))
+    np.testing.assert_array_equal(frames, first)
+    assert not (terminated | truncated).any()
+
+
+def test_spaces_are_those_of_a_vector_of_frames() -> None:
+    together = Lanes(make, 4)
+    assert together.metadata["autoreset_mode"] == AutoresetMode.DISABLED and together.metadata["render_fps"] == 30
+    assert together.observation_space.shape == (4, 64, 64, 3) and together.observation_space.dtype == np.uint8
+    assert together.observation_space.contains(together.reset(seed=0)[0])
+    assert together.action_space == gymnasium.spaces.MultiDiscrete([3] * 4)
+    assert together.single_action_space == gymnasium.spaces.Discrete(3)
+
+
+def endless() -> gymnasium.Env:
+    """Registered without a time limit."""
+    return gymnasium.make("worldmodels-tests/Endless-v0")
+
+
+gymnasium.register("worldmodels-tests/Endless-v0", Told)
+
+
+def test_without_a_time_limit_an_episode_ends_in_a_sentence_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lane that has rested since its end is not taken for one that never ends; a reset starts the count anew."""
+    assert lanes.ENDLESS == 10_000
+    monkeypatch.setattr(lanes, "ENDLESS", 30)
+    together = Lanes(endless, 2)
+    together.reset(seed=0)
+    for _ in range(29):
+        *_, terminated, _, _ = together.step(np.array([2, 0]))
+    assert terminated.tolist() == [True, False]
+    together.reset(options={"reset_mask": np.array([False, True])})
+    for _ in range(29):
+        together.step(np.array([2, 0]))
+    with pytest.raises(UserError, match=r"Endless-v0 has not ended after 30 steps, .* --max-steps"):
+        together.step(np.array([2, 0]))
+
+    limited = Lanes(lambda: gymnasium.make("worldmodels-tests/Endless-v0", max_episode_steps=40), 1)
+    limited.reset(seed=0)
+    for _ in range(40):
+        *_, truncated, _ = limited.step(np.array([0]))
+    assert truncated.all()
+
+
+@pytest.mark.parametrize("image", [np.zeros((40, 47, 3), np.uint8), np.zeros((40, 48, 3), np.float32)])
+def test_an_image_that_was_not_promised_is_named(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Told, "render", lambda self: image)
+    with pytest.raises(UserError, match=r"Told returned an observation .* where its observation_space says uint8"):
+        Lanes(Told, 1).reset(seed=0)
+
+
+def test_closing_closes_every_environment() -> None:
+    together, closed = Lanes(Told, 3), []
+    for env in together.envs:
+        env.close = lambda env=env: closed.append(env)  # type: ignore[method-assign]
+    together.close()
+    assert closed == together.envs
