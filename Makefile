@@ -33,7 +33,7 @@ conformance-sample: .venv/installed-dev
 # The fast tests with the lowest version of everything that pyproject.toml names (Python 3.11 has wheels of them).
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	grep -oE '"[A-Za-z0-9_-]+(\[[a-z0-9,]+\])?>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/\[.*\]//; s/>=/==/' > .venv-lowest/lowest.txt
+	grep -oE '"[A-Za-z0-9_-]+(\[[a-z0-9,]+\])?>=[0-9.]+' pyproject.toml | tr -d '"' | sed '/^setuptools/d; s/\[.*\]//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[box2d]' pytest pytest-xdist hypothesis
 	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 

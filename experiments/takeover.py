@@ -20,7 +20,13 @@ from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
 from worldmodels.runs.files import write_atomically
 
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 FRAME = 100  # ms between two frames of the film
 WINDOW = {"width": 440, "height": 900}
 DREAM = "seed=23&start=14&temperature=0.5"
@@ -91,7 +97,9 @@ class Film:
     def save(self, path: Path) -> None:
         with io.BytesIO() as buffer:
             first, *others = self.frames
-            first.save(buffer, "WEBP", save_all=True, append_images=others, duration=FRAME, loop=0, quality=60, method=6)
+            first.save(
+                buffer, "WEBP", save_all=True, append_images=others, duration=FRAME, loop=0, quality=60, method=6
+            )
             write_atomically(path, buffer.getvalue())
         print(f"{path}: {len(self.frames)} frames of {first.width} × {first.height}, {path.stat().st_size:,} bytes")
 

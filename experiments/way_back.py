@@ -145,7 +145,10 @@ def measure(run: Path, repeats: int, real: bool) -> None:
 
 def say(what: str, left: np.ndarray, back: np.ndarray) -> None:
     share = back[left].mean()
-    print(f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)", flush=True)
+    print(
+        f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)",
+        flush=True,
+    )
 
 
 class Driving:

@@ -60,7 +60,8 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
     with pytest.raises(UserError, match="holds a run of the preset smoke: give laptop another --logdir"):
         asked("--preset", "laptop")
     assert asked("--epochs", "5").epochs == 5
-    assert asked("--noreload").epochs == config.TrainVAE().epochs
+    assert asked("--noreload").epochs == 77, "another start of the same training"
+    assert asked("--preset", "laptop", "--noreload").epochs == LAPTOP.vae.epochs
 
 
 def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:
@@ -209,7 +210,22 @@ def test_every_number_has_a_bound() -> None:
             kinds = {int, float} & {hint, *getattr(hint, "__args__", ()), getattr(hint, "__origin__", None)}
             assert not kinds or config.bounds(hint) or name == "target_return", f"{cls.__name__}.{name}"
     for name in presets.NAMES:
-        config.check(presets.preset(name, config.CARRACING))
+        config.check(presets.preset(name))
+
+
+def test_take_cover_s_presets_bring_their_environment(tmp_path) -> None:
+    where = ["--logdir", str(tmp_path / "run")]
+    for name in ("takecover", "takecover-night", "takecover-paper"):
+        run = presets.preset(name)
+        assert cli.parse("run", ["--preset", name, *where])[0].env == run.env == config.TAKECOVER
+        assert (run.vae.z_size, run.controller.inputs, run.controller.horizon) == (64, "zch", 2100)
+        assert run.controller.dream and run.mdrnn.include_terminal and run.mdrnn.include_restart
+        assert run.collect.longer_than == 100
+    assert cli.parse("collect", ["--preset", "takecover"])[0].env == config.TAKECOVER
+    assert cli.parse("train-controller", ["--preset", "takecover", *where])[0].env == config.TAKECOVER
+    assert presets.PRESETS["takecover-paper"].mdrnn.hidden_size == 512
+    with pytest.raises(UserError, match="The preset takecover is for worldmodels/TakeCover-v0, not for CarRacing-v3"):
+        cli.parse("run", ["--preset", "takecover", "--env", "CarRacing-v3", *where])
 
 
 def test_other_environments_start_where_they_start_and_have_no_target() -> None:

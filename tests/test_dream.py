@@ -37,6 +37,29 @@ def lively(**settings) -> MDRNN:
     return memory
 
 
+def test_without_a_reward_head_each_step_pays_what_m_says() -> None:
+    """Take Cover: 1 per step survived, the last one included, by the rule and on the fast path."""
+    torch.manual_seed(1)
+    memory = MDRNN(4, 1, 8, include_terminal=True, step_reward=1.0).requires_grad_(False)
+    assert memory.pays and not MDRNN(4, 1, 8, include_terminal=True).pays and not MDRNN(4, 1, 8, step_reward=1.0).pays
+    memory.head.weight[-1], memory.head.bias[-1] = 60.0, -1.0
+    dreams = Dreams(memory, 3)
+    dreams.begin(np.arange(3), np.arange(3), np.random.default_rng(0).standard_normal((3, 4)))
+    returns, lengths = dreams.play(lambda rows: np.zeros((BLOCK, 1), np.float32), 50)
+    assert np.array_equal(returns, lengths) and 1 <= lengths.min() < 50
+    z, zeros = torch.zeros(2, 4), torch.zeros(2, 8)
+    reward = DreamStep(memory)(z, z[:, :1], zeros, zeros, z[:, 0], z, z, 1.0)[3]
+    assert reward.tolist() == [1.0, 1.0]
+
+
+def test_first_starts_are_those_that_begin_an_episode() -> None:
+    starts = Starts(torch.arange(12.0).reshape(3, 4), torch.ones(3, 8), torch.ones(3, 8), torch.tensor([0.0, 1, 1]))
+    first = starts.first()
+    assert torch.equal(first.z, starts.z[1:]) and first.h.shape == first.c.shape == (2, 8) and first.restart.all()
+    none = Starts(starts.z, starts.h, starts.c, torch.zeros(3))
+    assert len(none.first().z) == 3
+
+
 # ------------------------------------------------------------------------------------------------- noise
 
 

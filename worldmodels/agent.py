@@ -4,6 +4,7 @@ Shapes: N lanes of the environment, L of them driving now, P population, n param
 F features, A action.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ class Agent:
 
     def __init__(
         self, encoder: Encoder, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions,
-        seed: int = 0,
+        seed: int = 0, rows: int = 1, threads: int = 1, each: Callable[..., Any] = map,
     ):  # fmt: skip
         """
         Args:
@@ -63,12 +64,17 @@ class Agent:
             population: float (P, n), the parameter vectors of C; `Episode.candidate` says which of them drives.
             actions: how C's outputs become actions.
             seed: of the samples of z, which depend on (seed, episode, candidate) alone.
+            rows: fewest rows of a matrix product, filled up with copies: a lane of few is rounded otherwise than one of
+                many. From 16 on, on one kind of processor, it does not matter how many lanes there are.
+            threads: the lanes act in so many parts, where each has `rows` lanes.
+            each: `map`, or that of `threads` threads on which PyTorch computes alone.
 
         Raises:
             UserError: V, M, C and the actions do not fit each other.
         """
         check_fit(encoder, memory, controller, population, actions)
         self.encoder, self.memory, self.controller, self.actions, self.seed = encoder, memory, controller, actions, seed
+        self.rows, self.threads, self.each = rows, threads, each
         self.env_id = ""  # where C was trained, if the agent was loaded
         self.crop: Crop | None = None  # of observations that the agent is called with
         self.population = torch.as_tensor(population, dtype=torch.float32, device=memory.device)
@@ -93,16 +99,29 @@ class Agent:
             self.candidate = torch.cat([self.candidate, self.candidate.new_zeros(missing)])
             self.noise += [np.random.default_rng(0)] * missing
 
-    @torch.no_grad()
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Observations of `lanes` int64 (L,), frames uint8 (L, 64, 64, 3) → actions float32 (L, A); h moves on."""
+        parts = max(1, min(self.threads, len(lanes) // self.rows))
+        acted = self.each(self.act_part, np.array_split(lanes, parts), np.array_split(observations, parts))
+        return np.concatenate(list(acted))
+
+    @torch.no_grad()
+    def act_part(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        """`act` of a part of the lanes, in one product."""
+        count, missing = len(lanes), max(0, self.rows - len(lanes))
+        noise = self.draw(lanes) if self.encoder.samples else None
+        if missing:
+            lanes = np.concatenate([lanes, np.repeat(lanes[:1], missing)])
+            observations = np.concatenate([observations, np.repeat(observations[:1], missing, axis=0)])
+            noise = None if noise is None else torch.cat([noise, noise.new_zeros(missing, noise.shape[1])])
         index = torch.as_tensor(lanes, device=self.h.device)
-        z = self.encoder(observations, self.draw(lanes) if self.encoder.samples else None)  # (L, Z)
+        z = self.encoder(observations, noise)  # (L, Z)
         state = (self.h[index], self.c[index])
         outputs = self.decide(lanes, self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
         actions = self.actions.squash(outputs.cpu().numpy())
-        self.h[index], self.c[index] = self.memory.step(z, torch.from_numpy(actions).to(z.device), state)
-        return actions
+        h, c = self.memory.step(z, torch.from_numpy(actions).to(z.device), state)
+        self.h[index[:count]], self.c[index[:count]] = h[:count], c[:count]
+        return actions[:count]
 
     def decide(self, lanes: np.ndarray, parameters: Tensor, seen: Tensor) -> Tensor:
         """C's raw outputs (L, O) of parameters (L, n) and features (L, F)."""

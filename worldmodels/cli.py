@@ -34,7 +34,7 @@ REMEMBERED = {
 }  # fmt: skip
 """Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
 
-USAGE = """usage: worldmodels COMMAND [--preset smoke|laptop|overnight|dream|paper] [options]
+USAGE = """usage: worldmodels COMMAND [--preset NAME] [options]
 
 World Models (Ha & Schmidhuber 2018): a driver that sees and remembers through its own
 model of the world.
@@ -52,7 +52,8 @@ model of the world.
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
 Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a
-driver that beats the paper's), dream (C learns in the dream alone), paper (the paper's numbers).
+driver that beats the paper's), dream (C learns in the dream alone), paper (the paper's numbers); for the paper's
+second world, Doom, takecover (two cores, a coffee break), takecover-night and takecover-paper.
 """
 
 
@@ -114,11 +115,11 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     cls = COMMANDS[command][0]
     said = said_early(arguments)
     run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
-    saved = record.read(command, run) if command in REMEMBERED and "--noreload" not in arguments else {}
-    preset, saved = choose_preset(command, said.preset, saved, run)
+    saved = record.read(command, run) if command in REMEMBERED else {}
+    preset, saved = choose_preset(command, said.preset, saved, run, over="--noreload" in arguments)
     default = record.updated(cls(), saved)
     if preset is not None:
-        env_id = said.env or getattr(default, "env", None)
+        env_id = said.env or saved.get("env")
         default = record.updated(preset_config(command, preset, env_id), saved)
     rest = said.rest if said.logdir is None else ["--logdir", said.logdir, *said.rest]
     description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
@@ -147,17 +148,17 @@ def said_early(arguments: list[str]) -> argparse.Namespace:
 
 
 def choose_preset(
-    command: str, said: str | None, saved: dict[str, Any], run: RunDir
+    command: str, said: str | None, saved: dict[str, Any], run: RunDir, over: bool
 ) -> tuple[str | None, dict[str, Any]]:
     """(the preset that counts, what counts of the saved settings).
 
-    A preset that is said wins over what the run was asked before; when the run has work of other settings already, it
-    is refused.
+    A preset that is said wins over what the run was asked before; when the run has work of other settings already and
+    does not start `over`, it is refused.
     """
     earlier = saved.pop("preset", None)
     if said is None or said == earlier or not saved:
         return said or earlier or ("laptop" if command == "run" else None), saved
-    if command == "run" or (run.path / REMEMBERED[command] / "last.safetensors").exists():
+    if command == "run" or (not over and (run.path / REMEMBERED[command] / "last.safetensors").exists()):
         raise UserError(
             f"{run.path} holds a run of {f'the preset {earlier}' if earlier else 'no preset'}: give {said} another "
             "--logdir, or leave --preset out to continue that run."
@@ -167,11 +168,14 @@ def choose_preset(
 
 def preset_config(command: str, preset: str, env_id: str | None) -> Any:
     """The command's settings in a preset."""
-    run = presets.preset(preset, env_id or settings.CARRACING)
+    run = presets.preset(preset, env_id)
     if command == "run":
         return run
     cls = COMMANDS[command][0]
-    return cls(**vars(getattr(run, settings.STAGES[command]))) if command in settings.STAGES else cls()
+    if command not in settings.STAGES:
+        return cls()
+    own = vars(getattr(run, settings.STAGES[command]))
+    return cls(**{"env": run.env} | own) if command in ("collect", "train-controller") else cls(**own)
 
 
 def check_env(env_id: str | None, said: bool, run: RunDir) -> None:

@@ -68,14 +68,14 @@ class DreamStep(nn.Module):
             mask: (N, H) of `MDRNN.dropout_mask`, one for the whole dream.
 
         Returns:
-            The next z (N, Z), h and c (N, H), the step's reward (N,) (0 without a reward head), and whether the dream
-            ends, bool (N,) (never without a terminal head).
+            The next z (N, Z), h and c (N, H), the step's reward (N,) (M's `step_reward` without a reward head), and
+            whether the dream ends, bool (N,) (never without a terminal head).
         """
         h, c = self.mdrnn.step(z, action, (h, c), restart)
         prediction = self.mdrnn.predict(h, mask)
         z = memory.sample(prediction, temperature, uniform, normal)
         nothing = torch.zeros_like(z[:, 0])
-        reward = nothing if prediction.reward is None else prediction.reward
+        reward = nothing + self.mdrnn.step_reward if prediction.reward is None else prediction.reward
         end = (nothing if prediction.terminal is None else prediction.terminal) > DEATH_LOGIT
         return z, h, c, reward, end
 
@@ -122,6 +122,11 @@ class Starts:
     """(S, H)"""
     restart: Tensor
     """(S,), 1 where an episode begins"""
+
+    def first(self) -> "Starts":
+        """Those with which episodes begin (all where none does)."""
+        chosen = self.restart > 0
+        return Starts(self.z[chosen], self.h[chosen], self.c[chosen], self.restart[chosen]) if chosen.any() else self
 
     def save(self, path: Path) -> None:
         """Write the bank to `path` (safetensors)."""
@@ -253,8 +258,8 @@ def _cell(gates, active, x, first_h, c):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, **FAST)
 def _imagine(  # type: ignore[no-untyped-def]
-    out, active, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, terminal_at,
-    x, reward, end,
+    out, active, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, step_reward,
+    terminal_at, x, reward, end,
 ):  # fmt: skip
     """M's head (B, …) → the next z (in x), reward and end (B,) of the active lanes, and their steps + 1.
 
@@ -301,7 +306,7 @@ def _imagine(  # type: ignore[no-untyped-def]
             if temperature > 0:
                 sigma = _exp(min(max(out[lane, log_sigmas + place], low), high))
                 x[lane, i] += spread * sigma * normal[i]
-        reward[lane] = out[lane, reward_at] * reward_scale if reward_at >= 0 else 0.0
+        reward[lane] = out[lane, reward_at] * reward_scale if reward_at >= 0 else step_reward
         end[lane] = terminal_at >= 0 and out[lane, terminal_at] > DEATH_LOGIT
         steps[lane] += 1
     return -1
@@ -487,7 +492,7 @@ class Dreams:
                 out.float().numpy(), active, self.keys[rows], self.steps[rows], self.temperature,
                 self.mdrnn.z_size, self.mdrnn.gaussians, self.mdrnn.logit_rows, np.float32(memory.LOG_SIGMA_RANGE[0]),
                 np.float32(memory.LOG_SIGMA_RANGE[1]), self.reward_at, np.float32(self.mdrnn.reward_scale),
-                self.terminal_at, x.numpy(), self.reward[rows], self.end[rows],
+                np.float32(self.mdrnn.step_reward), self.terminal_at, x.numpy(), self.reward[rows], self.end[rows],
             )  # fmt: skip
         if bad >= 0:
             raise UserError(

@@ -62,6 +62,7 @@ class MDRNN(nn.Module):
         reward_scale: float = 1.0,
         dropout: float = 0.0,
         discount: float = 0.0,
+        step_reward: float = 0.0,
         action_kind: str | None = None,
         action_bounds: tuple[list[float], list[float]] | None = None,
     ):
@@ -75,6 +76,7 @@ class MDRNN(nn.Module):
             dropout: share of h that the head does not see, another one in each sequence (training) or dream.
             discount: a head for the value, the sum of later rewards, each step's worth so much of the one before; 0: no
                 such head.
+            step_reward: what each step pays where that is all that is paid (Take Cover: 1); needs no head.
             action_kind: how actions are to be understood ("car", "box", "discrete", …); None: nobody said.
             action_bounds: lowest and highest values of a "box" action, A each.
         """
@@ -84,8 +86,8 @@ class MDRNN(nn.Module):
         self.include_reward, self.include_terminal, self.include_restart = (
             include_reward, include_terminal, include_restart,
         )  # fmt: skip
-        self.reward_scale, self.dropout, self.discount = reward_scale, dropout, discount
-        self.value_scale = reward_scale / (1 - discount)  # a reward of one, for ever
+        self.reward_scale, self.dropout, self.step_reward = reward_scale, dropout, step_reward
+        self.discount, self.value_scale = discount, reward_scale / (1 - discount)  # its unit: a reward of one, for ever
         self.action_kind, self.action_bounds = action_kind, action_bounds
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
         self.lstm = nn.LSTM(z_size + action_size + include_restart, hidden_size, batch_first=True)
@@ -161,6 +163,11 @@ class MDRNN(nn.Module):
         weight = self.head.weight
         kept = torch.rand(batch, self.hidden_size, generator=generator, device=weight.device) >= self.dropout
         return kept.to(weight.dtype) / (1 - self.dropout)
+
+    @property
+    def pays(self) -> bool:
+        """Whether there is something to be earned in its dream: predicted rewards, or steps that may be the last."""
+        return self.include_reward or bool(self.step_reward and self.include_terminal)
 
     @property
     def device(self) -> torch.device:

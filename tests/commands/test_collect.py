@@ -127,6 +127,31 @@ def reference(tmp_path_factory) -> Path:
 # --------------------------------------------------------------------------------------------- collecting
 
 
+def test_only_longer_episodes_are_kept_when_asked_for(tmp_path):
+    """A rollout is the first of its episodes that is long enough, however many workers, whatever was there already."""
+    cfg = toy(tmp_path / "long", rollouts=12, max_steps=150, longer_than=60)
+    plain = dataclasses.replace(cfg, rootdir=str(tmp_path / "all"), longer_than=0)
+    collect.main(plain)
+    collect.main(cfg)
+    lengths = [open_dataset(folder).lengths for folder in (tmp_path / "all", tmp_path / "long")]
+    assert min(lengths[0]) <= 60 < min(lengths[1])
+    for number, length in enumerate(lengths[0]):
+        name = f"rollout_{number:06d}.npz"
+        same = (tmp_path / "all" / name).read_bytes() == (tmp_path / "long" / name).read_bytes()
+        assert same == (length > 60)
+    whole = contents(tmp_path / "long")
+    for number in (0, lengths[0].index(min(lengths[0]))):
+        (tmp_path / "long" / f"rollout_{number:06d}.npz").unlink()
+    collect.main(dataclasses.replace(cfg, threads=2))
+    assert contents(tmp_path / "long") == whole
+    rows = logs.read(tmp_path / "long" / "metrics.jsonl")
+    assert [row["seed"] for row in rows] == [load_seed(path) for path in open_dataset(tmp_path / "long").files]
+    with pytest.raises(UserError, match="longer_than 60 there, None asked for"):
+        collect.main(dataclasses.replace(cfg, longer_than=0))
+    with pytest.raises(UserError, match="No episode of at most 25 steps"):
+        collect.main(toy(tmp_path / "none", longer_than=25))
+
+
 def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
     cfg = toy(reference, rollouts=10)
     rollout_names = [f"rollout_{number:06d}.npz" for number in range(10)]

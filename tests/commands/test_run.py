@@ -141,3 +141,20 @@ def test_a_run_without_pygame_is_refused_before_it_drives(tmp_path: Path, monkey
 def test_two_runs_do_not_share_a_directory(finished: Path) -> None:
     with alone(finished, "running the pipeline"), pytest.raises(UserError, match="Another process is running"):
         run.main(small(finished))
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence", "words"),
+    [
+        ("vae", "lower --learning-rate, or --noreload", "lower --vae.learning-rate, or `worldmodels train-vae --logdir "
+         "'a b' --noreload`"),
+        ("collect", "choose another --rootdir or --seed: 3 --rollouts", "choose another --logdir or --seed: 3 "
+         "--collect.rollouts"),
+        ("mdrnn", "run `worldmodels collect --noreload`; --device, --unheard-of", "run `worldmodels collect --noreload`; "
+         "--device, --unheard-of"),
+    ],
+)  # fmt: skip
+def test_a_stage_speaks_of_the_flags_that_run_has(stage: str, sentence: str, words: str) -> None:
+    settings = getattr(config.stages(config.Run(logdir="a b")), stage)
+    command = next(command for command, field in config.STAGES.items() if field == stage)
+    assert run.in_words_of_run(sentence, command, settings) == words

@@ -171,9 +171,7 @@ def test_play(tmp_path):
         command = [sys.executable, "-m", "worldmodels", "play", *PRETRAINED, "--port", str(port), "--no-browser"]
         # Programs started in a shell's background ignore Ctrl-C, and so do those that they start.
         heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
         line = process.stdout.readline()
         assert line.startswith(f"Port {port} is taken. Drive at http://127.0.0.1:")
         with urlopen(re.search(r"http\S+", line)[0] + "playground.json") as answer:

@@ -19,7 +19,7 @@ from tests.helpers.runs import save_agent
 from tests.helpers.toy import TOY
 from worldmodels.commands import evaluate, report
 from worldmodels.errors import UserError
-from worldmodels.runs.settings import Evaluate, Report
+from worldmodels.runs.settings import TAKECOVER, Evaluate, Report
 from worldmodels.show import charts
 from worldmodels.show import report as pages
 from worldmodels.show.charts import Band, Line
@@ -71,6 +71,25 @@ def read(logdir: Path) -> Page:
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith(("data:", "#", "playground.html")), "of another file"
     return page
+
+
+def test_take_cover_is_read_beside_policies_without_eyes(tmp_path: Path) -> None:
+    seeds = [1_000_000, 1_000_001]
+    found = {
+        "env": TAKECOVER, "command": "worldmodels evaluate", "episodes": 2, "mean": 900.0, "std": 10.0,
+        "stderr": 7.0, "min": 893.0, "max": 907.0, "seeds": seeds, "scores": [893.0, 907.0], "lengths": [893, 907],
+        "versions": {}, "max_steps": None,
+    }  # fmt: skip
+    (tmp_path / "evaluation.json").write_text(json.dumps(found))
+    (tmp_path / "mdrnn").mkdir()
+    (tmp_path / "mdrnn" / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "test_nll": 1.0}) + "\n")
+    policies = {"stay": [149, 203.4], "sweep-110": [751, 1302.6], "odd": ["<b>", 1]}
+    quality = {"ranking": {"policies": policies, "rank": 0.5, "slope": 1.0}}
+    (tmp_path / "mdrnn" / "quality.json").write_text(json.dumps(quality))
+    text = read(tmp_path).text
+    assert "to and fro, eyes closed" in text and "CarRacing" not in text
+    assert "rank correlation 0.50, slope 1.00: not the world's order" in text
+    assert "sweep-110" in text and "1303" in text and "odd" not in text
 
 
 def fill(logdir: Path) -> None:

@@ -13,7 +13,7 @@ from worldmodels.commands import train_mdrnn, train_vae
 from worldmodels.data.episodes import save_rollout
 from worldmodels.data.latents import Latents
 from worldmodels.dream import Starts
-from worldmodels.envs import World
+from worldmodels.envs import TAKECOVER, World
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Rollout
 from worldmodels.runs import settings as config
@@ -116,6 +116,37 @@ def test_ranking_drives_the_real_environment_and_the_dream() -> None:
     np.testing.assert_allclose(quality.dreamed_returns(mdrnn, starts, streams, dreams=3), 20, rtol=1e-5)
 
 
+def test_take_cover_s_policies_are_ranked_by_their_known_scores_from_first_states(monkeypatch) -> None:
+    """In a dream whose end comes with the first z that is no start's, and in one that nothing ends."""
+    monkeypatch.setattr(quality, "DREAMS", 2)
+    starts = Starts(torch.tensor([[9.0] * 4, [0.0] * 4]), torch.zeros(2, 8), torch.zeros(2, 8), torch.tensor([0.0, 1]))
+    mdrnn = MDRNN(
+        4, 1, 8, include_terminal=True, include_restart=True, step_reward=1.0, action_kind="threshold"
+    ).requires_grad_(False)  # fmt: skip
+    mdrnn.head.weight.zero_()
+    mdrnn.head.bias.zero_()
+    mdrnn.head.bias[-1] = -1.0
+    known = envs.describe(TAKECOVER).baselines
+    endless = quality.ranking(mdrnn, starts, TAKECOVER, None)
+    assert {name: real for name, (real, _) in endless["policies"].items()} == known
+    assert {dreamed for _, dreamed in endless["policies"].values()} == {2100.0} and endless["rank"] == 0
+    said = list(quality.sentences({"ranking": endless}))
+    assert (
+        "sweep-110 751 / 2100" in said[0]
+        and "rank correlation 0.00, slope 0.00" in said[0]
+        and said[1].startswith("Warning")
+    )
+
+    for weight in mdrnn.lstm.parameters():
+        weight.zero_()
+    mdrnn.lstm.weight_ih_l0[16:24, 4] = 10.0  # the cell reads the action alone: left, h is below 0 and one dies
+    mdrnn.head.weight[-1] = -10.0
+    left_dies = quality.ranking(mdrnn, starts, TAKECOVER, None)["policies"]
+    assert left_dies["left"][1] == 1 and left_dies["stay"][1] == 2100
+    assert quality.trusted({"rank": 0.9, "slope": 0.5})
+    assert not quality.trusted({"rank": 0.6, "slope": 0.5}) and not quality.trusted({"rank": 0.9, "slope": 0.1})
+
+
 @pytest.mark.parametrize("collected", [True, False])
 def test_training_writes_starts_quality_and_what_actions_mean(tmp_path: Path, collected: bool, monkeypatch) -> None:
     monkeypatch.setattr(quality, "HORIZON", 10)
@@ -138,7 +169,8 @@ def test_training_writes_starts_quality_and_what_actions_mean(tmp_path: Path, co
     assert len(Starts.load(tmp_path / "mdrnn/starts.safetensors", mdrnn).z) == 30
     measured = json.loads((tmp_path / "mdrnn/quality.json").read_text())
     assert len(measured["open_loop"]["r2"]) == 2 and ("ranking" in measured) == collected
-    assert len(list(quality.sentences(measured))) == 1 + collected
+    warned = collected and not quality.trusted(measured["ranking"])
+    assert len(list(quality.sentences(measured))) == 1 + collected + warned
     train_mdrnn.main(replace(cfg, epochs=2))  # goes on: the labels are no other architecture
     (folder / "collect.json").write_text(json.dumps({"env": CARRACING, "start": "line"}))
     train_mdrnn.main(replace(cfg, epochs=3))

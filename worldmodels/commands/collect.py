@@ -5,7 +5,8 @@
 
 Writes <rootdir>/rollout_000000.npz …, exactly as many as asked for, and collect.json with the settings they were driven
 with; at the end metrics.jsonl, a row per episode, and TensorBoard events. Rollout i depends on (seed, i) alone: neither
-`--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped.
+`--threads` nor an interruption changes it, so that a collection that was killed goes on where it stopped. With
+`--longer-than`, rollout i is the first of its episodes that is long enough.
 
 Other settings, or more rollouts than asked for, in the folder are an error; `--noreload` deletes what this command
 made there, and nothing else. Further .npz files and subfolders are left alone (training reads them too).
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from worldmodels import envs
 from worldmodels.data import minari
 from worldmodels.data.dataset import Dataset
-from worldmodels.data.episodes import BadFile, inspect, load_rewards
+from worldmodels.data.episodes import BadFile, inspect, load_rewards, load_seed
 from worldmodels.envs import World
 from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
@@ -40,7 +41,9 @@ from worldmodels.workers.pool import open_pool
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
 ALL_LANES = 64  # in all the workers together: 64 recorded episodes of 1,000 frames are 0.8 GB
+MOST_ROLLOUTS = 10**7  # of a collection
 AGENT_LANES = 8  # an agent's blocks: its arithmetic depends in the last bit on how many lanes it drives at once
+ATTEMPTS = 100  # at an episode of more than --longer-than steps
 NAME = re.compile(r"rollout_(\d{6,})\.npz")
 
 
@@ -57,7 +60,7 @@ def main(cfg: Collect) -> None:
             collect(cfg, drivers, population, missing)
         remove_temporary_files(root)
         dataset = collected(root, cfg.rollouts)
-        metrics.write_whole(root, "rollout", rows(cfg, dataset))
+        metrics.write_whole(root, "rollout", rows(dataset))
         size = sum(path.stat().st_size for path in dataset.files) / 1e6
         print(f"{root} holds {cfg.rollouts:,} rollouts: {dataset.steps:,} steps, {size:,.0f} MB.")
         if cfg.format == "minari":
@@ -65,21 +68,32 @@ def main(cfg: Collect) -> None:
 
 
 def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missing: list[int]) -> None:
-    """Drive the missing rollouts on workers, and write each job's as it ends."""
-    root, places = cfg.folder, where(cfg)
-    parts = blocks(missing) if drivers.models and drivers.lanes > 1 else shares(missing, len(places), drivers.lanes)
-    jobs = [Job(tuple(episode(cfg, i) for i in part), population, course(cfg), record=True) for part in parts]
-    pace, wanted = Pace(), set(missing)
+    """Drive the missing rollouts on workers, and write each job's as it ends; too short ones once more."""
+    root, places, pace, wanted = cfg.folder, where(cfg), Pace(), set(missing)
+
+    def jobs(attempt: int) -> tuple[list[tuple[int, ...]], list[Job]]:
+        left = sorted(wanted)
+        parts = blocks(left) if drivers.models and drivers.lanes > 1 else shares(left, len(places), drivers.lanes)
+        return parts, [
+            Job(tuple(episode(cfg, i, attempt) for i in part), population, course(cfg), record=True) for part in parts
+        ]
+
     with (
         progress(total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout") as bar,
-        open_pool(drivers, places[: len(jobs)]) as pool,
+        open_pool(drivers, places[: len(jobs(0)[0])]) as pool,
     ):
-        for index, outcome in pool.run(jobs, pace.add):
-            for rollout, data in zip(parts[index], outcome.rollouts, strict=True):
-                if rollout in wanted:
-                    write_atomically(rollout_path(root, rollout), data)
-                    bar.update()
-            bar.set_postfix_str(str(pace), refresh=False)
+        for attempt in range(ATTEMPTS):
+            parts, todo = jobs(attempt)
+            for index, outcome in pool.run(todo, pace.add):
+                for rollout, data, length in zip(parts[index], outcome.rollouts, outcome.lengths, strict=True):
+                    if rollout in wanted and length > cfg.longer_than:
+                        write_atomically(rollout_path(root, rollout), data)
+                        wanted.remove(rollout)
+                        bar.update()
+                bar.set_postfix_str(str(pace), refresh=False)
+            if not wanted:
+                return
+    raise UserError(f"{ATTEMPTS} episodes in a row were no longer than {cfg.longer_than} steps: lower --longer-than.")
 
 
 # ------------------------------------------------------------------------------------------------ who drives
@@ -93,9 +107,14 @@ def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
     """
     description = envs.find(cfg.env)
     envs.reset_options(cfg.env, cfg.start)
+    if cfg.longer_than and cfg.max_steps and cfg.max_steps <= cfg.longer_than:
+        raise UserError(
+            f"No episode of at most {cfg.max_steps} steps (--max-steps) is longer than {cfg.longer_than} "
+            "(--longer-than): change one of them."
+        )
     if cfg.format == "minari":
         minari.require()
-    world = World(cfg.env)
+    world = World.practice(cfg.env)
     if cfg.policy != "agent":
         return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
     models, parameters = best_of(RunDir.of(cfg.logdir), envs.actions_in(world))
@@ -111,11 +130,11 @@ def where(cfg: Collect) -> tuple[Place, ...]:
     return choose_places(choose_device(cfg.device), cfg.threads, batched=False)
 
 
-def episode(cfg: Collect, rollout: int) -> Episode:
+def episode(cfg: Collect, rollout: int, attempt: int = 0) -> Episode:
     """The seed and the driver of a rollout: an agent is the only one of its population, a random policy has as many
-    noises as there are rollouts."""
-    seed = training_seeds(cfg.seed, rollout, count=1)[0]
-    return Episode(seed, candidate=0 if cfg.policy == "agent" else rollout)
+    noises as there are rollouts and attempts at one."""
+    seed = training_seeds(cfg.seed, rollout, count=attempt + 1)[attempt]
+    return Episode(seed, candidate=0 if cfg.policy == "agent" else rollout + attempt * MOST_ROLLOUTS)
 
 
 def course(cfg: Collect) -> Course:
@@ -128,7 +147,7 @@ def try_out(cfg: Collect) -> None:
     Whatever is wrong with it is said before anything is written, and a simulator that has to be compiled is compiled
     once, not by every worker.
     """
-    world = World(cfg.env)
+    world = World.practice(cfg.env)
     env = envs.make(world, 1, threads=1, max_steps=cfg.max_steps)
     try:
         actions = envs.actions_for(world, env.single_action_space)
@@ -188,12 +207,12 @@ def collected(root: Path, rollouts: int) -> Dataset:
     return Dataset(files, tuple(map(inspect, files)))
 
 
-def rows(cfg: Collect, dataset: Dataset) -> list[dict[str, Any]]:
+def rows(dataset: Dataset) -> list[dict[str, Any]]:
     """A row per episode, in order: number of the rollout from 1, seed, sum of the rewards, steps."""
     found = []
     for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
         score = float(load_rewards(path).sum(dtype=np.float64))
-        found.append({"rollout": rollout + 1, "seed": episode(cfg, rollout).seed, "score": score, "length": length})
+        found.append({"rollout": rollout + 1, "seed": load_seed(path), "score": score, "length": length})
     return found
 
 
@@ -238,6 +257,8 @@ def claim(root: Path, cfg: Collect) -> None:
 def settings(cfg: Collect) -> dict[str, Any]:
     """What decides on the episodes of a collection, as collect.json holds it."""
     chosen = {key: getattr(cfg, key) for key in ("env", "policy", "start", "max_steps", "seed")}
+    if cfg.longer_than:  # collections of before this setting have none
+        chosen["longer_than"] = cfg.longer_than
     if cfg.policy == "agent":
         chosen |= {"logdir": cfg.logdir, "driver": RunDir.of(cfg.logdir).driver()[:16]}
     return chosen

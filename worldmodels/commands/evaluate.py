@@ -92,6 +92,8 @@ def main(cfg: Evaluate) -> None:
         written = book.close(result)
         metrics.write_whole(folder.evaluations, "track", rows(result))
     print(table(result))
+    if known := envs.describe(result["env"]).baselines:
+        print("Policies without eyes: " + ", ".join(f"{name} {mean:.0f}" for name, mean in known.items()) + ".")
     print(f"Written to {written}" + (f" and {folder.video}." if book.video else "."))
 
 

@@ -4,6 +4,8 @@ worldmodels run --preset laptop --logdir exp_dir
 worldmodels run --iterations 2 --logdir exp_dir      (the paper's iterative procedure, section 5)
 """
 
+import re
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +25,7 @@ from worldmodels.errors import UserError
 from worldmodels.runs import record
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically
-from worldmodels.runs.settings import Report, Run, check, previous, stages
+from worldmodels.runs.settings import STAGES, Report, Run, check, previous, stages
 from worldmodels.workers.places import choose_device
 
 Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, its settings
@@ -41,10 +43,13 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
         todo = [*training(cfg), scoring]
         for number, (title, command, stage, settings) in enumerate(todo, start=1):
             print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")
-            if command.startswith("train"):
-                train(command, stage, settings, run, earlier)
-            else:
-                stage(settings)
+            try:
+                if command.startswith("train"):
+                    train(command, stage, settings, run, earlier)
+                else:
+                    stage(settings)
+            except UserError as error:
+                raise UserError(in_words_of_run(str(error), command, settings)) from error
             if number == 1:
                 begin()
         report.main(Report(logdir=cfg.logdir))
@@ -56,7 +61,8 @@ def refuse(cfg: Run) -> None:
     todo = stages(cfg)
     choose_device(cfg.device)
     if cfg.dream.rounds:
-        train_in_dream.refuse(todo.dream, todo.mdrnn.include_reward, todo.mdrnn.discount)
+        pays = todo.mdrnn.include_reward or bool(envs.describe(cfg.env).step_reward and todo.mdrnn.include_terminal)
+        train_in_dream.refuse(todo.dream, pays, todo.mdrnn.discount)
     else:
         train_controller.refuse(todo.controller, envs.find(cfg.env))
     collect.try_out(todo.collect)
@@ -101,6 +107,23 @@ def train(command: str, stage: Callable[..., None], settings: Any, run: RunDir, 
         if not accepted:
             record.put("run", run, earlier)
         raise
+
+
+def in_words_of_run(sentence: str, command: str, settings: Any) -> str:
+    """What a stage says to its user, with the flags that `run` has for it; `commands` in it stay as they are."""
+    told, field = vars(settings), STAGES[command]
+
+    def flag(said: re.Match[str]) -> str:
+        name = said[1].replace("-", "_")
+        if name == "noreload":
+            return f"`worldmodels {command} --logdir {shlex.quote(told['logdir'])} --noreload`"
+        if name == "rootdir":
+            return "--logdir"
+        return f"--{field}.{said[1]}" if name in told and name not in vars(Run()) else said[0]
+
+    parts = sentence.split("`")
+    parts[::2] = [re.sub(r"(?<![\w-])--([a-z][a-z-]*)", flag, part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 # ------------------------------------------------------------------------------------------- more iterations

@@ -71,7 +71,7 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     shape = shape_of_c(cfg, run)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
     models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision_of(cfg, places))
-    world = World(cfg.env)
+    world = World.practice(cfg.env)
     real = Drivers(world, cfg.batch_size, models)
     dream = dreamers(cfg, run, shape, places) if cfg.dream else None
     with alone(run.ctrl, "evolving C"):
@@ -127,7 +127,7 @@ def evolve(
                 selected = float(results.mean())
                 loop.env_steps += driven
                 if dreamers is not None:
-                    dreamed = gate(practice, real, mean, cfg, state)
+                    dreamed = gate(practice, real, mean, cfg, state, selected if whole(cfg, description) else None)
                 if loop.best is None or selected > loop.best:
                     loop.best = selected
                     save_best(run, state, mean, cfg)
@@ -150,16 +150,24 @@ def gate(
     mean: np.ndarray,
     cfg: TrainController,
     state: "State",
+    selected: float | None,
 ) -> dict[str, float]:
     """The mean in dreams it has not met, and over as many real steps from the same kind of start: what M promises, and
-    what the world then pays. A ratio far above one says that C has learned M's mistakes."""
+    what the world then pays. A ratio far above one says that C has learned M's mistakes. `selected`: its score on the
+    selection tracks where that is what would be driven; None otherwise."""
     seeds = range(SELECTION, SELECTION + cfg.select_tracks)
     promised, dreamed_steps = fitness(practice, mean[None], seeds, Course(max_steps=cfg.horizon), cfg.batch_size)
-    course = Course(cfg.start, cfg.horizon)
-    paid, steps = fitness(real, mean[None], seeds, course, cfg.batch_size)
-    state.loop.env_steps += steps
     state.loop.dream_steps += dreamed_steps
-    return {"dreamed": float(promised.mean()), "real": float(paid.mean()), "dream_steps": state.loop.dream_steps}
+    if selected is None:
+        paid, steps = fitness(real, mean[None], seeds, Course(cfg.start, cfg.horizon), cfg.batch_size)
+        state.loop.env_steps += steps
+        selected = float(paid.mean())
+    return {"dreamed": float(promised.mean()), "real": selected, "dream_steps": state.loop.dream_steps}
+
+
+def whole(cfg: TrainController, description: Description) -> bool:
+    """Whether a dream may last as long as an episode, and begins as one."""
+    return cfg.start == "line" and description.time_limit is not None and cfg.horizon >= description.time_limit
 
 
 # --------------------------------------------------------------------------------------- where it stands
@@ -366,13 +374,14 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     """What a worker needs to dream.
 
     Raises:
-        UserError: M has no reward head, no starts, or learned another kind of actions.
+        UserError: M's dream pays nothing, it has no starts, or M learned another kind of actions.
     """
     mdrnn, actions = memory.load(run), envs.actions_in(World(cfg.env))
-    if not mdrnn.include_reward:
+    if not mdrnn.pays:
+        head = "--include-terminal" if mdrnn.step_reward else "--include-reward"
         raise UserError(
-            f"The M of {run.path} predicts no reward, so that nothing can be learned in its dream: "
-            "`worldmodels train-mdrnn --noreload --include-reward` trains one that does."
+            f"The M of {run.path} predicts no {head.removeprefix('--include-')}, so that nothing can be learned in its "
+            f"dream: `worldmodels train-mdrnn --noreload {head}` trains one that does."
         )
     if mdrnn.action_kind not in (None, actions.name):
         raise UserError(
@@ -382,6 +391,8 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     if cfg.hidden:
         raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
     starts = Starts.load(run.mdrnn / "starts.safetensors", mdrnn)
+    if mdrnn.include_restart:  # it dreams episodes from their first step on, as the paper's Take Cover
+        starts = starts.first()
     weights = run.trained("mdrnn").read_bytes()
     bfloat16 = choose_bfloat16(cfg.precision, torch.device(places[0].device))
     return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
@@ -396,11 +407,11 @@ def training_course(cfg: TrainController, description: Description, generation: 
     """Where the generation's episodes start, how long they go on, and when a hopeless one is given up."""
     if cfg.dream:
         return Course(max_steps=cfg.horizon)
-    whole = bool(cfg.whole_after) and generation >= cfg.whole_after
-    max_steps = None if whole else cfg.max_steps
+    uncut = bool(cfg.whole_after) and generation >= cfg.whole_after
+    max_steps = None if uncut else cfg.max_steps
     horizon = max_steps or description.time_limit
     give_up = GiveUp(cfg.give_up, horizon) if cfg.give_up and horizon else None
-    return Course("line" if whole else cfg.start, max_steps, give_up)
+    return Course("line" if uncut else cfg.start, max_steps, give_up)
 
 
 def basis_of(cfg: TrainController, run: RunDir, shape: Controller) -> np.ndarray:

@@ -248,7 +248,7 @@ class Learner:
         run.trained("mdrnn")
         tensors, meta = checkpoint.load(first)
         mdrnn = memory.build(first, tensors, meta).requires_grad_(True)
-        refuse(cfg, mdrnn.include_reward, mdrnn.discount)
+        refuse(cfg, mdrnn.pays, mdrnn.discount)
         actions = envs.actions_in(World(cfg.env))
         shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
         check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
@@ -405,10 +405,10 @@ def start_over(run: RunDir) -> None:
     shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
 
 
-def refuse(cfg: TrainInDream, include_reward: bool, discount: float) -> None:
-    """UserError for an M that lacks the heads."""
+def refuse(cfg: TrainInDream, pays: bool, discount: float) -> None:
+    """UserError for an M whose dream pays nothing, or that knows no value."""
     envs.reset_options(cfg.env, cfg.start)
-    if not (include_reward and discount):
+    if not (pays and discount):
         raise UserError(
             "C learns in the dream of an M that predicts rewards and their value: "
             "`worldmodels train-mdrnn --noreload --include-reward --discount 0.997` trains one that does."

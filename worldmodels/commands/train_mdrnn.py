@@ -5,7 +5,7 @@
 V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
 every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
 TensorBoard events, and after every epoch samples/dream_NNNN.png (real, V's reconstruction, M's dream). In the end
-starts.safetensors, the bank of real states from which dreams begin, and, where M predicts rewards, quality.json: how
+starts.safetensors, the bank of real states from which dreams begin, and, where its dream pays, quality.json: how
 good a world it is.
 """
 
@@ -123,12 +123,14 @@ def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor,
 def measure(
     cfg: TrainMDRNN, run: RunDir, episodes: list[Latents], test_set: Sequences, collection: dict[str, Any]
 ) -> None:
-    """Write the starts of dreams and, where M predicts rewards, its quality as a world."""
+    """Write the starts of dreams and, where dreams pay, M's quality as a world."""
     best = memory.load(run)
     starts = quality.bank(best, episodes, cfg.starts, cfg.seed)
     starts.save(run.mdrnn / "starts.safetensors")
-    if cfg.include_reward:
-        measured: dict[str, Any] = {"open_loop": quality.open_loop(best, test_set.episodes, seed=cfg.seed)}
+    if best.pays:
+        measured: dict[str, Any] = {}
+        if cfg.include_reward:
+            measured["open_loop"] = quality.open_loop(best, test_set.episodes, seed=cfg.seed)
         if collection:
             options = envs.reset_options(collection["env"], collection["start"])
             measured["ranking"] = quality.ranking(best, starts, collection["env"], options)
@@ -147,8 +149,9 @@ def collection_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def action_labels(env_id: str) -> dict[str, Any]:
-    """`action_kind` and `action_bounds` of an M of this environment."""
-    actions = envs.actions_in(World(env_id))
+    """`action_kind`, `action_bounds` and `step_reward` of an M of this environment."""
+    actions, step_reward = envs.actions_in(World(env_id)), envs.describe(env_id).step_reward
+    pays = {"step_reward": step_reward} if step_reward else {}
     if not isinstance(actions, Box) or actions.name != "box":
-        return {"action_kind": actions.name}
-    return {"action_kind": "box", "action_bounds": [actions.low.tolist(), actions.high.tolist()]}
+        return {"action_kind": actions.name, **pays}
+    return {"action_kind": "box", "action_bounds": [actions.low.tolist(), actions.high.tolist()], **pays}

@@ -6,6 +6,7 @@ Each rollout has its own noise: `Episode.candidate` is the number of the rollout
 (seed, candidate) alone, whichever lane drives it. None of them looks at the frames.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from worldmodels.rollout import Episode
 
 TIME_STEP = 1 / 50  # s; the frame of CarRacing, and the step of ctallec's random walk in every environment
 LONGEST_HOLD = 10  # steps; the paper's code for Take Cover holds a random action for 1–10 frames
+LEG = (30, 150)  # steps of a leg, the last not included: from wall to wall are 102 tics of Take Cover
 BLOCK = 64  # steps of noise drawn at a time: what one costs is mostly the call
 NOISE_STREAM = 1  # keeps the noise apart from the draw of the track, which has the key (seed, rollout)
 
@@ -81,11 +83,33 @@ def gas(actions: Actions, rng: np.random.Generator) -> Stream:
 
 
 def held(actions: Actions, rng: np.random.Generator) -> Stream:
-    """Random actions, each held for 1–10 steps (the paper's code for Take Cover)."""
+    """Random actions held for 1–10 steps: what the paper's code collects with in Take Cover.
+
+    A new one is drawn whenever the step is a multiple of a number from 1 to 10, which is drawn anew with it.
+    """
+    action, every = np.empty(0, np.float32), 1
+    for step in itertools.count():
+        if step % every == 0:
+            action, every = actions.noise(rng, 1)[0], int(rng.integers(1, LONGEST_HOLD + 1))
+        yield action
+
+
+def legs(actions: Actions, rng: np.random.Generator) -> Stream:
+    """C's outputs held on one side and on the other in turn, 30–149 steps each: unlike `held`, it meets the walls."""
+    side = rng.choice([-1, 1])
     while True:
-        action = actions.noise(rng, 1)[0]
-        for _ in range(rng.integers(1, LONGEST_HOLD + 1)):
+        outputs = side * np.arctanh(rng.uniform(1 / 3, 1, size=(1, actions.outputs)))
+        action = actions.squash(outputs).astype(np.float32)[0]
+        for _ in range(rng.integers(*LEG)):
             yield action
+        side = -side
 
 
-STREAMS: dict[str, Callable[[Actions, np.random.Generator], Stream]] = {"brown": brown, "white": white, "gas": gas}
+def mixed(actions: Actions, rng: np.random.Generator) -> Stream:
+    """An episode of `held` or one of `legs`: the small steps of the one and the walls of the other."""
+    return legs(actions, rng) if rng.random() < 0.5 else held(actions, rng)
+
+
+STREAMS: dict[str, Callable[[Actions, np.random.Generator], Stream]] = {
+    "brown": brown, "white": white, "gas": gas, "held": held, "legs": legs, "mixed": mixed,
+}  # fmt: skip

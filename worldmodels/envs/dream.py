@@ -57,8 +57,8 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     z; "z" float32 (N,Z); "zh" (N,Z+H) and "zch" (N,Z+2H), what C sees: z, then h, or c and h.
 
     ## Rewards and endings
-    M's heads predict them: float64 (N,). A dream ends when M's logit of the end is above 0, where M has that head, and
-    is cut (truncated) after `horizon` steps.
+    M's heads predict them: float64 (N,); an M of Take Cover, which has no reward head, pays 1 per step. A dream ends
+    when M's logit of the end is above 0, where M has that head, and is cut (truncated) after `horizon` steps.
 
     ## Episodes
     `autoreset_mode` is NEXT_STEP (default), SAME_STEP or DISABLED, each as in `gymnasium.vector.SyncVectorEnv`, but
@@ -110,7 +110,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise UserError(f"horizon is {horizon}: a dream has at least 1 step.")
         folder = Path(run) if run is not None else shipped.folder(str(pretrained))
         mdrnn = memory.load(folder)
-        if not mdrnn.include_reward:
+        if not mdrnn.pays:
             raise UserError(
                 f"M in {folder} predicts no rewards: train it by `worldmodels train-mdrnn --include-reward --noreload`."
             )

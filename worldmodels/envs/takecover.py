@@ -27,6 +27,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from numba import njit
 
+from worldmodels.data.policies import STREAMS
+from worldmodels.envs import TAKECOVER, describe
+from worldmodels.envs.actions import Threshold
 from worldmodels.envs.frames import FRAME_SIZE, area_weights
 from worldmodels.errors import UserError
 from worldmodels.workers.places import cores
@@ -40,6 +43,7 @@ OLDEST = (1, 3)  # ViZDoom: the one tested; before 1.1 a hit could not be seen
 LIVES = 3  # engines that may die in a row
 
 ACTIONS = spaces.Discrete(3)  # 0 none, 1 right, 2 left
+ORDER = describe(TAKECOVER).order  # left, none, right
 BUTTONS = ([False, False], [False, True], [True, False])  # MOVE_LEFT and MOVE_RIGHT of each action
 FRAMES = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35}
@@ -365,30 +369,9 @@ Raw = Iterator[float]
 """An endless sequence of numbers in [-1, 1], as M reads them; `Threshold` steps left below -1/3, right above 1/3."""
 
 
-def random(rng: np.random.Generator) -> Raw:
-    """A new output every tic."""
-    while True:
-        yield rng.uniform(-1, 1)
-
-
-def held(rng: np.random.Generator) -> Raw:
-    """A random output held for 1–10 tics: what the paper's code collects with.
-
-    A new one is drawn whenever the tic is a multiple of a number from 1 to 10, which is drawn anew with it.
-    """
-    output, every = 0.0, 1
-    for tic in itertools.count():
-        if tic % every == 0:
-            output, every = rng.uniform(-1, 1), int(rng.integers(1, 11))
-        yield output
-
-
-def legs(rng: np.random.Generator) -> Raw:
-    """Left and right in turn for 30–149 tics each: unlike `held`, it meets the walls."""
-    side = rng.choice([-1, 1])
-    while True:
-        yield from [side * rng.uniform(1 / 3, 1)] * rng.integers(30, 150)
-        side = -side
+def collected(name: str) -> Callable[[np.random.Generator], Raw]:
+    """What `worldmodels collect --policy NAME` plays here."""
+    return lambda rng: (float(vector[0]) for vector in STREAMS[name](Threshold(ORDER), rng))
 
 
 def sweep(tics: int) -> Callable[[np.random.Generator], Raw]:
@@ -397,11 +380,11 @@ def sweep(tics: int) -> Callable[[np.random.Generator], Raw]:
 
 
 BASELINES: dict[str, Callable[[np.random.Generator], Raw]] = {
-    "random": random,
-    "held": held,
+    "random": collected("white"),  # a new output every tic
+    "held": collected("held"),
     "stay": lambda rng: itertools.repeat(0.0),
     "left": lambda rng: itertools.repeat(-1.0),
-    "legs": legs,
+    "legs": collected("legs"),
     **{f"sweep-{tics}": sweep(tics) for tics in (60, 80, 100, 105, 110, 115, 130, 150)},
 }
 """Policies without eyes, by name: what a score has to be compared with."""

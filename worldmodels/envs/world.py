@@ -48,9 +48,15 @@ class Description:
     """It is a vector environment by itself: all lanes in one process on all its threads, frames 64×64, ended lanes at
     rest. Any other environment gets a process per core and one lane after another in it."""
     scoring: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the constructor with which `evaluate` makes it."""
+    """Arguments of the constructor with which `evaluate` makes it,"""
+    practice: Mapping[str, Any] = field(default_factory=dict)
+    """and with which all else does: episodes gathered, candidates driven."""
     laps: bool = False
     """An episode is a lap worth 1,000 points, of which each step takes 0.1: `evaluate` counts laps and crashes."""
+    step_reward: float = 0.0
+    """What each step pays, where that is all that is paid: M then needs no reward head."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """What policies without eyes score: a score, and M's ranking of these policies, are read beside it."""
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
     """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
 
@@ -65,7 +71,13 @@ DESCRIPTIONS: dict[str, Description] = {
             starts={"line": NO_OPTIONS, "anywhere": {"start": "random", "speed": (0.0, 70.0), "zoomed": True}},
         ),
         Description("CarRacing-v3", action="car", time_limit=1000, target_return=950.0, laps=True),
-        Description(TAKECOVER, action="threshold", order=(2, 0, 1), batched=True),  # left, none, right
+        Description(
+            TAKECOVER, action="threshold", order=(2, 0, 1), time_limit=2100, batched=True,  # left, none, right
+            practice={"resolution": "320x240"}, step_reward=1.0,
+            # measured over 300 to 1,000 games (docs/takecover.md)
+            baselines={"stay": 149, "left": 177, "random": 217, "held": 301, "legs": 581, "sweep-60": 601,
+                       "sweep-110": 751},
+        ),
     )
 }  # fmt: skip
 
@@ -107,6 +119,11 @@ class World:
     env_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Of the environment's constructor."""
+
+    @staticmethod
+    def practice(env_id: str) -> "World":
+        """Where episodes are gathered and candidates drive."""
+        return World(env_id, describe(env_id).practice)
 
 
 def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int | None = None) -> VectorEnv:

@@ -19,6 +19,7 @@ from worldmodels.errors import UserError
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
+TAKECOVER = "worldmodels/TakeCover-v0"
 
 Count = Annotated[int, Ge(1), Lt(10**9)]
 OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
@@ -35,13 +36,16 @@ class Collection:
     """Episodes in the folder when the command is done; an interrupted collection continues."""
     threads: OrNone = 0
     """Worker processes (0: one per core)."""
-    policy: Literal["brown", "white", "gas", "agent"] = "brown"
+    policy: Literal["brown", "white", "gas", "held", "legs", "mixed", "agent"] = "brown"
     """brown: a random walk of the action; white: the space's own samples; gas: smooth steering with the foot on the
-    gas, which really drives; agent: the trained V, M and C of --logdir."""
+    gas, which really drives; held: random actions for 1-10 steps (paper, Take Cover); legs: to and fro for 30-149
+    steps; mixed: every episode one of these two; agent: the trained V, M and C of --logdir."""
     start: Literal["line", "anywhere"] = "line"
     """anywhere: begin on a random tile at a random speed (our simulator only), so that V and M see the whole track."""
     max_steps: Count | None = None
     """Cut episodes after so many steps (the environment's own limit otherwise)."""
+    longer_than: OrNone = 0
+    """Keep only episodes of more steps than this; for a shorter one another is driven (paper, Take Cover: 100)."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,8 @@ class Evolution:
     batch_size: Count = 64
     """Lanes of one worker: episodes driven side by side."""
     dream: bool = False
-    """Evolve in the dream: candidates drive inside M (trained with --include-reward); only the selection tracks are
-    real."""
+    """Evolve in the dream: candidates drive inside M (trained with --include-reward; in Take Cover, where each step
+    pays 1, with --include-terminal); only the selection tracks are real."""
     temperature: Annotated[float, Ge(0)] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
     horizon: Count = 250

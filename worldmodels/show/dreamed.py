@@ -49,7 +49,7 @@ def dream(agent: Agent, starts: Starts, temperature: float, steps: int, seed: in
 def driven(agent: Agent, steps: int, seed: int) -> Rollout:
     """The episode `seed`, driven from its own start."""
     seen: list[Rollout] = []
-    env = make(World(agent.env_id), 1, max_steps=steps)
+    env = make(World.practice(agent.env_id), 1, max_steps=steps)
     try:
         drive(env, agent.actions, agent, [Episode(seed)], on_rollout=lambda _, rollout: seen.append(rollout))
     finally:

@@ -52,8 +52,8 @@ class Dreamer:
             prediction = self.mdrnn.predict(h, hidden)
             uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
             z, restart = memory.sample(prediction, self.temperature, uniform, normal), torch.zeros_like(restart)
-            assert prediction.reward is not None and prediction.value is not None
-            paid = paid + alive * prediction.reward
+            assert prediction.value is not None
+            paid = paid + alive * (self.mdrnn.step_reward if prediction.reward is None else prediction.reward)
             if prediction.terminal is not None:
                 alive = alive * torch.sigmoid(-prediction.terminal)
             value = alive * prediction.value

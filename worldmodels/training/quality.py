@@ -6,6 +6,7 @@ The likelihood of the next z says little about a dream. Two figures say more: ho
 actions when it must live on its own z (open loop), and whether it puts fixed policies in the order of the real world.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ WINDOWS = 512  # at most, over all test episodes
 FEWEST = 4  # windows below which a share of their variance says nothing
 FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 HORIZON = 250  # steps of a fixed policy
+DREAMS = 64  # of a fixed policy
+RANK, SLOPE = 0.7, 0.2  # of M's ranking of fixed policies: below one of them, C would learn the wrong thing
 TRACKS = 4  # key of the tracks on which fixed policies are driven
 SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in steps; 115 is Take Cover's best
 
@@ -155,6 +158,16 @@ def fixed_policies(actions: Actions, steps: int) -> dict[str, np.ndarray]:
     return policies
 
 
+def baselines(names: tuple[str, ...], steps: int) -> dict[str, np.ndarray]:
+    """Take Cover's policies without eyes, by name: their action vectors float32 (`DREAMS`, steps, 1)."""
+    from worldmodels.envs.takecover import BASELINES
+
+    def stream(name: str, dream: int) -> np.ndarray:
+        return np.fromiter(itertools.islice(BASELINES[name](np.random.default_rng(dream)), steps), np.float32, steps)
+
+    return {name: np.stack([stream(name, dream) for dream in range(DREAMS)])[..., None] for name in names}
+
+
 class Fixed:
     """A `rollout.Policy` that plays a stream of actions; `Episode.candidate` says which of them (P, T, A)."""
 
@@ -171,10 +184,12 @@ class Fixed:
 
 
 def dreamed_returns(
-    mdrnn: MDRNN, starts: Starts, streams: np.ndarray, temperature: float = 1.0, dreams: int = 64
+    mdrnn: MDRNN, starts: Starts, streams: np.ndarray, temperature: float = 1.0, dreams: int = DREAMS
 ) -> np.ndarray:
-    """Mean dreamed return (P,) of action streams (P, T, A) over the same `dreams` starts and noises."""
-    policies, steps, _ = streams.shape
+    """Mean dreamed return (P,) of action streams (P, T, A) over the same `dreams` starts and noises; of streams
+    (P, D, T, A), one a dream, over D."""
+    streams = streams if streams.ndim == 4 else np.repeat(streams[:, None], dreams, axis=1)
+    policies, dreams, steps, size = streams.shape
     lanes = Dreams(mdrnn, policies * dreams, temperature=temperature)
     chosen = np.linspace(0, len(starts.z) - 1, dreams).astype(np.int64)
     z, h, c, restart = (
@@ -183,7 +198,10 @@ def dreamed_returns(
     lanes.begin(np.arange(lanes.lanes), np.tile(np.arange(dreams), policies), z, h, c, restart)
     total = np.zeros(lanes.lanes)
     for t in range(steps):
-        total += lanes.step(np.repeat(streams[:, t], dreams, axis=0))[0]
+        total += lanes.step(streams[:, :, t].reshape(-1, size))[0]
+        if not lanes.active.any():
+            break
+    lanes.close()
     return total.reshape(policies, dreams).mean(axis=1)
 
 
@@ -192,7 +210,7 @@ def real_returns(
 ) -> np.ndarray:
     """Mean return (P,) of action streams (P, T, A) over the same `episodes` episodes of the real environment."""
     policies, steps, _ = streams.shape
-    env = envs.make(World(env_id), min(64, policies * episodes), max_steps=steps)
+    env = envs.make(World.practice(env_id), min(64, policies * episodes), max_steps=steps)
     tracks = training_seeds(TRACKS, count=episodes)
     drives = [Episode(track, candidate) for candidate in range(policies) for track in tracks]
     try:
@@ -203,25 +221,43 @@ def real_returns(
 
 
 def ranking(mdrnn: MDRNN, starts: Starts, env_id: str, options: dict[str, Any] | None) -> dict[str, Any]:
-    """`policies`, by name the real and the dreamed return of `HORIZON` steps, and `rank`, Spearman's correlation of
-    the two: a C that evolves in a dream which ranks the policies wrong learns the wrong one."""
-    actions = envs.actions_in(World(env_id))
-    policies = fixed_policies(actions, HORIZON)
-    streams = np.stack(list(policies.values()))
-    real, dreamed = real_returns(env_id, actions, streams, options), dreamed_returns(mdrnn, starts, streams)
+    """`policies`, by name the real and the dreamed return; `rank`, Spearman's correlation of the two: a C that evolves
+    in a dream which ranks the policies wrong learns the wrong one; `slope`, dreamed return per real one (least
+    squares): near 0, the dream hardly tells the policies apart, and their order is luck.
+
+    Whole episodes of the environment's baselines, whose scores are known; where it has none, `HORIZON` steps.
+    """
+    description = envs.describe(env_id)
+    if description.baselines and description.time_limit:
+        policies = baselines(tuple(description.baselines), description.time_limit)
+        real = np.array(list(description.baselines.values()))
+        dreamed = dreamed_returns(mdrnn, starts.first(), np.stack(list(policies.values())))
+    else:
+        actions = envs.actions_in(World(env_id))
+        policies = fixed_policies(actions, HORIZON)
+        streams = np.stack(list(policies.values()))
+        real, dreamed = real_returns(env_id, actions, streams, options), dreamed_returns(mdrnn, starts, streams)
     pairs = zip(real.tolist(), dreamed.tolist(), strict=True)
-    return {"policies": dict(zip(policies, pairs, strict=True)), "rank": rank_correlation(dreamed, real)}
+    slope = float(np.cov(dreamed, real)[0, 1] / max(np.var(real, ddof=1), 1e-12))
+    rank = rank_correlation(dreamed, real)
+    return {"policies": dict(zip(policies, pairs, strict=True)), "rank": rank, "slope": slope}
+
+
+def trusted(ranking: dict[str, Any]) -> bool:
+    """Whether C can learn in the dream of an M with this `ranking`."""
+    return bool(ranking["rank"] >= RANK and ranking["slope"] >= SLOPE)
 
 
 # ------------------------------------------------------------------------------------------------- report
 
 
 def sentences(measured: dict[str, Any]) -> Iterator[str]:
-    """What is in quality.json, for the terminal: `open_loop`, and `ranking` where the real environment is known."""
-    loop = measured["open_loop"]
-    if not loop["windows"]:
+    """What is in quality.json, for the terminal: `open_loop` of an M that predicts rewards, and `ranking` where the
+    real environment is known."""
+    loop = measured.get("open_loop")
+    if loop is not None and not loop["windows"]:
         yield f"M as a world: too few test episodes of {WARM_UP + SPAN} steps to measure it on."
-    else:
+    elif loop is not None:
         spans = ", ".join(
             f"{r2:.2f} (× {ratio:.2f}) at {i * SPAN}–{(i + 1) * SPAN}"
             for i, (r2, ratio) in enumerate(zip(loop["r2"], loop["ratio"], strict=True))
@@ -232,4 +268,10 @@ def sentences(measured: dict[str, Any]) -> Iterator[str]:
         )
     if ranking := measured.get("ranking"):
         returns = "; ".join(f"{n} {real:.0f} / {dreamed:.0f}" for n, (real, dreamed) in ranking["policies"].items())
-        yield f"Fixed policies, real / dreamed return: {returns}; rank correlation {ranking['rank']:.2f}."
+        agree = f"rank correlation {ranking['rank']:.2f}, slope {ranking['slope']:.2f}"
+        yield f"Fixed policies, real / dreamed return: {returns}; {agree}."
+        if not trusted(ranking):
+            yield (
+                "Warning: M does not put them in the world's order, and a C that evolves in its dream would learn the "
+                "wrong thing: collect more episodes, or others, or train M longer."
+            )

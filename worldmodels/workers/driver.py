@@ -5,6 +5,7 @@ Shapes: P population, n parameters of C, E episodes.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from worldmodels.envs import Actions, World, actions_for, make, reset_options
 from worldmodels.rollout import Episode, GiveUp, Policy, Rollout, drive
 from worldmodels.runs.directory import RunDir
 from worldmodels.workers.places import Place, choose_bfloat16
+
+ROWS = 16  # fewest rows of a matrix product: from here on a row's rounding does not depend on their number
 
 if TYPE_CHECKING:
     from worldmodels.controller import Controller
@@ -120,6 +123,8 @@ class Driver:
         self.setup, self.place = setup, place
         self.envs: dict[tuple[int, int | None], VectorEnv] = {}
         self.models = load_models(setup.models, place.device) if setup.models is not None else None
+        self.threads = place.threads if place.device == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.threads, initializer=_compute_alone)
 
     def __call__(self, job: Job, on_step: Callable[[int], None] | None = None) -> Outcome:
         env = self.env(min(self.setup.lanes, len(job.episodes)), job.course.max_steps)
@@ -153,13 +158,23 @@ class Driver:
         from worldmodels.agent import Agent, Eyes  # PyTorch: random policies do without, 0.2 GB and 2 s per worker
 
         vae, memory = self.models
-        eyes = Eyes(vae, setup.models.sample_z)
-        return Agent(eyes, memory, setup.models.controller, job.population, actions, setup.models.seed)
+        return Agent(
+            Eyes(vae, setup.models.sample_z), memory, setup.models.controller, job.population, actions,
+            setup.models.seed, min(ROWS, setup.lanes), self.threads, self.pool.map if self.threads > 1 else map,
+        )  # fmt: skip
 
     def close(self) -> None:
+        self.pool.shutdown()
         for env in self.envs.values():
             env.close()
         self.envs.clear()
+
+
+def _compute_alone() -> None:
+    """Products of this thread are its own: split between threads, they are rounded otherwise."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def load_models(models: Models, device: str) -> tuple["VAE", "MDRNN"]:

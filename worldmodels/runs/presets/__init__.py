@@ -3,18 +3,36 @@
 import dataclasses
 
 from worldmodels.errors import UserError
-from worldmodels.runs.presets import carracing
-from worldmodels.runs.settings import CARRACING, Run
+from worldmodels.runs.presets import carracing, takecover
+from worldmodels.runs.settings import TAKECOVER, Run
 
-NAMES = ("smoke", "laptop", "overnight", "dream", "paper")
+PRESETS: dict[str, Run] = {
+    "smoke": carracing.SMOKE,
+    "laptop": carracing.LAPTOP,
+    "overnight": carracing.OVERNIGHT,
+    "dream": carracing.DREAM,
+    "paper": carracing.PAPER,
+    "takecover": takecover.COFFEE,
+    "takecover-night": takecover.NIGHT,
+    "takecover-paper": takecover.PAPER,
+}
+NAMES = tuple(PRESETS)
 
 
-def preset(name: str, env_id: str) -> Run:
-    """The preset `name` for an environment; UserError lists the presets where there is none of that name."""
+def preset(name: str, env_id: str | None = None) -> Run:
+    """The preset `name` for an environment, its own where none is named.
+
+    Raises:
+        UserError: there is no preset of that name, or it is Take Cover's and another environment is named.
+    """
     if name not in NAMES:
         raise UserError(f"There is no preset {name!r}: it is one of {', '.join(NAMES)}.")
-    run: Run = getattr(carracing, name.upper())
-    return run if env_id.rpartition(":")[2] == CARRACING else from_the_line(run)
+    run = PRESETS[name]
+    if env_id is None or env_id.rpartition(":")[2] == run.env:
+        return run
+    if run.env == TAKECOVER:
+        raise UserError(f"The preset {name} is for {TAKECOVER}, not for {env_id}: leave --env out, or choose another.")
+    return from_the_line(run)
 
 
 def from_the_line(run: Run) -> Run:
@@ -24,4 +42,5 @@ def from_the_line(run: Run) -> Run:
         collect=dataclasses.replace(run.collect, start="line"),
         again=dataclasses.replace(run.again, start="line"),
         controller=dataclasses.replace(run.controller, start="line", give_up=0),
+        dream=dataclasses.replace(run.dream, start="line", give_up=0),
     )

@@ -1,0 +1,85 @@
+"""The paper's temperature table: C evolved in the dream of one M at several temperatures, dreamed and real scores.
+
+    worldmodels run --preset takecover --logdir doom
+    python -m experiments.takecover doom [--temperatures 0.1 0.5 1.0 1.15 1.3] [--seeds 2] [--games 500]
+
+V and M are the run's, and so is how C evolves, but for the temperature and the seed. Each C lives in a run of its own
+below doom/temperatures, so that a killed table goes on. Dreamed scores are of 256 dreams that no candidate has met, at
+the temperature at which C evolved; real ones of development games (seeds from 950,000) at 640×480. ± is the standard
+deviation of an episode.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from worldmodels import controller
+from worldmodels.cli import parse
+from worldmodels.commands import evaluate, train_controller
+from worldmodels.envs import TAKECOVER, describe
+from worldmodels.envs.seeds import DEVELOPMENT
+from worldmodels.evolution.fitness import fitness
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.settings import Evaluate, TrainController
+from worldmodels.workers.driver import Course
+from worldmodels.workers.places import choose_device, choose_places
+from worldmodels.workers.pool import open_pool
+
+DREAMS = 256
+
+
+def settings(logdir: Path, temperature: float, seed: int, generations: int | None) -> TrainController:
+    """How the run's C evolves, in a folder of its own that shares V and M."""
+    asked, _ = parse("run", ["--logdir", str(logdir)])
+    folder = logdir / "temperatures" / f"{temperature:g}_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in ("vae", "mdrnn"):
+        if not (folder / stage).exists():
+            (folder / stage).symlink_to((logdir / stage).resolve())
+    cfg = TrainController(**vars(asked.controller), logdir=str(folder), env=asked.env, seed=seed)
+    return replace(cfg, temperature=temperature, epochs=generations or cfg.epochs)
+
+
+def dreamed(cfg: TrainController) -> np.ndarray:
+    """Scores (`DREAMS`,) of the kept C in dreams of its temperature."""
+    run = RunDir.of(cfg.logdir)
+    shape, parameters, _ = controller.load(run)
+    places = choose_places(choose_device(cfg.device), cfg.max_workers, describe(cfg.env).batched)
+    with open_pool(train_controller.dreamers(cfg, run, shape, places), places) as pool:
+        seeds = range(DEVELOPMENT, DEVELOPMENT + DREAMS)
+        return fitness(pool, parameters[None], seeds, Course(max_steps=cfg.horizon), cfg.batch_size)[0][0]
+
+
+def real(cfg: TrainController, games: int) -> np.ndarray:
+    """Scores (games,) of the kept C in the game."""
+    evaluate.main(Evaluate(logdir=cfg.logdir, env=TAKECOVER, episodes=games, seed=DEVELOPMENT))
+    return np.array(json.loads(RunDir.of(cfg.logdir).evaluation.read_text())["scores"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logdir", type=Path)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1, 0.5, 1.0, 1.15, 1.3])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--games", type=int, default=500)
+    parser.add_argument("--generations", type=int, help="of C (the run's own number otherwise)")
+    arguments = parser.parse_args()
+    rows = ["| temperature | seed of C | dreamed | real | standard error |", "|---|---|---|---|---|"]
+    for temperature in arguments.temperatures:
+        for seed in range(arguments.seeds):
+            cfg = settings(arguments.logdir, temperature, seed, arguments.generations)
+            train_controller.main(cfg)
+            imagined, played = dreamed(cfg), real(cfg, arguments.games)
+            rows.append(
+                f"| {temperature:g} | {seed} | {imagined.mean():.0f} ± {imagined.std(ddof=1):.0f} "
+                f"| {played.mean():.0f} ± {played.std(ddof=1):.0f} | {played.std(ddof=1) / len(played) ** 0.5:.0f} |"
+            )
+            print(rows[-1], flush=True)
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Presets for Take Cover: C evolves in the dream alone, and what it is worth is measured in the game."""
+
+import dataclasses
+
+from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evolution, MDRNNTraining, Run, VAETraining
+
+COFFEE = Run(
+    env=TAKECOVER,
+    collect=Collection(rollouts=320, policy="mixed", longer_than=100),
+    vae=VAETraining(epochs=2, batch_size=50, learning_rate=1e-3, z_size=64),
+    mdrnn=MDRNNTraining(
+        include_terminal=True, include_restart=True, hidden_size=256, epochs=12, batch_size=32, sequence_length=125,
+        learning_rate=1.5e-3,
+    ),
+    controller=Evolution(
+        dream=True, temperature=1.15, horizon=2100, inputs="zch", sample_z=True, strategy="pgpe", pop_size=64,
+        n_samples=4, batch_size=128, epochs=40, select_every=10, select_tracks=16,
+    ),
+    evaluate=Evaluation(video=True),
+)  # fmt: skip
+"""Two cores, no GPU, a coffee break. Smaller than the paper's: the data, the training of V and M, h (256 numbers), and
+the search. Frames, z and the game are whole."""
+
+NIGHT = dataclasses.replace(
+    COFFEE,
+    collect=dataclasses.replace(COFFEE.collect, rollouts=2000),
+    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=100),
+    mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=10, sequence_length=500, learning_rate=1e-3),
+    controller=dataclasses.replace(COFFEE.controller, n_samples=16, epochs=150, select_tracks=64, average=5),
+    evaluate=Evaluation(episodes=1000, video=True),
+)
+"""Two cores, no GPU, a night: M as large as the paper's, ten times the games for the score."""
+
+PAPER = Run(
+    env=TAKECOVER,
+    collect=Collection(rollouts=10_000, policy="held", longer_than=100),
+    vae=VAETraining(z_size=64),
+    mdrnn=MDRNNTraining(
+        include_terminal=True, include_restart=True, hidden_size=512, sequence_length=500, batch_size=100
+    ),
+    controller=Evolution(dream=True, temperature=1.15, horizon=2100, inputs="zch", sample_z=True),
+    evaluate=Evaluation(),
+)
+"""The paper's numbers (Ha & Schmidhuber 2018, section 4 and appendix A, and the released code)."""
