@@ -48,7 +48,8 @@ from worldmodels.workers.explorer import Explorer, explore
 
 NEW = 5  # rounds whose episodes are half of what M learns from,
 BEGUN_IN = 3  # and rounds in whose states dreams begin
-UNPAID = 60  # steps without a reward at the end of an episode that was lost,
+SLOWER = 0.96  # the steps of C and M from one round to the next
+UNPAID = 40  # steps without a reward at the end of an episode that was lost,
 BEFORE = (15, 90)  # and how many before that a quarter of the dreams begin
 LONGEST = 1.0  # gradient of M's loss, cut to this length
 FIXED = ("env", "horizon", "seed")
@@ -96,7 +97,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
         count = cfg.dreams * cfg.climbs
         episodes = learner.newest(BEGUN_IN)
         starts = quality.states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
-        rate = cfg.step_size * max(0.98**number, 1 / 3)
+        rate = cfg.step_size * max(SLOWER**number, 1 / 6)
         learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, draw)
         loop.dream_steps += count * cfg.horizon
 
@@ -157,7 +158,7 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
     share = (lengths / lengths.sum() + new * lengths / (new * lengths).sum()) / 2
     rng = np.random.default_rng([cfg.seed, number, 1])
     for group in learner.optimizer.param_groups:
-        group["lr"] = cfg.learning_rate * max(0.97**number, 0.2)
+        group["lr"] = cfg.learning_rate * max(SLOWER**number, 1 / 10)
     sums: dict[str, float] = {}
     m.train()
     for update in range(cfg.updates):

@@ -263,7 +263,7 @@ class Dreaming:
     climbs: Count = 20
     """Steps of C in a round."""
     step_size: Above = 3e-3
-    """How far a weight of C moves in one of them, about (Adam); falls to a third over the rounds."""
+    """How far a weight of C moves in one of them, about (Adam); falls by 4% each round, to a sixth."""
     temperature: Annotated[float, Ge(0)] = 1.0
     """Of the dream: 1 is M's own uncertainty."""
     gate: Annotated[float, Ge(1)] = 1.25
@@ -278,7 +278,7 @@ class Dreaming:
     """Standard deviation of the candidates' weights around C's."""
     waver: Annotated[float, Ge(0)] = 0.3
     """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
-    give_up: OrNone = 100
+    give_up: OrNone = 60
     """End an episode after so many steps without a reward above zero (0: never)."""
     updates: Count = 60
     """Of M in a round."""
@@ -287,7 +287,7 @@ class Dreaming:
     sequence_length: Count = 100
     """Steps per sequence."""
     learning_rate: Above = 1e-3
-    """Of M; falls by 3% each round, to a fifth."""
+    """Of M; falls by 4% each round, to a tenth."""
     select_every: Count = 15
     """Rounds between evaluations of C on the selection tracks: what `best` means."""
     select_tracks: Count = 16
