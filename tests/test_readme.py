@@ -51,6 +51,8 @@ def understand(words: list[str]) -> None:
         case ["python", script, *flags] if script in SCRIPTS:
             assert (ROOT / script).exists()
             parse(SCRIPTS[script], flags)
+        case ["python", script, *_] if script.startswith("examples/"):
+            assert (ROOT / script).exists()
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module), words
         case ["make", *rest]:
@@ -196,8 +198,9 @@ def test_the_shell_blocks_run_in_order(tmp_path: Path, shell: functools.partial)
     for folder in (here, apart, checkout):
         folder.mkdir()
 
-    pip, evaluate = lines(install)
+    pip, play, evaluate = lines(install)
     assert pip == ["pip", "install", "worldmodels-pytorch"]
+    assert play[1] == "play", "serves until it is stopped: tests/playground runs it"
     shell(here, small(evaluate))
 
     run, test = lines(make)

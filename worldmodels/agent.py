@@ -117,11 +117,15 @@ class Agent:
         index = torch.as_tensor(lanes, device=self.h.device)
         z = self.encoder(observations, noise)  # (L, Z)
         state = (self.h[index], self.c[index])
-        outputs = self.controller.act(self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
+        outputs = self.decide(lanes, self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
         actions = self.actions.squash(outputs.cpu().numpy())
         h, c = self.memory.step(z, torch.from_numpy(actions).to(z.device), state)
         self.h[index[:count]], self.c[index[:count]] = h[:count], c[:count]
         return actions[:count]
+
+    def decide(self, lanes: np.ndarray, parameters: Tensor, seen: Tensor) -> Tensor:
+        """C's raw outputs (L, O) of parameters (L, n) and features (L, F)."""
+        return self.controller.act(parameters, seen)
 
     def draw(self, lanes: np.ndarray) -> Tensor:
         """Standard normal noise (L, Z), each lane from its own generator."""

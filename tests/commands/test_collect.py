@@ -263,7 +263,7 @@ def start(cfg: Collect, **environment: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_until(condition, what: str, seconds: float = 20) -> None:
+def wait_until(condition, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited for {what} in vain"
@@ -290,7 +290,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(reference, tmp_path):
         process.kill()
         process.wait()
         try:
-            wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent", 5)
+            wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent", 30)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

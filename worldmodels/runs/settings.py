@@ -134,6 +134,8 @@ class MDRNNTraining:
     """The reward that counts as one in M's loss: about the spread of the environment's rewards."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of h hidden from M's head, another one in every sequence and in every dream (Dropout's Dream Land: 0.1)."""
+    discount: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Also predict the value, what later steps will pay, each worth so much of the one before (0: no such head)."""
     starts: Count = 1024
     """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
@@ -262,6 +264,63 @@ class TrainController(Evolution):
 
 
 @dataclass(frozen=True)
+class Dreaming:
+    """How C learns in the dream."""
+
+    rounds: OrNone = 60
+    """Rounds: C climbs in the dream, its population drives real episodes, and M learns from them."""
+    horizon: Count = 25
+    """Steps of a dream; what would come after them is M's value of its last state."""
+    dreams: Count = 128
+    """Dreams side by side, whose mean C climbs."""
+    climbs: Count = 20
+    """Steps of C in a round."""
+    step_size: Above = 3e-3
+    """How far a weight of C moves in one of them, about (Adam); falls by 4% each round, to a sixth."""
+    temperature: Annotated[float, Ge(0)] = 1.0
+    """Of the dream: 1 is M's own uncertainty."""
+    gate: Annotated[float, Ge(1)] = 1.25
+    """C rests for a round when the dream promised so many times what the same candidates were then paid."""
+    episodes: Annotated[int, Ge(2), Lt(10**6)] = 8
+    """Real episodes of a round, each driven by another candidate; the first two by C itself."""
+    start: Literal["line", "anywhere"] = "line"
+    """anywhere: half of them begin on a random tile at a random speed (our simulator only) and are `fragment` long."""
+    fragment: Count = 400
+    """Steps of an episode that begins anywhere."""
+    spread: Annotated[float, Ge(0)] = 0.03
+    """Standard deviation of the candidates' weights around C's."""
+    waver: Annotated[float, Ge(0)] = 0.3
+    """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
+    give_up: OrNone = 60
+    """End an episode after so many steps without a reward above zero (0: never)."""
+    updates: Count = 60
+    """Of M in a round."""
+    batch_size: Count = 24
+    """Sequences per update."""
+    sequence_length: Count = 100
+    """Steps per sequence."""
+    learning_rate: Above = 1e-3
+    """Of M; falls by 4% each round, to a tenth."""
+    select_every: Count = 15
+    """Rounds between evaluations of C on the selection tracks: what `best` means."""
+    select_tracks: Count = 16
+    """Selection tracks: never used for training, never for the final evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainInDream(Dreaming):
+    """Let C learn in M's dream, in rounds that show M what C tries; V is held fixed."""
+
+    logdir: str = "exp_dir"
+    """Where V and M were trained and C will live; a C that is already there is continued."""
+    env: str = CARRACING
+    """Any Gymnasium id with image observations."""
+    noreload: bool = False
+    """Start over, from the M that train-mdrnn left."""
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Which episodes score a driver."""
 
@@ -321,6 +380,8 @@ class Run:
     vae: VAETraining = field(default_factory=VAETraining)
     mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
     controller: Evolution = field(default_factory=Evolution)
+    dream: Dreaming = field(default_factory=lambda: Dreaming(rounds=0))
+    """With rounds, C learns in the dream instead of evolving as `controller` says."""
     evaluate: Evaluation = field(default_factory=Evaluation)
 
 
@@ -365,6 +426,7 @@ STAGES = {  # command → the field of Run that holds its settings
     "train-vae": "vae",
     "train-mdrnn": "mdrnn",
     "train-controller": "controller",
+    "train-in-dream": "dream",
     "evaluate": "evaluate",
 }
 
@@ -377,6 +439,7 @@ class Stages:
     vae: TrainVAE
     mdrnn: TrainMDRNN
     controller: TrainController
+    dream: TrainInDream
     evaluate: Evaluate
 
 
@@ -400,6 +463,7 @@ def stages(run: Run) -> Stages:
         TrainVAE(**vars(run.vae), **learn),
         TrainMDRNN(**vars(run.mdrnn), **learn),
         TrainController(**vars(run.controller), **drive, env=run.env, seed=run.seed),
+        TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
         Evaluate(**vars(evaluated), **drive),
     )
 
