@@ -3,17 +3,22 @@ PYTHON ?= python3
 LOGDIR ?= exp_dir
 PRESET ?= laptop
 BIN := .venv/bin
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile  # the files of tests on the cores
 
-.PHONY: run test test-slow lint bench conformance conformance-sample bounds test-lowest dist package clean
+.PHONY: run test test-slow test-cluster lint bench conformance conformance-sample bounds test-lowest dist package clean
 
 run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Ray nodes in network namespaces, killed, cut off and slowed down (Linux, as root).
+test-cluster: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow tests/cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -33,9 +38,10 @@ conformance-sample: .venv/installed-dev
 # The fast tests with the lowest version of everything that pyproject.toml names (Python 3.11 has wheels of them).
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	grep -oE '"[A-Za-z0-9_-]+(\[[a-z0-9,]+\])?>=[0-9.]+' pyproject.toml | tr -d '"' | sed '/^setuptools/d; s/\[.*\]//; s/>=/==/' > .venv-lowest/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -e '.[box2d]' pytest pytest-xdist hypothesis
-	.venv-lowest/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		-e '.[box2d]' 'pytest>=8' 'pytest-xdist>=3.6' 'hypothesis>=6.100'
+	.venv-lowest/bin/python -m pytest $(SIDE_BY_SIDE)
 
 # sdist and wheel of the last commit, in dist/. PyPI shows no picture and no link without an address:
 # `make dist REPOSITORY=https://…` puts the repository's into the README and the metadata of what is built.

@@ -2,7 +2,7 @@
 
     python -m experiments.pictures [--output docs/images]
 
-ablations.png has a dot for every seed; speed.png a bar for every ratio.
+ablations.png has a dot for every seed; speed.png a bar for every ratio; dream_rounds.png a step for every row.
 """
 
 import argparse
@@ -23,12 +23,14 @@ def main() -> None:
     text = RESULTS.read_text(encoding="utf-8")
     ablations(table(text, "Ablations"), output / "ablations.png")
     speed(table(text, "Speed of the pipeline"), output / "speed.png")
+    dream_rounds(table(text, "Driving learned in the dream", number=2), output / "dream_rounds.png")
 
 
-def table(text: str, title: str) -> list[list[str]]:
-    """The first table under a heading: its rows, without the head."""
+def table(text: str, title: str, number: int = 1) -> list[list[str]]:
+    """Table `number` under a heading, counted from 1: its rows, without the head."""
     section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    tables = re.findall(r"(?:^\|.*\n)+", section, re.M)
+    rows = [line.strip("|").split("|") for line in tables[number - 1].splitlines()]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
@@ -56,6 +58,24 @@ def ablations(rows: list[list[str]], path: Path) -> None:
     axes.set_xlabel("mean of 100 tracks")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower center", fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def dream_rounds(rows: list[list[str]], path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure, (laps, sums) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    steps = [numbers(row[1].replace(",", ""))[0] / 1000 for row in rows]
+    laps.plot(steps, [numbers(row[3])[0] for row in rows], "o-", markersize=4, label="population, noise included")
+    laps.axhline(865.8, color="C1", linewidth=1, label="C in the end, 100 held-out tracks")
+    laps.axhline(789, color="C7", linewidth=1, linestyle=":", label="best published check")
+    laps.set(xlabel="thousand real steps", ylabel="whole laps", ylim=(0, 950))
+    for column, name in ((4, "dreamed"), (5, "real")):
+        sums.plot(steps, [numbers(row[column])[0] for row in rows], "o-", markersize=4, label=name)
+    sums.set(xlabel="thousand real steps", ylabel="reward of 60 steps", ylim=(0, None))
+    for axes in (laps, sums):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=110)
 
 

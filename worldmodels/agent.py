@@ -65,7 +65,7 @@ class Agent:
             actions: how C's outputs become actions.
             seed: of the samples of z, which depend on (seed, episode, candidate) alone.
             rows: fewest rows of a matrix product, filled up with copies: a lane of few is rounded otherwise than one of
-                many. From 16 on, on one kind of processor, it does not matter how many lanes there are.
+                many. From 8 on, on one thread of one kind of processor, it does not matter how many lanes there are.
             threads: the lanes act in so many parts, where each has `rows` lanes.
             each: `map`, or that of `threads` threads on which PyTorch computes alone.
 
@@ -117,11 +117,15 @@ class Agent:
         index = torch.as_tensor(lanes, device=self.h.device)
         z = self.encoder(observations, noise)  # (L, Z)
         state = (self.h[index], self.c[index])
-        outputs = self.controller.act(self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
+        outputs = self.decide(lanes, self.population[self.candidate[index]], self.controller.see(z, state))  # (L, O)
         actions = self.actions.squash(outputs.cpu().numpy())
         h, c = self.memory.step(z, torch.from_numpy(actions).to(z.device), state)
         self.h[index[:count]], self.c[index[:count]] = h[:count], c[:count]
         return actions[:count]
+
+    def decide(self, lanes: np.ndarray, parameters: Tensor, seen: Tensor) -> Tensor:
+        """C's raw outputs (L, O) of parameters (L, n) and features (L, F)."""
+        return self.controller.act(parameters, seen)
 
     def draw(self, lanes: np.ndarray) -> Tensor:
         """Standard normal noise (L, Z), each lane from its own generator."""

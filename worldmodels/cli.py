@@ -23,12 +23,15 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "train-vae": (settings.TrainVAE, "worldmodels.commands.train_vae"),
     "train-mdrnn": (settings.TrainMDRNN, "worldmodels.commands.train_mdrnn"),
     "train-controller": (settings.TrainController, "worldmodels.commands.train_controller"),
+    "train-in-dream": (settings.TrainInDream, "worldmodels.commands.train_in_dream"),
     "evaluate": (settings.Evaluate, "worldmodels.commands.evaluate"),
     "report": (settings.Report, "worldmodels.commands.report"),
     "play": (settings.Play, "worldmodels.commands.play"),
     "export": (settings.Export, "worldmodels.commands.export"),
 }
-REMEMBERED = {"run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl"}
+REMEMBERED = {
+    "run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl", "train-in-dream": "ctrl",
+}  # fmt: skip
 """Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
 
 USAGE = """usage: worldmodels COMMAND [--preset NAME] [options]
@@ -41,6 +44,7 @@ model of the world.
   train-vae          train V on the frames
   train-mdrnn        train M on the episodes as V sees them
   train-controller   evolve C
+  train-in-dream     let C learn in M's dream, and M from what C tries
   evaluate           drive held-out tracks with Gymnasium's own frames
   report             write report.html
   play               drive inside the dream yourself, in the browser
@@ -88,6 +92,8 @@ def start(arguments: list[str]) -> None:
         return
     if command not in COMMANDS:
         raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and command not in ("train-vae", "train-mdrnn"):
+        raise UserError(f"torchrun trains V and M (train-vae, train-mdrnn): start {command} without it.")
     cfg, preset = parse(command, arguments[1:])
     stage = importlib.import_module(COMMANDS[command][1]).main
     if command in REMEMBERED:

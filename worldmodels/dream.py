@@ -363,9 +363,9 @@ class Dreams:
         self.head = (head.bias.detach().to(dtype), head.weight.detach().t().to(dtype).contiguous())
         self.gates = torch.empty(rows, 4 * mdrnn.hidden_size, dtype=dtype)
         self.out = torch.empty(rows, head.out_features, dtype=dtype)
-        last = head.out_features - 1
-        self.reward_at = last - mdrnn.include_terminal if mdrnn.include_reward else -1
-        self.terminal_at = last if mdrnn.include_terminal else -1
+        first = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
+        self.reward_at = first if mdrnn.include_reward else -1
+        self.terminal_at = first + mdrnn.include_reward if mdrnn.include_terminal else -1
         self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self.threads = threads
 

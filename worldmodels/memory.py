@@ -4,7 +4,7 @@ Shapes: B batch, T time, Z latent, A action, H hidden, K mixtures.
 
 An LSTM reads [z, a]; a linear head turns its hidden state h into a mixture of K Gaussians for the next z: one
 mixture for each number of z (the paper), or one over the whole of z (`shared`, ctallec's port). With heads for the
-reward and the episode's end it is a world to act in (dream.py).
+reward and the episode's end it is a world to act in (dream.py), and with one for the value a short dream is enough.
 """
 
 from pathlib import Path
@@ -37,6 +37,8 @@ class Prediction(NamedTuple):
     """(…,) of the step, in the environment's units"""
     terminal: Tensor | None
     """(…,) logit of the episode's end; `END_WEIGHT` makes it cautious: minus log(END_WEIGHT) it is calibrated"""
+    value: Tensor | None = None
+    """(…,) what the steps after this one will pay, discounted, in the environment's units"""
 
 
 class MDRNN(nn.Module):
@@ -59,6 +61,7 @@ class MDRNN(nn.Module):
         include_restart: bool = False,
         reward_scale: float = 1.0,
         dropout: float = 0.0,
+        discount: float = 0.0,
         step_reward: float = 0.0,
         action_kind: str | None = None,
         action_bounds: tuple[list[float], list[float]] | None = None,
@@ -71,6 +74,8 @@ class MDRNN(nn.Module):
             include_restart: the LSTM also reads whether the episode begins at this step.
             reward_scale: the reward that counts as one in the loss.
             dropout: share of h that the head does not see, another one in each sequence (training) or dream.
+            discount: a head for the value, the sum of later rewards, each step's worth so much of the one before; 0: no
+                such head.
             step_reward: what each step pays where that is all that is paid (Take Cover: 1); needs no head.
             action_kind: how actions are to be understood ("car", "box", "discrete", …); None: nobody said.
             action_bounds: lowest and highest values of a "box" action, A each.
@@ -82,6 +87,7 @@ class MDRNN(nn.Module):
             include_reward, include_terminal, include_restart,
         )  # fmt: skip
         self.reward_scale, self.dropout, self.step_reward = reward_scale, dropout, step_reward
+        self.discount, self.value_scale = discount, reward_scale / (1 - discount)  # its unit: a reward of one, for ever
         self.action_kind, self.action_bounds = action_kind, action_bounds
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
         self.lstm = nn.LSTM(z_size + action_size + include_restart, hidden_size, batch_first=True)
@@ -89,7 +95,7 @@ class MDRNN(nn.Module):
             second_bias = self.lstm.get_parameter("bias_hh_l0")
             nn.init.zeros_(second_bias).requires_grad_(False)
         mixture_size = (self.logit_rows + 2 * z_size) * gaussians
-        self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal)
+        self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal + bool(discount))
 
     def forward(
         self,
@@ -132,7 +138,8 @@ class MDRNN(nn.Module):
             mean.reshape(grid),
             log_sigma.reshape(grid).clamp(*LOG_SIGMA_RANGE),
             rest[..., 0] * self.reward_scale if self.include_reward else None,
-            rest[..., -1] if self.include_terminal else None,
+            rest[..., int(self.include_reward)] if self.include_terminal else None,
+            rest[..., -1] * self.value_scale if self.discount else None,
         )
 
     def step(self, z: Tensor, action: Tensor, state: State, restart: Tensor | None = None) -> State:
@@ -187,9 +194,16 @@ def mixture_nll(prediction: Prediction, z: Tensor) -> Tensor:
 
 
 def mdrnn_loss(
-    prediction: Prediction, z: Tensor, reward: Tensor, terminal: Tensor, mask: Tensor, reward_scale: float = 1.0
+    prediction: Prediction,
+    z: Tensor,
+    reward: Tensor,
+    terminal: Tensor,
+    mask: Tensor,
+    reward_scale: float = 1.0,
+    value: Tensor | None = None,
+    value_scale: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """NLL of the next z, plus squared error of the reward and cross-entropy of the end where M predicts them.
+    """NLL of the next z, plus squared errors of reward and value and cross-entropy of the end where M predicts them.
 
     Args:
         prediction: of the next step, leading axes (B, T).
@@ -198,11 +212,13 @@ def mdrnn_loss(
         terminal: (B, T), 0 or 1.
         mask: (B, T), 1 where the step exists: shorter episodes are padded.
         reward_scale: the reward that counts as one.
+        value: (B, T) what came after the step, discounted (`worldmodels.data.latents.values`).
+        value_scale: the value that counts as one.
 
     Returns:
         The loss, a scalar mean over existing steps (NLL in nats a latent dimension; the scaled reward weighs as one
-        dimension more; the end in full and its rare positives `END_WEIGHT` times, as published), and its parts without
-        a graph.
+        dimension more; the scaled value in full; the end in full and its rare positives `END_WEIGHT` times, as
+        published), and its parts without a graph.
     """
     steps = mask.sum().clamp(min=1)
     nll = (mixture_nll(prediction, z) * mask).sum() / steps
@@ -215,6 +231,9 @@ def mdrnn_loss(
         entropy = F.binary_cross_entropy_with_logits(prediction.terminal, terminal, reduction="none", pos_weight=weight)
         entropy = (entropy * mask).sum() / steps
         loss, metrics["terminal"] = loss + entropy, entropy.detach()
+    if prediction.value is not None and value is not None:
+        error = (((prediction.value - value) / value_scale).square() * mask).sum() / steps
+        loss, metrics["value"] = loss + error, error.detach()
     return loss, {"loss": loss.detach(), **metrics}
 
 

@@ -12,7 +12,15 @@ from contextlib import ExitStack
 from typing import Any
 
 from worldmodels import envs
-from worldmodels.commands import collect, evaluate, report, train_controller, train_mdrnn, train_vae
+from worldmodels.commands import (
+    collect,
+    evaluate,
+    report,
+    train_controller,
+    train_in_dream,
+    train_mdrnn,
+    train_vae,
+)
 from worldmodels.errors import UserError
 from worldmodels.runs import record
 from worldmodels.runs.directory import RunDir
@@ -52,7 +60,11 @@ def refuse(cfg: Run) -> None:
     """UserError for what a later stage would refuse after hours."""
     todo = stages(cfg)
     choose_device(cfg.device)
-    train_controller.refuse(todo.controller, envs.find(cfg.env))
+    if cfg.dream.rounds:
+        pays = todo.mdrnn.include_reward or bool(envs.describe(cfg.env).step_reward and todo.mdrnn.include_terminal)
+        train_in_dream.refuse(todo.dream, pays, todo.mdrnn.discount)
+    else:
+        train_controller.refuse(todo.controller, envs.find(cfg.env))
     collect.try_out(todo.collect)
     evaluate.try_out(todo.evaluate)
 
@@ -67,12 +79,15 @@ def training(cfg: Run) -> list[Stage]:
             who += ", which stays as it is"
         else:
             before = training(previous(cfg))
+    learning: Stage = ("Evolving C", "train-controller", train_controller.main, todo.controller)
+    if cfg.dream.rounds:
+        learning = ("C learns in the dream", "train-in-dream", train_in_dream.main, todo.dream)
     return [
         *before,
         (f"Collecting episodes {who}", "collect", collect.main, todo.collect),
         ("Training V", "train-vae", train_vae.main, todo.vae),
         ("Training M", "train-mdrnn", train_mdrnn.main, todo.mdrnn),
-        ("Evolving C", "train-controller", train_controller.main, todo.controller),
+        learning,
     ]
 
 

@@ -1,6 +1,7 @@
 """Train M on the episodes as V sees them.
 
     worldmodels train-mdrnn --logdir exp_dir        (ctallec's port: python trainmdrnn.py --logdir exp_dir)
+    torchrun --nproc-per-node 4 -m worldmodels train-mdrnn --logdir exp_dir
 
 V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
 every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
@@ -30,21 +31,30 @@ from worldmodels.runs.settings import TrainMDRNN, check
 from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training import quality
 from worldmodels.training.fit import Trainee, fit
+from worldmodels.training.ranks import Ranks
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
 
 def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
-    device = choose_device(cfg.device)
+    ranks = Ranks(choose_device(cfg.device))
+    device = ranks.device
     run = RunDir.of(cfg.logdir)
     vae = vision.load(run, device)
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
     vae_path = run.trained("vae")
-    episodes = encode_dataset(vae, vae_path, dataset, run.latents)
+    with ranks.in_turn():
+        episodes = encode_dataset(vae, vae_path, dataset, run.latents)
     train_set, test_set = (
-        Sequences([episodes[path] for path in part.files if path in episodes], cfg.sequence_length, cfg.batch_size)
+        Sequences(
+            [episodes[path] for path in part.files if path in episodes],
+            cfg.sequence_length,
+            cfg.batch_size,
+            cfg.discount,
+            cfg.include_terminal,
+        )
         for part in (train, test)
     )
 
@@ -61,6 +71,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         **({"include_restart": True} if cfg.include_restart else {}),
         **({"reward_scale": cfg.reward_scale} if cfg.reward_scale != 1 else {}),
         **({"dropout": cfg.dropout} if cfg.dropout else {}),
+        **({"discount": cfg.discount} if cfg.discount else {}),
     }
     collection = collection_of(dataset)
     labels = action_labels(collection["env"]) if collection else {}
@@ -70,15 +81,6 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
     trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels)
-
-    def loss(batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
-        mean, logvar, actions, rewards, terminals, mask, restart = (x.to(device) for x in batch)
-        epsilon = torch.randn(mean.shape, generator=noise, device=device)
-        z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch
-        hidden = mdrnn.dropout_mask(len(z), noise) if mdrnn.training else None
-        prediction, _ = mdrnn(z[:, :-1], actions, restart=restart, mask=hidden)
-        value, metrics = mdrnn_loss(prediction, z[:, 1:], rewards, terminals, mask, mdrnn.reward_scale)
-        return value, metrics, float(mask.sum())
 
     def pictures(epoch: int) -> None:
         path = max((path for path in test.files if path in episodes), key=lambda path: len(episodes[path].actions))
@@ -98,7 +100,8 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
         batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
         batches_per_epoch=train_set.batches_per_epoch,
-        loss=loss,
+        loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
+        ranks=ranks,
         test_batches=test_set.in_order,
         rate_name="transitions_per_second",
         clip=cfg.clip,
@@ -106,7 +109,21 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         begin=begin,
     )
 
-    measure(cfg, run, list(episodes.values()), test_set, collection)
+    if ranks.first:
+        measure(cfg, run, list(episodes.values()), test_set, collection)
+
+
+def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
+    """M's loss on a batch of sequences, its parts, and the number of its steps."""
+    mean, logvar, actions, rewards, terminals, mask, restart, values = (x.to(mdrnn.device) for x in batch)
+    epsilon = torch.randn(mean.shape, generator=noise, device=mdrnn.device)
+    z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch
+    hidden = mdrnn.dropout_mask(len(z), noise) if mdrnn.training else None
+    prediction, _ = mdrnn(z[:, :-1], actions, restart=restart, mask=hidden)
+    loss, metrics = mdrnn_loss(
+        prediction, z[:, 1:], rewards, terminals, mask, mdrnn.reward_scale, values, mdrnn.value_scale
+    )
+    return loss, metrics, float(mask.sum())
 
 
 def measure(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
 
 ENCODE_BATCH = 64  # frames V encodes at once: their activations stay in the processor's cache
+TAIL = 100  # steps at the end of an episode that was cut, at whose rate it is taken to go on
 
 
 class Latents(NamedTuple):
@@ -58,6 +60,8 @@ class Batch(NamedTuple):
     """(B, L)"""
     restart: Tensor
     """(B, L), 1 at the first step of an episode"""
+    value: Tensor
+    """(B, L), what came after the step, discounted"""
 
 
 @contextmanager
@@ -147,6 +151,21 @@ def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
     return Latents(mean, logvar, torch.from_numpy(rollout.actions), torch.from_numpy(rollout.rewards), terminals)
 
 
+def values(episode: Latents, discount: float, ends: bool) -> Tensor:
+    """(T,): after each step of an episode, the sum of its later rewards, each worth `discount` of the one before.
+
+    With `ends` nothing comes after a terminal step. Elsewhere an episode is taken to go on at the rate of its last
+    `TAIL` steps: a time limit is no loss, and neither is a lap that is finished.
+    """
+    rewards = episode.rewards.double().numpy()
+    over = ends and bool(episode.terminals[-1])
+    after, value = np.empty(len(rewards)), 0.0 if over else float(rewards[-TAIL:].mean()) / (1 - discount)
+    for t in range(len(rewards) - 1, -1, -1):
+        after[t] = value
+        value = rewards[t] + discount * value
+    return torch.from_numpy(after).float()
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Sequences of at most `length` steps, cut from episodes at another offset in every epoch."""
@@ -154,6 +173,17 @@ class Sequences:
     episodes: list[Latents]
     length: int
     batch_size: int
+    discount: float = 0.0
+    """Of the values; 0: nobody asks for them, and they are 0."""
+    ends: bool = False
+    """Whether nothing comes after a terminal step."""
+
+    @cached_property
+    def values(self) -> list[Tensor]:
+        """(T,) of every episode."""
+        if not self.discount:
+            return [torch.zeros_like(episode.rewards) for episode in self.episodes]
+        return [values(episode, self.discount, self.ends) for episode in self.episodes]
 
     @property
     def steps(self) -> int:
@@ -195,7 +225,8 @@ class Sequences:
         for index, start, end in windows:
             e, steps = self.episodes[index], end - start
             rows = [e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
-                    e.terminals[start:end], torch.ones(steps), (torch.arange(start, end) == 0).float()]  # fmt: skip
+                    e.terminals[start:end], torch.ones(steps), (torch.arange(start, end) == 0).float(),
+                    self.values[index][start:end]]  # fmt: skip
             parts.append([pad(row, longest - steps) for row in rows])
         return Batch(*(torch.stack(column) for column in zip(*parts, strict=True)))
 

@@ -7,7 +7,9 @@ values. What wins: defaults < preset < what the run was asked before < flags. Th
 """
 
 import dataclasses
+import importlib.util
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -65,6 +67,9 @@ class Collect(Collection):
     """Delete the rollouts that are already there and start over."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto (the one this machine belongs to), local (one for this command), or HOST:PORT of its
+    head. Needs the extra `ray`."""
 
     @property
     def folder(self) -> Path:
@@ -96,6 +101,9 @@ class VAETraining:
     """Arithmetic of the convolutions; auto: bfloat16 on a GPU and on processors that have it, else float32."""
     checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
     """Time between checkpoints inside an epoch."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,8 @@ class MDRNNTraining:
     """The reward that counts as one in M's loss: about the spread of the environment's rewards."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of h hidden from M's head, another one in every sequence and in every dream (Dropout's Dream Land: 0.1)."""
+    discount: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Also predict the value, what later steps will pay, each worth so much of the one before (0: no such head)."""
     starts: Count = 1024
     """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
@@ -155,6 +165,9 @@ class MDRNNTraining:
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
     """Write no picture of a dream beside the real sequence."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +259,65 @@ class TrainController(Evolution):
     """Print a line for every candidate's score, and the mean's."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
+
+
+@dataclass(frozen=True)
+class Dreaming:
+    """How C learns in the dream."""
+
+    rounds: OrNone = 60
+    """Rounds: C climbs in the dream, its population drives real episodes, and M learns from them."""
+    horizon: Count = 25
+    """Steps of a dream; what would come after them is M's value of its last state."""
+    dreams: Count = 128
+    """Dreams side by side, whose mean C climbs."""
+    climbs: Count = 20
+    """Steps of C in a round."""
+    step_size: Above = 3e-3
+    """How far a weight of C moves in one of them, about (Adam); falls by 4% each round, to a sixth."""
+    temperature: Annotated[float, Ge(0)] = 1.0
+    """Of the dream: 1 is M's own uncertainty."""
+    gate: Annotated[float, Ge(1)] = 1.25
+    """C rests for a round when the dream promised so many times what the same candidates were then paid."""
+    episodes: Annotated[int, Ge(2), Lt(10**6)] = 8
+    """Real episodes of a round, each driven by another candidate; the first two by C itself."""
+    start: Literal["line", "anywhere"] = "line"
+    """anywhere: half of them begin on a random tile at a random speed (our simulator only) and are `fragment` long."""
+    fragment: Count = 400
+    """Steps of an episode that begins anywhere."""
+    spread: Annotated[float, Ge(0)] = 0.03
+    """Standard deviation of the candidates' weights around C's."""
+    waver: Annotated[float, Ge(0)] = 0.3
+    """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
+    give_up: OrNone = 60
+    """End an episode after so many steps without a reward above zero (0: never)."""
+    updates: Count = 60
+    """Of M in a round."""
+    batch_size: Count = 24
+    """Sequences per update."""
+    sequence_length: Count = 100
+    """Steps per sequence."""
+    learning_rate: Above = 1e-3
+    """Of M; falls by 4% each round, to a tenth."""
+    select_every: Count = 15
+    """Rounds between evaluations of C on the selection tracks: what `best` means."""
+    select_tracks: Count = 16
+    """Selection tracks: never used for training, never for the final evaluation."""
+
+
+@dataclass(frozen=True)
+class TrainInDream(Dreaming):
+    """Let C learn in M's dream, in rounds that show M what C tries; V is held fixed."""
+
+    logdir: str = "exp_dir"
+    """Where V and M were trained and C will live; a C that is already there is continued."""
+    env: str = CARRACING
+    """Any Gymnasium id with image observations."""
+    noreload: bool = False
+    """Start over, from the M that train-mdrnn left."""
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -281,6 +353,8 @@ class Evaluate(Evaluation):
     render: bool = False
     """Watch: a window where there is a display, an mp4 where there is none."""
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +367,8 @@ class Run:
     """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Collect, evolve and evaluate on a Ray cluster: auto, local, or HOST:PORT of its head."""
     iterations: Count = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
@@ -304,6 +380,8 @@ class Run:
     vae: VAETraining = field(default_factory=VAETraining)
     mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
     controller: Evolution = field(default_factory=Evolution)
+    dream: Dreaming = field(default_factory=lambda: Dreaming(rounds=0))
+    """With rounds, C learns in the dream instead of evolving as `controller` says."""
     evaluate: Evaluation = field(default_factory=Evaluation)
 
 
@@ -348,6 +426,7 @@ STAGES = {  # command → the field of Run that holds its settings
     "train-vae": "vae",
     "train-mdrnn": "mdrnn",
     "train-controller": "controller",
+    "train-in-dream": "dream",
     "evaluate": "evaluate",
 }
 
@@ -360,6 +439,7 @@ class Stages:
     vae: TrainVAE
     mdrnn: TrainMDRNN
     controller: TrainController
+    dream: TrainInDream
     evaluate: Evaluate
 
 
@@ -372,7 +452,8 @@ def stages(run: Run) -> Stages:
     rollouts = f"{run.logdir}/rollouts"
     place: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
     learn: dict[str, Any] = {**place, "rootdir": run.logdir if run.iterations > 1 else rollouts, "seed": run.seed}
-    gather: dict[str, Any] = {**place, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
+    drive: dict[str, Any] = {**place, "ray": run.ray}
+    gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
     how = run.collect
     if run.iterations > 1:  # on other tracks than before
         how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
@@ -381,8 +462,9 @@ def stages(run: Run) -> Stages:
         Collect(**vars(how), **gather),
         TrainVAE(**vars(run.vae), **learn),
         TrainMDRNN(**vars(run.mdrnn), **learn),
-        TrainController(**vars(run.controller), **place, env=run.env, seed=run.seed),
-        Evaluate(**vars(evaluated), **place),
+        TrainController(**vars(run.controller), **drive, env=run.env, seed=run.seed),
+        TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
+        Evaluate(**vars(evaluated), **drive),
     )
 
 
@@ -408,6 +490,8 @@ def check(settings: Any, prefix: str = "") -> None:
                 check_bound(flag, value, bound)
             if name in FOLDERS:
                 check_folder(flag, value)
+            if name == "ray":
+                check_cluster(value)
 
 
 FOLDERS = ("logdir", "rootdir", "output")
@@ -422,6 +506,14 @@ def check_folder(flag: str, value: str) -> None:
     for path in (Path(value), *Path(value).parents):
         if path.is_file():
             raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
+
+
+def check_cluster(address: str) -> None:
+    """UserError for what is no address of a Ray cluster, or without the extra."""
+    if not re.fullmatch(r"auto|local|[^/]+:[0-9]{1,5}", address):
+        raise UserError(f"--ray is {address}: say auto, local, or HOST:PORT of the cluster's head.")
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs the extra `ray`: pip install 'worldmodels-pytorch[ray]'.")
 
 
 def bounds(hint: Any) -> list[Ge | Gt | Lt]:

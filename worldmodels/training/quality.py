@@ -37,7 +37,6 @@ SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in 
 # ------------------------------------------------------------------------------------------------- starts
 
 
-@torch.no_grad()
 def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts:
     """`count` states drawn from the steps of `episodes`, as M (on the CPU) meets them: sampled z, and its h and c."""
     draw = np.random.default_rng([seed, len(episodes)])
@@ -45,7 +44,14 @@ def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts
     owner = draw.choice(len(episodes), size=count, p=lengths / lengths.sum())
     step = draw.integers(lengths[owner])
     step[::FIRST_SHARE] = 0
+    return states(mdrnn, episodes, owner, step)
+
+
+@torch.no_grad()
+def states(mdrnn: MDRNN, episodes: list[Latents], owner: np.ndarray, step: np.ndarray) -> Starts:
+    """The states before step `step[s]` of the episode `owner[s]`, int64 (S,) each, as M (on the CPU) meets them."""
     used, row = np.unique(owner, return_inverse=True)
+    count = len(step)
     actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
     z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
     state = mdrnn.initial_state(len(used))
@@ -89,9 +95,9 @@ def open_loop(mdrnn: MDRNN, episodes: list[Latents], temperature: float = 1.0, s
     windows = [
         (index, start)
         for index, episode in enumerate(episodes)
-        for start in range(0, len(episode.actions) - length + 1, length)
+        for start in (range(0, len(episode.actions) - length + 1, length) if spans > 0 else ())
     ][:WINDOWS]
-    if spans < 1 or len(windows) < FEWEST:
+    if len(windows) < FEWEST:
         return {"r2": [], "ratio": [], "rank": None, "windows": 0}
     real_z = [sampled(episode, index) for index, episode in enumerate(episodes)]
     z = torch.stack([real_z[i][t : t + WARM_UP + 1] for i, t in windows], dim=1)  # (WARM_UP + 1, W, Z)

@@ -42,4 +42,5 @@ def from_the_line(run: Run) -> Run:
         collect=dataclasses.replace(run.collect, start="line"),
         again=dataclasses.replace(run.again, start="line"),
         controller=dataclasses.replace(run.controller, start="line", give_up=0),
+        dream=dataclasses.replace(run.dream, start="line", give_up=0),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from worldmodels.runs.settings import Collection, Evaluation, Evolution, MDRNNTraining, Run, VAETraining
+from worldmodels.runs.settings import Collection, Dreaming, Evaluation, Evolution, MDRNNTraining, Run, VAETraining
 
 SMOKE = Run(
     collect=Collection(rollouts=3, max_steps=40, policy="gas", threads=1),
@@ -43,19 +43,15 @@ OVERNIGHT = Run(
 """Two cores, no GPU, about 80 minutes: from nothing to a driver as good as the one in the package."""
 
 DREAM = Run(
-    iterations=3,
-    early_generations=20,
     collect=LAPTOP.collect,
-    again=Collection(rollouts=200, max_steps=250, policy="agent", start="anywhere"),
-    vae=LAPTOP.vae,
-    mdrnn=dataclasses.replace(LAPTOP.mdrnn, include_reward=True, dropout=0.1),
-    controller=Evolution(
-        dream=True, horizon=250, n_samples=8, batch_size=128, start="anywhere", epochs=40, select_every=5,
-        select_tracks=16,
+    vae=dataclasses.replace(LAPTOP.vae, epochs=1, learning_rate=1e-3, free_bits=0.5),
+    mdrnn=dataclasses.replace(
+        LAPTOP.mdrnn, include_reward=True, dropout=0.1, discount=0.997, hidden_size=128, gaussians=3
     ),
+    dream=Dreaming(start="anywhere"),
     evaluate=LAPTOP.evaluate,
-)  # fmt: skip
-"""Two cores, no GPU: C evolves in the dream alone, in three rounds of data, M and C."""
+)
+"""Two cores, no GPU: C learns in the dream alone."""
 
 PAPER = Run(
     collect=Collection(rollouts=10_000, policy="gas"),

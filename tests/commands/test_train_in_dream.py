@@ -1,0 +1,125 @@
+"""C learns in the dream: rounds resume, real steps are counted, M and C of the best driver belong together."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands.test_run import small
+from tests.helpers.toy import TOY
+from worldmodels import envs, memory, vision
+from worldmodels.agent import load
+from worldmodels.commands import run, train_in_dream
+from worldmodels.controller import Controller
+from worldmodels.data.latents import Latents
+from worldmodels.envs import World
+from worldmodels.errors import UserError
+from worldmodels.rollout import Episode, GiveUp
+from worldmodels.runs import metrics
+from worldmodels.runs.settings import Dreaming, MDRNNTraining, TrainInDream
+from worldmodels.workers.explorer import Explorer, explore
+
+ROUNDS = Dreaming(
+    rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=6, updates=2, batch_size=3,
+    sequence_length=8, select_every=2, select_tracks=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the toy that is ready to dream, and has not."""
+    logdir = tmp_path_factory.mktemp("dreaming") / "run"
+    cfg = small(logdir)
+    mdrnn = replace(cfg.mdrnn, include_reward=True, discount=0.9, hidden_size=8, gaussians=2, dropout=0.1)
+    cfg = replace(cfg, mdrnn=mdrnn, dream=ROUNDS)
+    for _, command, stage, settings in run.training(cfg)[:3]:
+        stage(settings)
+        assert command in ("collect", "train-vae", "train-mdrnn")
+    return logdir
+
+
+def learn(logdir: Path, **changes) -> list[metrics.Row]:
+    train_in_dream.main(TrainInDream(**vars(replace(ROUNDS, **changes)), logdir=str(logdir), env=TOY))
+    return metrics.read(logdir / "ctrl" / "metrics.jsonl", "generation")
+
+
+def test_rounds_resume_where_they_stopped(before: Path, tmp_path: Path) -> None:
+    """Two rounds and two more are four; what is kept can drive and be dreamed in."""
+    whole, halves = (Path(shutil.copytree(before, tmp_path / name)) for name in ("whole", "halves"))
+    rows = learn(whole)
+    learn(halves, rounds=2)
+    again = learn(halves)
+    for one, other in zip(rows, again, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {k: v for k, v in other.items() if k != "seconds"}
+    for name in ("mdrnn", "ctrl"):
+        assert (whole / name / "best.safetensors").read_bytes() == (halves / name / "best.safetensors").read_bytes()
+    assert rows[-1]["selected"] is not None and rows[0]["selected"] is None and rows[1]["selected"] is not None
+    assert (whole / "ctrl" / "dream.mp4").stat().st_size > 1000
+    assert load(whole).memory.discount == 0.9, "the driver reads the M that it learned in"
+
+
+def test_dreams_begin_on_the_road_and_before_it_was_left() -> None:
+    """One episode paid to its end, one lost after 150 of 300 steps."""
+
+    def paid_until(steps: int, length: int) -> Latents:
+        rewards = torch.where(torch.arange(length) < steps, 1.0, -0.1)
+        return Latents(
+            torch.zeros(length + 1, 2), torch.zeros(length + 1, 2), torch.zeros(length, 1), rewards, rewards * 0
+        )
+
+    owner, step = train_in_dream.beginnings([paid_until(200, 200), paid_until(150, 300)], 800, np.random.default_rng(0))
+    assert step[owner == 0].max() > 190 and step[owner == 1].max() < 150
+    assert (step[::8] == 0).all() and 90 < (step == 0).sum() < 130
+    assert ((owner == 1) & (step > 60) & (step <= 135))[1::4].all()
+    whole, _ = train_in_dream.beginnings([paid_until(200, 200)], 80, np.random.default_rng(0))
+    assert (whole == 0).all()
+
+
+def test_every_real_step_is_counted(before: Path, tmp_path: Path) -> None:
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    first = metrics.read(logdir / "rollouts" / "metrics.jsonl", "rollout")
+    rows = learn(logdir, rounds=2)
+    driven = 0
+    for number in (1, 2):
+        episodes = train_in_dream.load_episodes(train_in_dream.RunDir(logdir), number)
+        assert len(episodes) == 4
+        driven += sum(len(episode.actions) for episode in episodes)
+    collected = sum(int(row["length"] or 0) for row in first)
+    selection = int(rows[-1]["env_steps"] or 0) - collected - driven
+    assert 2 * 12 <= selection <= 2 * 18, "two selection tracks, 12 to 18 steps each"
+
+
+def test_an_explorer_sees_what_v_sees(before: Path) -> None:
+    """Its latents against V's own pass over the frames; only odd candidates waver, and M reads what is done."""
+    vae, mdrnn, actions = vision.load(before), memory.load(before), envs.actions_in(World(TOY))
+    shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
+    population = np.zeros((2, shape.size))
+    episodes = [Episode(seed, candidate) for candidate, seed in enumerate((3, 4))]
+    calm, wavering = (
+        explore(
+            envs.make(World(TOY), 2), Explorer(vae, mdrnn, shape, population, actions, waver), episodes, None,
+            GiveUp(0, 18),
+        )[0]
+        for waver in (0.0, 1.0)
+    )  # fmt: skip
+    assert torch.equal(calm[0].actions, wavering[0].actions) and not torch.equal(calm[1].actions, wavering[1].actions)
+    env, driven = envs.make(World(TOY), 1), wavering[1]
+    frames = [env.reset(seed=[4])[0][0].copy()]
+    for action in driven.actions.numpy():
+        frames.append(env.step(actions.to_env(action[None]))[0][0].copy())
+    mean, logvar = vae.encode(np.stack(frames))
+    torch.testing.assert_close(driven.mean, mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(driven.logvar, logvar, atol=1e-4, rtol=1e-4)
+    assert len(driven.rewards) == len(driven.actions) == len(driven.terminals)
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(before: Path, tmp_path: Path) -> None:
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    learn(logdir, rounds=1)
+    with pytest.raises(UserError, match="other settings .horizon."):
+        learn(logdir, horizon=5)
+    with pytest.raises(UserError, match="predicts rewards and their value"):
+        run.refuse(replace(small(tmp_path / "new"), dream=ROUNDS, mdrnn=MDRNNTraining(include_reward=True)))

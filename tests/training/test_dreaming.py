@@ -1,0 +1,155 @@
+"""C in the dream: the gradient is the return's own, carrying over keeps what C does, values are the sums they say."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.toy import TOY
+from worldmodels import envs, memory
+from worldmodels.controller import Controller
+from worldmodels.data.latents import Latents, values
+from worldmodels.dream import DreamStep, Starts
+from worldmodels.envs import World
+from worldmodels.envs.actions import Car
+from worldmodels.training.dreaming import Dreamer, carry_over, seen_with, straight
+from worldmodels.training.quality import bank
+
+Z, A, H = 4, 3, 8
+
+
+def world(seed: int = 0, **more) -> memory.MDRNN:
+    torch.manual_seed(seed)
+    mdrnn = memory.MDRNN(Z, A, H, gaussians=2, include_reward=True, discount=0.9, **more)
+    with torch.no_grad():
+        mdrnn.head.weight.mul_(3)
+        mdrnn.lstm.get_parameter("weight_hh_l0").mul_(3)
+    return mdrnn.requires_grad_(False).eval()
+
+
+def episode(steps: int, seed: int) -> Latents:
+    draw = torch.Generator().manual_seed(seed)
+    z = torch.randn(steps + 1, Z, generator=draw)
+    actions, rewards = torch.rand(steps, A, generator=draw), torch.randn(steps, generator=draw)
+    return Latents(z, torch.full_like(z, -4.0), actions, rewards, torch.zeros(steps))
+
+
+def car() -> Car:
+    actions = envs.actions_in(World("CarRacing-v3"))
+    assert isinstance(actions, Car)
+    return actions
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_values_are_discounted_sums(ends: bool) -> None:
+    """Against the sum written out; an end is worth nothing only where ends count."""
+    whole = episode(7, 0)._replace(terminals=torch.tensor([0.0] * 6 + [1.0]))
+    tail = 0.0 if ends else float(whole.rewards.mean()) / 0.1
+    wanted = [
+        sum(0.9**k * float(r) for k, r in enumerate(whole.rewards[t + 1 :])) + 0.9 ** (6 - t) * tail for t in range(7)
+    ]
+    np.testing.assert_allclose(values(whole, 0.9, ends), wanted, rtol=1e-5)
+    cut = whole._replace(terminals=torch.zeros(7))
+    np.testing.assert_array_equal(values(cut, 0.9, True), values(cut, 0.9, False))
+
+
+def test_the_dream_is_dream_step_and_its_gradient_is_its_own() -> None:
+    """A dream of a Dreamer against DreamStep step by step, and its gradient against differences."""
+    mdrnn, shape = world(), Controller(Z, H, 3)
+    starts = bank(mdrnn, [episode(30, 1)], 6, seed=0)
+    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=5)
+    parameters = torch.randn(shape.size, generator=torch.Generator().manual_seed(3)) * 0.3
+    parameters[-1] = 3.0  # the brake is on: past its corner the gradient would not be that of the return
+    many = parameters.expand(6, -1)
+    paid, value = dreamer.dream(many, starts, torch.Generator().manual_seed(5))
+
+    draw, (z, h, c, restart), total = torch.Generator().manual_seed(5), vars(starts).values(), torch.zeros(6)
+    for _ in range(5):
+        action = torch.from_numpy(car().squash(shape.act(many, shape.see(z, (h, c))).numpy()))
+        uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
+        z, h, c, reward, _ = DreamStep(mdrnn)(z, action, h, c, restart, uniform, normal, 1.0)
+        total += reward
+    torch.testing.assert_close(paid, total)
+    torch.testing.assert_close(value, mdrnn.predict(h).value)
+
+    weights = parameters.clone().requires_grad_(True)
+    paid, value = dreamer.dream(weights.expand(6, -1), starts, torch.Generator().manual_seed(5))
+    (paid + value).mean().backward()
+    assert weights.grad is not None
+
+    def mean(moved: torch.Tensor) -> float:
+        return float(
+            sum(x.double().mean() for x in dreamer.dream(moved.expand(6, -1), starts, torch.Generator().manual_seed(5)))
+        )
+
+    for i, scale in ((1, 1.0), (Z + 2, 1.0), (shape.features + 3, 2.0), (-2, 2.0)):  # half a tanh is the gas
+        step = torch.zeros(shape.size).index_fill_(0, torch.tensor(i % shape.size), 1e-2)
+        slope = scale * (mean(parameters + step) - mean(parameters - step)) / 2e-2
+        assert abs(float(weights.grad[i]) - slope) <= 0.05 * abs(slope) + 2e-2 * float(weights.grad.abs().max())
+
+
+def test_climbing_climbs_and_leaves_m_alone() -> None:
+    mdrnn, shape = world(), Controller(Z, H, 3)
+    before = copy.deepcopy(mdrnn.state_dict())
+    starts = bank(mdrnn, [episode(60, 1)], 32 * 40, seed=0)
+    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=6)
+    first = Starts(*(x[:256] for x in vars(starts).values()))
+
+    def worth(parameters: np.ndarray) -> float:
+        many = torch.from_numpy(parameters).float().expand(256, -1)
+        return float(sum(x.mean() for x in dreamer.dream(many, first, torch.Generator().manual_seed(9))))
+
+    climbed, _ = dreamer.climb(np.zeros(shape.size), starts, 32, 0.03, torch.Generator().manual_seed(0))
+    assert worth(climbed) > worth(np.zeros(shape.size)) + 0.1
+    assert all(torch.equal(before[name], tensor) for name, tensor in mdrnn.state_dict().items())
+
+
+@pytest.mark.parametrize("env", ["CarRacing-v3", TOY])
+def test_actions_keep_their_rule_and_get_a_gradient(env: str) -> None:
+    actions = envs.actions_in(World(env))
+    raw = torch.linspace(-2, 2, 3 * actions.outputs).reshape(3, -1).requires_grad_(True)
+    action = straight(actions, raw)
+    np.testing.assert_allclose(action.detach(), actions.squash(raw.detach().numpy()), atol=1e-6)
+    action.sum().backward()
+    assert raw.grad is not None
+    torch.testing.assert_close(raw.grad, 1 - torch.tanh(raw.detach()) ** 2)
+
+
+def test_carrying_over_keeps_what_c_does() -> None:
+    """Where the new h is the old one turned round, C is turned with it; after training, C is nearer than without."""
+    shape, episodes = Controller(Z, H, 3), [episode(200, seed) for seed in range(3)]
+    old = world()
+    parameters = np.random.default_rng(0).standard_normal(shape.size)
+    new = copy.deepcopy(old)
+    order = torch.tensor([3, 1, 0, 2, 7, 6, 5, 4])
+    gates = torch.cat([order + H * k for k in range(4)])
+    with torch.no_grad():
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            weight = old.lstm.get_parameter(name)[gates]
+            new.lstm.get_parameter(name).copy_(weight[:, order] if name == "weight_hh_l0" else weight)
+
+    def outputs(mdrnn: memory.MDRNN, c: np.ndarray) -> np.ndarray:
+        size = 3 * shape.features
+        return seen_with(mdrnn, episodes) @ np.column_stack([c[:size].reshape(3, -1), c[size:]]).T
+
+    wanted = outputs(old, parameters)
+    carried = carry_over(shape, parameters, old, new, episodes)
+    apart = [np.abs(outputs(new, c) - wanted).mean() for c in (parameters, carried)]
+    assert apart[1] < 0.1 * apart[0]
+    np.testing.assert_allclose(carry_over(shape, parameters, old, old, episodes), parameters, atol=1e-9)
+
+
+def test_the_promise_is_held_against_what_was_paid() -> None:
+    """An M that always says 0.5 and a value of 5, against episodes that pay 1 a step."""
+    mdrnn, shape = world(), Controller(Z, H, 3)
+    with torch.no_grad():
+        mdrnn.head.weight[-2:] = 0.0
+        mdrnn.head.bias[-2:] = torch.tensor([0.5, 5 / mdrnn.value_scale])
+    episodes = [episode(40, seed)._replace(rewards=torch.ones(40)) for seed in range(2)]
+    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=10)
+    population = np.zeros((2, shape.size), np.float32)
+    promise = dreamer.promise(population, episodes, torch.Generator().manual_seed(0))
+    assert promise is not None
+    assert promise == pytest.approx({"dreamed": 5.0, "real": 10.0, "promised": 10.0, "paid": 20.0})
+    assert dreamer.promise(population, [episode(10, 0)] * 2, torch.Generator().manual_seed(0)) is None
