@@ -121,5 +121,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(before: Path, tmp_path: Path) -
     learn(logdir, rounds=1)
     with pytest.raises(UserError, match="other settings .horizon."):
         learn(logdir, horizon=5)
+    shutil.copy(logdir / "vae" / "last.safetensors", logdir / "vae" / "best.safetensors")
+    with pytest.raises(UserError, match="other settings .V."):
+        learn(logdir)
     with pytest.raises(UserError, match="predicts rewards and their value"):
         run.refuse(replace(small(tmp_path / "new"), dream=ROUNDS, mdrnn=MDRNNTraining(include_reward=True)))

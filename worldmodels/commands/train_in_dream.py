@@ -114,7 +114,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     learner.parameters = carry_over(learner.shape, learner.parameters, m, learner.mdrnn, learner.newest(BEGUN_IN))
     scale = 0.1 * learner.mdrnn.value_scale  # of a return that is nearly none
     too_much = promise is not None and promise["promised"] > cfg.gate * max(promise["paid"], scale)
-    loop.resting = too_much and loop.resting < 2 and loop.resting + 1 or 0
+    loop.resting = loop.resting + 1 if too_much and loop.resting < 2 else 0
 
     selected = None
     if number % cfg.select_every == 0 or number == cfg.rounds:
@@ -231,7 +231,7 @@ class Learner:
     """Of C, float64 (n,)."""
     actions: Actions
     settings: dict[str, Any]
-    """The values of FIXED."""
+    """The values of FIXED, and which V it is that sees."""
     rounds: list[list[Latents]] = field(default_factory=list)
     """The episodes on which M was trained first, then those of every round."""
     best: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -256,7 +256,7 @@ class Learner:
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
         learner = Learner(
             Loop(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size), actions,
-            {name: getattr(cfg, name) for name in FIXED},
+            {name: getattr(cfg, name) for name in FIXED} | {"V": checkpoint.digest(run.trained("vae"))},
             [list(stored_latents(run.latents, run.trained("vae")))],
         )  # fmt: skip
         if not learner.rounds[0]:
