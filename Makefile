@@ -5,7 +5,7 @@ PRESET ?= laptop
 BIN := .venv/bin
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile  # the files of tests on the cores
 
-.PHONY: run test test-slow lint bench conformance conformance-sample bounds test-lowest dist package clean
+.PHONY: run test test-slow test-cluster lint bench conformance conformance-sample bounds test-lowest dist package clean
 
 run: .venv/installed
 	$(BIN)/worldmodels run --preset $(PRESET) --logdir $(LOGDIR)
@@ -15,6 +15,10 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Ray nodes in network namespaces, killed, cut off and slowed down (Linux, as root).
+test-cluster: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow tests/cluster
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

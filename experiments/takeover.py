@@ -2,9 +2,9 @@
 
     python -m experiments.takeover [--to docs/images/playground.webp]
 
-Films the real page in headless Chromium: real key presses, a real brush, and the page's own clock moved on by hand, so
-that every recording shows the same drive. The person looks at the dreamed road and steers by it. Needs Chromium and
-playwright.
+Films the real page in headless Chromium: real key presses and clicks, and the page's own clock moved on by hand, so
+that every recording shows the same drive. The person looks at the dreamed road and steers by it, lets go, and has a
+road drawn. Needs Chromium and playwright.
 """
 
 import argparse
@@ -28,7 +28,7 @@ QUIET = (
     "--disable-sync",
 )
 FRAME = 100  # ms between two frames of the film
-WINDOW = {"width": 440, "height": 900}
+WINDOW = {"width": 900, "height": 690}
 DREAM = "seed=23&start=14&temperature=0.5"
 ROAD_AHEAD = """() => {
   const {data} = playground.image;
@@ -40,8 +40,6 @@ ROAD_AHEAD = """() => {
   return count ? sum / count : 32;
 }"""
 """Where the middle of the road is, a car's length or two ahead: 0 … 63."""
-BEND = [(0.5, 0.74), (0.5, 0.6), (0.36, 0.5), (0.3, 0.38), (0.44, 0.27), (0.66, 0.17), (0.72, 0.06), (0.7, 0.01)]
-"""A road, as a hand paints it: parts of the picture's width and height."""
 
 
 class Film:
@@ -50,7 +48,7 @@ class Film:
     def __init__(self, page: Page):
         self.page = page
         self.frames: list[Image.Image] = []
-        top, bottom = (page.locator(part).bounding_box() for part in (".modes", "#keys"))
+        top, bottom = (page.locator(part).bounding_box() for part in ("#stage", "#keys"))
         assert top and bottom
         height = bottom["y"] + bottom["height"] - top["y"]
         self.clip = FloatRect(x=top["x"] - 8, y=top["y"] - 8, width=top["width"] + 16, height=height + 16)
@@ -81,19 +79,6 @@ class Film:
         for key in down:
             keyboard.up(key)
 
-    def paint(self) -> None:
-        """A bend from the car to the edge of the picture."""
-        box = self.page.locator("#screen").bounding_box()
-        assert box is not None
-        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in BEND]
-        self.page.mouse.move(*points[0])
-        self.page.mouse.down()
-        for point in points[1:]:
-            self.page.mouse.move(*point, steps=6)
-            self.shoot()
-            self.shoot()
-        self.page.mouse.up()
-
     def save(self, path: Path) -> None:
         with io.BytesIO() as buffer:
             first, *others = self.frames
@@ -116,16 +101,17 @@ def main() -> None:
         page.clock.install(time=0)
         page.goto(f"{running.url}#{DREAM}")
         page.wait_for_selector("html[data-ready]")
+        page.add_style_tag(content="#facts { visibility: hidden }")  # speeds mean nothing when the clock is ours
         page.clock.pause_at(60_000)
         page.keyboard.press("r")
         film = Film(page)
         film.watch(1.5)
-        film.drive(5)
+        film.drive(4)
         film.watch(1.5)
         page.click("#mode-draw")
-        film.watch(0.5)
-        film.paint()
         film.watch(0.6)
+        page.click("text=S-bend")
+        film.watch(1.4)
         page.click("#dream-on")
         film.watch(3)
         film.save(to)

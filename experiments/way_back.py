@@ -6,22 +6,24 @@
 
 Shapes: N dreams, Z latent, H hidden, K mixtures.
 
-The dreams are the playground's: its starts, its keys, its temperature, its rule for what is road. "Back" is a whole second
-of road within six. `--real` does the same to the simulator, on development tracks: no dream should be much kinder.
+The dreams are the playground's: its starts, its keys, its temperature, its rule for what is road. "Back" is a
+second of road within six. `--real` does the same to the simulator, on development tracks.
 """
 
 import argparse
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent, Eyes
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import save_rollout
+from worldmodels.data.episodes import load_frames, save_rollout
 from worldmodels.data.latents import Latents, Sequences, encode_dataset
 from worldmodels.dream import Dreams, Population
 from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
@@ -35,7 +37,9 @@ from worldmodels.runs.directory import RunDir
 ALONE, HELD, AFTER = 25, 50, 300  # steps: C drives, the key is held, C drives again
 LOOK = 5  # steps between two looks at the picture: V's decoder takes most of the time
 SECOND = 50  # steps
+AWAY = 200  # steps: a longer absence from the road is not shown to M
 TEMPERATURE = 0.5  # of the page when it opens
+Wish = tuple[float, float, float]  # wheel, gas, brake that a person asks for
 TURN, DECAY, PRESS = 0.06, 0.9, 0.1  # per step: wheel and pedals at the page's keys (static/controller.js)
 
 
@@ -183,6 +187,8 @@ class Driving:
 class Shared(Agent):
     """C at the wheel, and from time to time a person at the keys; M sees what was really done."""
 
+    env: VectorEnv
+
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
         super().begin(lanes, episodes)
         self.people: dict[int, Person] = getattr(self, "people", {})
@@ -193,33 +199,56 @@ class Shared(Agent):
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         z, state = self.encoder(observations, None), (self.h[lanes], self.c[lanes])
         outputs = self.controller.act(self.population.expand(len(z), -1), self.controller.see(z, state))
-        actions = self.actions.squash(outputs.numpy())
-        actions = np.stack([self.people[lane].act(own) for lane, own in zip(lanes, actions, strict=True)])
+        own = self.actions.squash(outputs.numpy())
+        batch = self.env.unwrapped.batch  # type: ignore[attr-defined]
+        actions = np.stack([self.people[n].act(own[i], batch, n) for i, n in enumerate(lanes)])
         self.h[lanes], self.c[lanes] = self.memory.step(z, torch.from_numpy(actions), state)
         return actions
 
 
 class Person:
-    """Takes the wheel now and then, presses some keys, and lets go."""
+    """Takes the wheel now and then, presses some keys until the car is off the road, drives back and lets go."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng, self.last = rng, np.zeros(3, np.float32)
-        self.plan: list[tuple[int, tuple[int, int, int] | None]] = []  # steps, and (wheel, gas, brake) or nothing
+        self.alone = int(rng.integers(10, 60))  # steps that C still drives
+        self.presses: list[tuple[int, Wish]] = []  # steps, and (wheel, gas, brake)
+        self.steady = 0  # steps on the road since
 
-    def act(self, own: np.ndarray) -> np.ndarray:
+    def act(self, own: np.ndarray, batch: Any, lane: int) -> np.ndarray:
         """What is done (3,) where C would do `own` (3,)."""
-        if not self.plan:
-            presses = self.rng.integers(1, 4)
-            held = [(int(self.rng.integers(10, 70)), self.press()) for _ in range(presses)]
-            self.plan = [(int(self.rng.integers(20, 200)), None), *held]
-        (left, asked), *rest = self.plan
-        self.plan = [(left - 1, asked), *rest] if left > 1 else rest
-        self.last = own if asked is None else keys(self.last[None], *np.array(asked)[:, None])[0]
+        if self.alone:
+            self.alone, self.last = self.alone - 1, own
+            if not self.alone:
+                self.presses, self.steady = [self.press() for _ in range(self.rng.integers(1, 3))], 0
+            return own
+        asked = home(batch, lane)
+        if self.presses:
+            (left, asked), *rest = self.presses
+            self.presses = [(left - 1, asked), *rest] if left > 1 else rest
+        else:
+            self.steady = self.steady + 1 if batch.cars.on_road[lane].all() else 0
+            self.alone = int(self.rng.integers(20, 100)) if self.steady > 15 else 0
+        self.last = keys(self.last[None], *np.array(asked)[:, None])[0]
         return self.last
 
-    def press(self) -> tuple[int, int, int]:
-        """Mostly to a side, often with gas, seldom with the brake."""
-        return int(self.rng.choice([-1, -1, 0, 1, 1])), int(self.rng.random() < 0.4), int(self.rng.random() < 0.1)
+    def press(self) -> tuple[int, Wish]:
+        """Mostly to a side, sometimes with gas, seldom with the brake."""
+        wheel, gas, brake = self.rng.choice([-1, -1, 0, 1, 1]), self.rng.random() < 0.4, self.rng.random() < 0.1
+        return int(self.rng.integers(15, 55)), (int(wheel), int(gas), int(brake))
+
+
+def home(batch: Any, lane: int) -> Wish:
+    """The wheel, gas and brake that lead back to the road, gently: grass is slippery."""
+    cars, tracks = batch.cars, batch.tracks
+    centre = tracks.centre[lane, : tracks.count[lane], 2:]
+    place, angle, speed = cars.position[lane, 0], cars.angle[lane, 0], np.hypot(*cars.velocity[lane, 0])
+    nearest = int(np.hypot(*(centre - place).T).argmin())
+    x, y = centre[(nearest + 4) % len(centre)] - place  # four tiles on
+    turn = (np.arctan2(-x, y) - angle + np.pi) % (2 * np.pi) - np.pi  # to the left; the car looks along its y
+    gas = speed < 12 or (speed < 25 and abs(turn) < 0.5)
+    brake = speed > 35 or (speed > 18 and abs(turn) > 0.7)
+    return -float(np.clip(turn, -1, 1)), 0.5 * gas, 0.5 * brake
 
 
 def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
@@ -227,6 +256,7 @@ def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
     agent = site.load(run)
     shared = Shared(agent.encoder, agent.memory, agent.controller, agent.population.numpy(), agent.actions)
     env = envs.make(envs.World(envs.CARRACING), min(episodes, 64), max_steps=400)
+    shared.env = env
     drives = [Episode(track) for track in training_seeds(seed, count=episodes)]
     road = []
 
@@ -242,11 +272,27 @@ def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
 # --------------------------------------------------------------------------------------------------- training
 
 
+def that_return(episode: Latents, road: np.ndarray) -> list[Latents]:
+    """The parts of an episode without the absences from the road (T + 1,) that last over AWAY steps or never end."""
+    parts, start = [], 0
+    ends = np.flatnonzero(np.diff(np.concatenate([[True], road, [True]]).astype(int)))  # absences: first, one after
+    for first, after in ends.reshape(-1, 2):
+        if after - first > AWAY or after == len(road):
+            parts.append((start, first))
+            start = after
+    parts.append((start, len(road)))
+    return [
+        Latents(*(x[first:last] for x in episode[:2]), *(x[first : last - 1] for x in episode[2:]))
+        for first, last in parts
+        if last - first > SECOND
+    ]
+
+
 def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anchor: float | None) -> None:
     """Train the run's M further on episodes that leave the road, and write the run with it to `to`.
 
-    Without `anchor` only the head learns: h stays what it was to the last bit, and C, which sees nothing else of M, drives
-    as before. With it all of M learns, and `anchor` times the squared distance of h from what it was is added to the loss.
+    Without `anchor` only the head learns: h stays what it was to the last bit, and C, which sees nothing else of M,
+    drives as before. With it all of M learns, and the loss has `anchor` times the squared distance that h moved.
     """
     RunDir(to).mdrnn.mkdir(parents=True, exist_ok=True)
     for stage in ("vae", "ctrl"):
@@ -258,8 +304,10 @@ def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anc
     for folder in folders:
         latents = to / "mdrnn" / "latents" / folder.name
         found = encode_dataset(vae, RunDir(to).trained("vae"), open_dataset(folder), latents)
-        episodes += found.values()
-        print(f"{folder}: {sum(len(e.actions) for e in found.values()):,} steps", flush=True)
+        kept = [part for path, episode in found.items() for part in that_return(episode, on_road(load_frames(path)))]
+        episodes += kept
+        all_steps, steps = (sum(len(e.actions) for e in some) for some in (found.values(), kept))
+        print(f"{folder}: {steps:,} of {all_steps:,} steps come back to the road", flush=True)
     sequences = Sequences(episodes, length=125, batch_size=32)
     learning = [p for name, p in trained.named_parameters() if "bias_hh" not in name]
     for parameter in learning:

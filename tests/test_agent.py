@@ -1,5 +1,7 @@
 """V, M and C acting together: the loop of the paper, whatever the lanes; and the errors of models that do not fit."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import gymnasium
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE
 from worldmodels.workers import places
+from worldmodels.workers.driver import ROWS
 
 CAR = envs.actions_in(World("worldmodels/CarRacing-v3"))
 C = Controller()
@@ -57,6 +60,27 @@ def test_a_lane_does_not_feel_the_others(models, settings) -> None:
     together = driven(models, [[0, 1, 2, 3, 4, 5]], **settings)
     apart = driven(models, [[5, 0, 3], [1], [4, 2]], **settings)
     np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=pytest.mark.skipif(
+    not places.choose_bfloat16("auto", torch.device("cpu")), reason="a processor with bfloat16"))])  # fmt: skip
+def test_bits_depend_neither_on_how_many_lanes_act_nor_on_the_threads(models, bfloat16: bool) -> None:
+    """Products of 8 rows and more, filled up where there are fewer: each lane is rounded as it is alone."""
+    vae, mdrnn = VAE().requires_grad_(False), models[1]
+    vae.load_state_dict(models[0].state_dict())
+    vae.use_bfloat16 = bfloat16
+    images = np.random.default_rng(0).integers(256, size=(3, 70, 64, 64, 3), dtype=np.uint8)
+
+    def acted(lanes: list[int], threads: int = 1) -> np.ndarray:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            agent = Agent(Eyes(vae, True), mdrnn, C, population(), CAR, 3, rows=ROWS, threads=threads, each=pool.map)
+            agent.begin(np.array(lanes), [Episode(lane, lane % 3) for lane in lanes])
+            return np.stack([agent.act(np.array(lanes), step[lanes]) for step in images])
+
+    everyone = acted(list(range(70)))
+    assert np.array_equal(acted(list(range(70)), threads=3), everyone)
+    for lanes in ([5], [69, 3], *(list(range(60 - count, 60)) for count in (7, 9, 10, 11, 13, 15, 17, 23, 33, 51))):
+        assert np.array_equal(acted(lanes), everyone[:, lanes]), f"{len(lanes)} lanes"
 
 
 def test_one_step_is_the_paper_s(models) -> None:

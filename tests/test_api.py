@@ -31,7 +31,7 @@ def test_signatures_are_those_of_the_code(name: str) -> None:
     told = [argument.arg for argument in [*arguments.args, *arguments.kwonlyargs]]
     real = inspect.signature(getattr(worldmodels, name)).parameters
     assert told == list(real)
-    assert [ast.literal_eval(value) for value in defaults if value is not None] == [
+    assert [eval(ast.unparse(value)) for value in defaults if value is not None] == [
         parameter.default for parameter in real.values() if parameter.default is not inspect.Parameter.empty
     ]
 

@@ -51,6 +51,8 @@ def understand(words: list[str]) -> None:
         case ["python", script, *flags] if script in SCRIPTS:
             assert (ROOT / script).exists()
             parse(SCRIPTS[script], flags)
+        case ["python", script, *_] if script.startswith("examples/"):
+            assert (ROOT / script).exists()
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module), words
         case ["make", *rest]:
@@ -65,7 +67,9 @@ def understand(words: list[str]) -> None:
             assert set(extras(what[-1])) <= set(project()["optional-dependencies"]), words
         case ["source", where]:
             assert where == ".venv/bin/activate"
-        case ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
+        case ["torchrun", "--nproc-per-node", _, "-m", "worldmodels", *rest]:
+            understand(["worldmodels", *rest])
+        case ["ray", *_] | ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
             pass  # other people's programs
         case _:
             pytest.fail(f"nobody knows how to try {words}")
@@ -194,8 +198,9 @@ def test_the_shell_blocks_run_in_order(tmp_path: Path, shell: functools.partial)
     for folder in (here, apart, checkout):
         folder.mkdir()
 
-    pip, evaluate = lines(install)
+    pip, play, evaluate = lines(install)
     assert pip == ["pip", "install", "worldmodels-pytorch"]
+    assert play[1] == "play", "serves until it is stopped: tests/playground runs it"
     shell(here, small(evaluate))
 
     run, test = lines(make)

@@ -65,7 +65,7 @@ class Agent:
             actions: how C's outputs become actions.
             seed: of the samples of z, which depend on (seed, episode, candidate) alone.
             rows: fewest rows of a matrix product, filled up with copies: a lane of few is rounded otherwise than one of
-                many. From 16 on, on one kind of processor, it does not matter how many lanes there are.
+                many. From 8 on, on one thread of one kind of processor, it does not matter how many lanes there are.
             threads: the lanes act in so many parts, where each has `rows` lanes.
             each: `map`, or that of `threads` threads on which PyTorch computes alone.
 

@@ -92,6 +92,8 @@ def start(arguments: list[str]) -> None:
         return
     if command not in COMMANDS:
         raise UserError(f"There is no command {command!r}: it is one of {', '.join(COMMANDS)}.")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and command not in ("train-vae", "train-mdrnn"):
+        raise UserError(f"torchrun trains V and M (train-vae, train-mdrnn): start {command} without it.")
     cfg, preset = parse(command, arguments[1:])
     stage = importlib.import_module(COMMANDS[command][1]).main
     if command in REMEMBERED:

@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -262,7 +263,7 @@ def start(cfg: Collect, **environment: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_until(condition, what: str, seconds: float = 20) -> None:
+def wait_until(condition, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited for {what} in vain"
@@ -289,7 +290,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(reference, tmp_path):
         process.kill()
         process.wait()
         try:
-            wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent", 5)
+            wait_until(lambda group=process.pid: group_is_empty(group), "the workers to end with their parent", 30)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -354,7 +355,9 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lanes", [collect.LANES, 1])
 def test_shares(threads, count, lanes):
     missing = list(range(5, 5 + 2 * count, 2))
-    shares = collect.shares(missing, threads, lanes)
+    pool = SimpleNamespace(workers=threads, nodes=1)
+    shares = collect.shares(missing, pool, lanes)
+    assert len(collect.shares(missing, SimpleNamespace(workers=threads, nodes=threads), lanes)) <= len(shares)
     assert [rollout for share in shares for rollout in share] == missing
     sizes = {len(share) for share in shares}
     assert max(sizes) - min(sizes) <= 1

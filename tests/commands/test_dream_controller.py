@@ -18,6 +18,7 @@ from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Report, TrainController
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course
@@ -90,6 +91,32 @@ def test_the_run_says_what_was_dreamed_and_what_was_real(logdir: Path, capsys) -
     assert "dreamed and real" in page and "what it then drives" in page and "steps in the dream" in page
 
 
+def test_where_dreams_are_whole_episodes_selection_is_the_gate(logdir: Path) -> None:
+    """The toy's episodes end after at most 18 steps: its selection tracks are not driven twice."""
+    train_controller.main(replace(CFG, logdir=str(logdir), horizon=18))
+    rows = [row for row in metrics.read(logdir / "ctrl" / "metrics.jsonl") if row["selected"] is not None]
+    assert len(rows) == 3 and all(row["real"] == row["selected"] for row in rows)
+    assert rows[-1]["env_steps"] <= 3 * 2 * 18
+
+
+def test_where_each_step_pays_the_dream_begins_with_an_episode(logdir: Path) -> None:
+    """As in Take Cover: M without a reward head, with a restart input; of the five starts two are first states."""
+    settings = checkpoint.load(logdir / "mdrnn" / "best.safetensors")[1]["mdrnn"]
+    settings |= {"include_reward": False, "include_restart": True, "step_reward": 1.0}
+    torch.manual_seed(0)
+    tensors = checkpoint.pack("mdrnn", memory.MDRNN(**settings).state_dict())
+    checkpoint.save(logdir / "mdrnn" / "best.safetensors", tensors, {"mdrnn": settings})
+    starts = Starts(torch.randn(5, Z), torch.randn(5, H), torch.randn(5, H), torch.tensor([0.0, 1, 0, 0, 1]))
+    starts.save(logdir / "mdrnn" / "starts.safetensors")
+    cfg = replace(CFG, logdir=str(logdir))
+    shape = train_controller.shape_of_c(cfg, RunDir.of(logdir))
+    setup = train_controller.dreamers(cfg, RunDir.of(logdir), shape, (Place(0, "cpu", 1),))
+    assert torch.equal(setup.starts.z, starts.z[[1, 4]])
+    train_controller.main(cfg)
+    last = metrics.read(logdir / "ctrl" / "metrics.jsonl")[-1]
+    assert 1 <= last["mean"] <= 12 and last["best"] <= 12, "steps survived, no more than there are"
+
+
 def test_it_resumes_to_the_last_bit(logdir: Path) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir)))
     whole = checkpoint.load(logdir / "ctrl" / "last.safetensors")[0]["history"]
@@ -102,6 +129,11 @@ def test_it_resumes_to_the_last_bit(logdir: Path) -> None:
     ("meta", "changes", "sentence"),
     [
         ({"include_reward": False}, {}, "predicts no reward.*--include-reward"),
+        (
+            {"include_reward": False, "include_terminal": False, "step_reward": 1.0},
+            {},
+            "predicts no terminal.*--include-terminal",
+        ),
         ({"action_kind": "car"}, {}, "learned actions of the kind car, and .* takes discrete"),
         ({}, {"hidden": 4, "inputs": "z"}, "leave --hidden out"),
         ({}, {"temperature": float("nan")}, "--temperature is nan"),

@@ -268,6 +268,13 @@ def test_mistakes_are_named():
 # ------------------------------------------------------------------------------------------ baselines
 
 
+def test_practice_is_drawn_smaller_than_what_counts():
+    for world, resolution in ((World.practice(TAKECOVER), "320x240"), (World(TAKECOVER), "640x480")):
+        env = make(world, 1)
+        assert env.envs[0].unwrapped.engine.resolution == resolution
+        env.close()
+
+
 @pytest.mark.vizdoom_free
 def test_thirds_choose_left_stay_and_right():
     assert thirds([-1, -0.34, -0.33, 0, 0.33, 0.34, 1]) == [2, 2, 0, 0, 0, 1, 1]

@@ -1,5 +1,8 @@
 """A toy environment with image observations and Discrete actions, for tests of the whole pipeline."""
 
+import os
+import time
+
 import gymnasium
 import numpy as np
 
@@ -11,7 +14,8 @@ TOY = "tests.helpers.toy:worldmodels-tests/Toy-v0"
 class Toy(gymnasium.Env):
     """A white square on a coloured 40×48 field; actions move it left or right, or leave it; the right edge pays 1.
 
-    The episode ends after 12 steps at the edge, after 20 steps by its registration, after 18 by its description.
+    The episode ends after 12 steps at the edge, after 20 steps by its registration, after 18 by its description. A
+    machine with TOY_SLEEP in its environment takes so many seconds more per step.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -30,6 +34,7 @@ class Toy(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(int(action))
+        time.sleep(float(os.environ.get("TOY_SLEEP", 0)))
         self.at = int(np.clip(self.at + (int(action) - 1) * 4, 0, 40))
         reward = float(self.at == 40)
         self.at_edge += self.at == 40

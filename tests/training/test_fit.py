@@ -16,6 +16,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import settings as config
 from worldmodels.training.fit import Trainee, fit
+from worldmodels.training.ranks import Ranks
 
 CFG = config.TrainVAE(epochs=9, patience=2, stop_after=5, learning_rate=1e-2)
 
@@ -32,7 +33,7 @@ def fit_scripted(folder: Path, test_losses: list[float], cfg: config.TrainVAE = 
 
     fit(
         trainee, cfg, data="x", cut="", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2,
-        loss=loss, test_batches=lambda: ["test"], rate_name="rate",
+        loss=loss, test_batches=lambda: ["test"], rate_name="rate", ranks=Ranks(torch.device("cpu")),
     )  # fmt: skip
     return trainee
 

@@ -1,16 +1,20 @@
 """Crews of one, two and three processes against this process, on a CPU."""
 
+import importlib.util
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.helpers.runs import H, Z, save_agent
 from tests.helpers.toy import TOY
+from worldmodels import pretrained
 from worldmodels.controller import Controller
-from worldmodels.envs import World
+from worldmodels.envs import World, actions_in
 from worldmodels.evolution.fitness import fitness
 from worldmodels.rollout import Episode
 from worldmodels.runs.directory import RunDir
-from worldmodels.workers.driver import Course, Drivers, Job, Models
+from worldmodels.workers.driver import Course, Drivers, Job, Models, best_of
 from worldmodels.workers.places import Place
 from worldmodels.workers.pool import open_pool
 
@@ -36,14 +40,12 @@ def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[
 @pytest.mark.parametrize("workers", CREWS)
 @pytest.mark.parametrize(("env", "outputs"), [(TOY, 3), (CAR, 3)])
 def test_a_crew_scores_as_this_process(tmp_path, env: str, outputs: int, workers: int) -> None:
-    """With a lane each: the same bits, since every product has the same shape. Side by side, an agent's arithmetic
-    depends in the last bit on how many lanes it drives, and so on how the episodes are shared: close."""
-    alone, steps = scores(tmp_path, env, outputs, 1, 0)
-    assert len(np.unique(alone)) > 1
-    shared, shared_steps = scores(tmp_path, env, outputs, 1, workers)
-    assert np.array_equal(shared, alone) and shared_steps == steps
-    together, together_steps = scores(tmp_path, env, outputs, 4, workers)
-    assert np.allclose(together, alone, rtol=0, atol=1e-2) and together_steps == steps
+    """To the last bit: however the episodes are shared, every product has as many rows."""
+    for lanes in (1, 4):
+        alone, steps = scores(tmp_path, env, outputs, lanes, 0)
+        assert len(np.unique(alone)) > 1
+        shared, shared_steps = scores(tmp_path, env, outputs, lanes, workers)
+        assert np.array_equal(shared, alone) and shared_steps == steps
 
 
 @pytest.mark.parametrize("workers", CREWS)
@@ -56,3 +58,24 @@ def test_a_crew_of_random_drivers_leaves_the_same_episodes_to_the_last_bit(worke
         shared = dict(pool.run(jobs))
     for index, outcome in alone.items():
         assert outcome.rollouts == shared[index].rollouts and outcome.scores.tolist() == shared[index].scores.tolist()
+
+
+@pytest.mark.slow
+def test_whole_laps_are_the_same_to_the_last_bit_on_any_number_of_workers() -> None:
+    """The driver in the package, episodes of about 900 steps, each of which depends on all before it."""
+    world = World(CAR)
+    models, parameters = best_of(RunDir.of(pretrained.folder("carracing")), actions_in(world))
+    drivers = Drivers(world, 16, replace(models, sample_z=True))
+    population = np.stack([parameters, parameters * np.float32(1.01)])
+
+    def laps(tracks: int, places: tuple[Place, ...], backend: str, ray: str | None = None) -> np.ndarray:
+        with open_pool(drivers, places, backend, ray=ray, most=2) as pool:
+            return fitness(pool, population, range(950_000, 950_000 + tracks), Course(), 16)[0]
+
+    alone = laps(17, crew(1), "here")
+    assert alone.mean() > 800
+    assert np.array_equal(laps(17, (Place(0, "cpu", 2),), "here"), alone)
+    for workers in (1, 2, 3, 4):
+        assert np.array_equal(laps(5, crew(workers), "processes"), alone[:, :5]), f"{workers} workers"
+    if importlib.util.find_spec("ray"):
+        assert np.array_equal(laps(5, crew(1), "auto", ray="local"), alone[:, :5])

@@ -33,16 +33,16 @@ from worldmodels.rollout import Episode
 from worldmodels.runs import metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically, write_json
-from worldmodels.runs.progress import Pace, progress
+from worldmodels.runs.progress import Pace, machines, progress
 from worldmodels.runs.settings import Collect, check
 from worldmodels.workers.driver import Course, Drivers, Job, best_of
 from worldmodels.workers.places import Place, choose_places, cores
-from worldmodels.workers.pool import open_pool
+from worldmodels.workers.pool import Pool, open_pool
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
-ALL_LANES = 64  # in all the workers together: 64 recorded episodes of 1,000 frames are 0.8 GB
+ALL_LANES = 64  # in all the workers of a machine together: 64 recorded episodes of 1,000 frames are 0.8 GB
 MOST_ROLLOUTS = 10**7  # of a collection
-AGENT_LANES = 8  # an agent's blocks: its arithmetic depends in the last bit on how many lanes it drives at once
+AGENT_LANES = 8  # an agent's
 ATTEMPTS = 100  # at an episode of more than --longer-than steps
 NAME = re.compile(r"rollout_(\d{6,})\.npz")
 
@@ -69,28 +69,24 @@ def main(cfg: Collect) -> None:
 
 def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missing: list[int]) -> None:
     """Drive the missing rollouts on workers, and write each job's as it ends; too short ones once more."""
-    root, places, pace, wanted = cfg.folder, where(cfg), Pace(), set(missing)
-
-    def jobs(attempt: int) -> tuple[list[tuple[int, ...]], list[Job]]:
-        left = sorted(wanted)
-        parts = blocks(left) if drivers.models and drivers.lanes > 1 else shares(left, len(places), drivers.lanes)
-        return parts, [
-            Job(tuple(episode(cfg, i, attempt) for i in part), population, course(cfg), record=True) for part in parts
-        ]
-
+    root, pace, wanted = cfg.folder, Pace(), set(missing)
     with (
         progress(total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout") as bar,
-        open_pool(drivers, places[: len(jobs(0)[0])]) as pool,
+        open_pool(drivers, where(cfg)[: len(missing)], ray=cfg.ray, most=cfg.threads) as pool,
     ):
         for attempt in range(ATTEMPTS):
-            parts, todo = jobs(attempt)
-            for index, outcome in pool.run(todo, pace.add):
+            parts = shares(sorted(wanted), pool, drivers.lanes)
+            jobs = [
+                Job(tuple(episode(cfg, i, attempt) for i in part), population, course(cfg), record=True)
+                for part in parts
+            ]
+            for index, outcome in pool.run(jobs, pace.add):
                 for rollout, data, length in zip(parts[index], outcome.rollouts, outcome.lengths, strict=True):
-                    if rollout in wanted and length > cfg.longer_than:
+                    if length > cfg.longer_than:
                         write_atomically(rollout_path(root, rollout), data)
                         wanted.remove(rollout)
                         bar.update()
-                bar.set_postfix_str(str(pace), refresh=False)
+                bar.set_postfix_str(f"{pace}{machines(pool)}", refresh=False)
             if not wanted:
                 return
     raise UserError(f"{ATTEMPTS} episodes in a row were no longer than {cfg.longer_than} steps: lower --longer-than.")
@@ -157,18 +153,11 @@ def try_out(cfg: Collect) -> None:
         env.close()
 
 
-def blocks(missing: Sequence[int]) -> list[tuple[int, ...]]:
-    """The blocks of an agent's rollouts that hold a missing one: always the same blocks, whatever is missing, so that
-    its arithmetic is that of an uninterrupted collection."""
-    numbers = sorted({rollout // AGENT_LANES for rollout in missing})
-    return [tuple(range(n * AGENT_LANES, (n + 1) * AGENT_LANES)) for n in numbers]
-
-
-def shares(missing: Sequence[int], workers: int, lanes: int) -> list[tuple[int, ...]]:
+def shares(missing: Sequence[int], pool: Pool[Any, Any], lanes: int) -> list[tuple[int, ...]]:
     """The missing rollouts in equal shares, one per job."""
-    most = max(1, min(lanes, ALL_LANES // workers))
-    rounds = -(-len(missing) // (workers * most))
-    count = min(workers * rounds, len(missing))
+    most = max(1, min(lanes, ALL_LANES * pool.nodes // pool.workers))
+    rounds = -(-len(missing) // (pool.workers * most))
+    count = min(pool.workers * rounds, len(missing))
     return [tuple(share.tolist()) for share in np.array_split(np.array(missing), count)]
 
 

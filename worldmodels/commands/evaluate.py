@@ -36,7 +36,7 @@ from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, read_json, write_json
-from worldmodels.runs.progress import progress
+from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import Evaluate, check
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
@@ -136,23 +136,23 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
         UserError: the policy failed in an episode; the others are kept.
     """
     setup, parameters, lanes = drivers(cfg, run)
-    blocks = book.blocks(lanes)
-    jobs = [Job(tuple(map(Episode, block)), parameters, Course(max_steps=cfg.max_steps)) for block in blocks]
-    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, lanes > 1)[: len(jobs)]
+    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, lanes > 1)[: len(book.missing)]
     failed: list[Failed] = []
     with (
         progress(
             total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit="track"
         ) as bar,
-        open_pool(setup, places) as pool,
+        open_pool(setup, places, ray=cfg.ray, most=cfg.max_workers) as pool,
     ):
+        blocks = book.blocks(min(lanes, -(-len(book.missing) // pool.workers)))
+        jobs = [Job(tuple(map(Episode, block)), parameters, Course(max_steps=cfg.max_steps)) for block in blocks]
         for index, outcome in pool.run(jobs):
             if isinstance(outcome, Failed):
                 failed.append(outcome)
                 continue
             book.add(blocks[index], outcome)
             bar.update(len(blocks[index]))
-            bar.set_postfix_str(f"mean {book.mean:.1f}", refresh=False)
+            bar.set_postfix_str(f"mean {book.mean:.1f}{machines(pool)}", refresh=False)
     if failed:
         first = min(failed, key=lambda failure: failure.seed)
         others = f" (and failed in {len(failed) - 1} more)" if failed[1:] else ""
@@ -248,9 +248,9 @@ class Book:
         return self.video is not None and self.video["seed"] == self.seeds[0] and self.folder.video.exists()
 
     def blocks(self, size: int) -> list[tuple[int, ...]]:
-        """The missing episodes side by side; the borders of the blocks do not depend on what was driven before."""
-        parts = [tuple(self.seeds[i : i + size]) for i in range(0, len(self.seeds), size)]
-        return [part for part in parts if not all(seed in self.scores for seed in part)]
+        """The missing episodes, so many side by side."""
+        missing = self.missing
+        return [tuple(missing[i : i + size]) for i in range(0, len(missing), size)]
 
     def add(self, seeds: tuple[int, ...], outcome: Outcome) -> None:
         """Enter the scores of `seeds` and save."""

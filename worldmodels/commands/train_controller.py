@@ -11,6 +11,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
-from worldmodels.runs.progress import progress
+from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import TrainController, check
 from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
@@ -101,46 +102,77 @@ def evolve(
     places: tuple[Place, ...],
     description: Description,
 ) -> None:
-    """ask → fitness → tell, until the evolution has what it was asked for; selection is always real."""
+    """ask → fitness → tell, until the evolution has what it was asked for; selection is always real.
+
+    A few selection tracks keep a few workers of a cluster busy: there the next generation is driven beside them, and
+    forgotten if they say that the evolution is finished.
+    """
     loop, strategy, space = state.loop, state.strategy, state.space
     metrics = Metrics(run.ctrl, "generation", loop.generation)
     started = time.perf_counter() - loop.seconds
+    began, steps_before = time.perf_counter(), loop.env_steps + loop.dream_steps
     bar = progress(total=cfg.epochs, initial=loop.generation, unit="generation", desc="C")
-    with open_pool(drivers, places) as real, ExitStack() as stack, bar:
-        practice = real if dreamers is None else stack.enter_context(open_pool(dreamers, places))
-        while not state.finished(cfg, description):
-            began, steps_before = time.perf_counter(), loop.env_steps + loop.dream_steps
+    with open_pool(drivers, places, ray=cfg.ray, most=cfg.max_workers) as real, ExitStack() as stack, bar:
+        practice, beside = real, stack.enter_context(ThreadPoolExecutor(1))
+        if dreamers is not None:
+            practice = stack.enter_context(open_pool(dreamers, places, ray=cfg.ray, most=cfg.max_workers))
+
+        def drive() -> tuple[np.ndarray, int]:
+            """(scores (P,) of the next generation, steps)."""
             tracks = training_seeds(cfg.seed, loop.generation, count=cfg.n_samples)
             with progress(inner=True, unit=" steps", desc=f"generation {loop.generation + 1}") as steps:
                 candidates = space.parameters(strategy.ask())
                 course = training_course(cfg, description, loop.generation)
                 scores, driven = fitness(practice, candidates, tracks, course, cfg.batch_size, steps.update)
-            strategy.tell(scores.mean(axis=1))
-            state.count(scores.mean(axis=1), driven, dreamed=cfg.dream)
+            return scores.mean(axis=1), driven
 
-            selected, dreamed = None, None
-            if loop.generation % cfg.select_every == 0 or loop.generation == 1 or state.finished(cfg, description):
-                mean = space.parameters(state.mean)
-                with progress(inner=True, unit=" steps", desc="selection tracks") as steps:
-                    selection = range(SELECTION, SELECTION + cfg.select_tracks)
-                    results, driven = fitness(real, mean[None], selection, Course(), cfg.batch_size, steps.update)
-                selected = float(results.mean())
-                loop.env_steps += driven
-                if dreamers is not None:
-                    dreamed = gate(practice, real, mean, cfg, state, selected if whole(cfg, description) else None)
-                if loop.best is None or selected > loop.best:
-                    loop.best = selected
-                    save_best(run, state, mean, cfg)
+        def select(mean: np.ndarray) -> tuple[float, dict[str, float] | None]:
+            """(the mean's score on the selection tracks, what M promises of it if C evolves in the dream)."""
+            with progress(inner=True, unit=" steps", desc="selection tracks") as steps:
+                selection = range(SELECTION, SELECTION + cfg.select_tracks)
+                results, driven = fitness(real, mean[None], selection, Course(), cfg.batch_size, steps.update)
+            selected = float(results.mean())
+            loop.env_steps += driven
+            if dreamers is None:
+                return selected, None
+            return selected, gate(practice, real, mean, cfg, state, selected if whole(cfg, description) else None)
 
-            now = time.perf_counter()
-            loop.seconds = now - started
-            pace = (loop.env_steps + loop.dream_steps - steps_before) / (now - began)
+        def close(selected: float | None, dreamed: dict[str, float] | None) -> None:
+            """Enter the last generation: the best so far, its row, the checkpoint."""
+            nonlocal began, steps_before
+            if selected is not None and (loop.best is None or selected > loop.best):
+                loop.best = selected
+                save_best(run, state, space.parameters(state.mean), cfg)
+            now, steps = time.perf_counter(), loop.env_steps + loop.dream_steps
+            loop.seconds, pace = now - started, (steps - steps_before) / (now - began)
+            began, steps_before = now, steps
             metrics.write(state.row(selected) | (dreamed or {}) | {"steps_per_second": pace, "seconds": loop.seconds})
             state.save(run)
-            bar.set_postfix_str(state.summary(dreamed), refresh=False)
+            where = f"{pace:,.0f} steps/s{machines(real)}, " if cfg.ray else ""
+            bar.set_postfix_str(where + state.summary(dreamed), refresh=False)
             bar.update()
             if cfg.display:
                 show(state, selected)
+
+        selecting: Future[tuple[float, dict[str, float] | None]] | None = None
+        while not state.finished(cfg, description):
+            scores, driven = drive()
+            if selecting is not None:
+                close(*selecting.result())
+                selecting = None
+                if state.finished(cfg, description):
+                    break
+            strategy.tell(scores)
+            state.count(scores, driven, dreamed=cfg.dream)
+            due = loop.generation % cfg.select_every == 0 or loop.generation == 1
+            if not due and not state.finished(cfg, description):
+                close(None, None)
+            elif cfg.ray:
+                selecting = beside.submit(select, space.parameters(state.mean))
+            else:
+                close(*select(space.parameters(state.mean)))
+        if selecting is not None:
+            close(*selecting.result())
     metrics.close()
 
 
@@ -211,6 +243,8 @@ class State:
     """The distribution's mean after each of the last generations."""
     history: list[np.ndarray] = field(default_factory=list)
     """The scores (P,) of every generation."""
+    told: dict[str, np.ndarray] = field(default_factory=dict)
+    """The strategy's state after the last of them."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -220,6 +254,7 @@ class State:
     def count(self, scores: np.ndarray, steps: int, dreamed: bool) -> None:
         """Enter a generation that the strategy was told."""
         self.means.append(self.strategy.mean)
+        self.told = self.strategy.state()
         self.history.append(scores)
         self.loop.generation += 1
         if dreamed:
@@ -254,7 +289,7 @@ class State:
         if self.space.basis is not None:
             arrays["basis"] = self.space.basis
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        strategy = {name: torch.from_numpy(np.array(array)) for name, array in self.strategy.state().items()}
+        strategy = {name: torch.from_numpy(np.array(array)) for name, array in self.told.items()}
         meta = {"settings": self.settings, "loop": asdict(self.loop)}
         checkpoint.save(run.ctrl / "last.safetensors", {**tensors, **checkpoint.pack("strategy", strategy)}, meta)
 

@@ -1,6 +1,7 @@
 """Train M on the episodes as V sees them.
 
     worldmodels train-mdrnn --logdir exp_dir        (ctallec's port: python trainmdrnn.py --logdir exp_dir)
+    torchrun --nproc-per-node 4 -m worldmodels train-mdrnn --logdir exp_dir
 
 V runs once over the data; its mean and log-variance are stored in <logdir>/mdrnn/latents, and z is sampled anew in
 every batch (paper, appendix A.2). Writes <logdir>/mdrnn: best.safetensors, last.safetensors, metrics.jsonl,
@@ -30,19 +31,22 @@ from worldmodels.runs.settings import TrainMDRNN, check
 from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training import quality
 from worldmodels.training.fit import Trainee, fit
+from worldmodels.training.ranks import Ranks
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
 
 def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
-    device = choose_device(cfg.device)
+    ranks = Ranks(choose_device(cfg.device))
+    device = ranks.device
     run = RunDir.of(cfg.logdir)
     vae = vision.load(run, device)
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
     vae_path = run.trained("vae")
-    episodes = encode_dataset(vae, vae_path, dataset, run.latents)
+    with ranks.in_turn():
+        episodes = encode_dataset(vae, vae_path, dataset, run.latents)
     train_set, test_set = (
         Sequences(
             [episodes[path] for path in part.files if path in episodes],
@@ -97,6 +101,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
         batches_per_epoch=train_set.batches_per_epoch,
         loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
+        ranks=ranks,
         test_batches=test_set.in_order,
         rate_name="transitions_per_second",
         clip=cfg.clip,
@@ -104,7 +109,8 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         begin=begin,
     )
 
-    measure(cfg, run, list(episodes.values()), test_set, collection)
+    if ranks.first:
+        measure(cfg, run, list(episodes.values()), test_set, collection)
 
 
 def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:

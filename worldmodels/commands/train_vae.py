@@ -1,6 +1,7 @@
 """Train V on the collected frames.
 
     worldmodels train-vae --logdir exp_dir          (ctallec's port: python trainvae.py --logdir exp_dir)
+    torchrun --nproc-per-node 4 -m worldmodels train-vae --logdir exp_dir
 
 Writes <logdir>/vae: best.safetensors (lowest test loss), last.safetensors (to continue), metrics.jsonl, TensorBoard
 events, and after every epoch samples/reconstruction_NNNN.png (real above, V's below) and samples/samples_NNNN.png.
@@ -19,6 +20,7 @@ from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import TrainVAE, check
 from worldmodels.show.pictures import write_grid
 from worldmodels.training.fit import Trainee, fit, generator
+from worldmodels.training.ranks import Ranks
 from worldmodels.vision import VAE, to_images, vae_loss
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
@@ -26,7 +28,8 @@ from worldmodels.workers.places import choose_bfloat16, choose_device
 def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
     """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
-    device = choose_device(cfg.device)
+    ranks = Ranks(choose_device(cfg.device))
+    device = ranks.device
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
 
@@ -60,6 +63,7 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         batches=lambda epoch, skip: frame_batches(train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip),
         batches_per_epoch=math.ceil(train.frames / cfg.batch_size),
         loss=loss,
+        ranks=ranks,
         test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0),
         rate_name="frames_per_second",
         after_epoch=None if cfg.nosamples else pictures,

@@ -28,7 +28,7 @@ def fitness(
         seeds: S seeds, the same for all candidates.
         course: what is driven of an episode.
         lanes: episodes that a worker drives side by side; the shares of several workers are equal.
-        on_step: called with numbers of steps as they are driven (from worker processes: as jobs end).
+        on_step: called with numbers of steps as they are driven (from other processes: as jobs end).
     """
     episodes = [Episode(seed, candidate) for candidate in range(len(population)) for seed in seeds]
     share = len(episodes) if pool.workers == 1 else min(lanes, -(-len(episodes) // pool.workers))

@@ -22,6 +22,7 @@ from worldmodels.memory import MDRNN
 from worldmodels.vision import VAE
 
 Tensors = dict[str, Tensor]
+PANEL = 8  # columns that the page's kernel works on at once
 
 
 def decoder(vae: VAE) -> Tensors:
@@ -86,17 +87,27 @@ def controller(agent: Agent) -> Tensors:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """The tensors as a safetensors file of 16-bit floats.
+    """The tensors as a safetensors file of 16-bit floats, matrices in panels.
 
     Raises:
         UserError: a number is none, or too large for 16 bits.
     """
-    halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    halves = {
+        name: (in_panels(tensor) if tensor.dim() == 3 else tensor).half().contiguous()
+        for name, tensor in tensors.items()
+    }
     for name, tensor in halves.items():
         if not torch.isfinite(tensor).all():
             letter = {"controller": "C", "memory": "M"}.get(name.partition(".")[0], "V")
             raise UserError(f"{letter} holds numbers that are none, or too large: train it again with --noreload.")
     return safetensors.save(halves)
+
+
+def in_panels(matrices: Tensor) -> Tensor:
+    """Matrices (K, depth, columns) as the kernel reads them: (K, columns / 8, depth, 8), zeros where columns lack."""
+    count, depth, columns = matrices.shape
+    padded = torch.nn.functional.pad(matrices, (0, -columns % PANEL))
+    return padded.reshape(count, depth, -1, PANEL).permute(0, 2, 1, 3)
 
 
 def sizes(agent: Agent) -> dict[str, object]:

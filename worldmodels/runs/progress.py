@@ -1,5 +1,6 @@
 """Progress bars in a terminal; in a log file a line every few seconds."""
 
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -25,11 +26,18 @@ class _Lines:
 
 def progress(inner: bool = False, **settings: Any) -> "tqdm[Any]":
     """A tqdm bar on stderr; an `inner` one (inside another bar) is left out of logs."""
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun the first one speaks
+        settings["disable"] = True
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, leave=not inner, **settings)
     if inner:
         settings["disable"] = True  # a False would overrule TQDM_DISABLE
     return tqdm(file=_Lines(sys.stderr), mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
+
+
+def machines(pool: Any) -> str:
+    """What a bar says about a pool of more than this machine."""
+    return f" on {pool.nodes} nodes" if pool.nodes > 1 else ""
 
 
 class Pace:

@@ -1,7 +1,7 @@
 """config.json: what a run was asked, so that the same command without flags continues it.
 
-Where something runs (device, workers, precision) and what is said anew each time are not remembered. Folders are kept
-relative to the run: a run that is moved together with its episodes finds them.
+Where something runs (device, workers, precision, cluster) and what is said anew each time are not remembered. Folders
+are kept relative to the run: a run that is moved together with its episodes finds them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json, write_json
 from worldmodels.runs.versions import versions
 
-NOT_KEPT = {"logdir", "noreload", "render", "display", "device", "max_workers", "threads", "precision"}
+NOT_KEPT = {"logdir", "noreload", "render", "display", "device", "max_workers", "threads", "precision", "ray"}
 FROM_RUN = "relative to the run"  # marks an entry whose folders are; version 0.1 kept them as they were said
 
 

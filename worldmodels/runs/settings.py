@@ -7,7 +7,9 @@ values. What wins: defaults < preset < what the run was asked before < flags. Th
 """
 
 import dataclasses
+import importlib.util
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -65,6 +67,9 @@ class Collect(Collection):
     """Delete the rollouts that are already there and start over."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto (the one this machine belongs to), local (one for this command), or HOST:PORT of its
+    head. Needs the extra `ray`."""
 
     @property
     def folder(self) -> Path:
@@ -96,6 +101,9 @@ class VAETraining:
     """Arithmetic of the convolutions; auto: bfloat16 on a GPU and on processors that have it, else float32."""
     checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
     """Time between checkpoints inside an epoch."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,9 @@ class MDRNNTraining:
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
     """Write no picture of a dream beside the real sequence."""
+    micro_batches: OrNone = 0
+    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
+    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +259,8 @@ class TrainController(Evolution):
     """Print a line for every candidate's score, and the mean's."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
 
 
 @dataclass(frozen=True)
@@ -340,6 +353,8 @@ class Evaluate(Evaluation):
     render: bool = False
     """Watch: a window where there is a display, an mp4 where there is none."""
     device: Device = "auto"
+    ray: str | None = None
+    """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
 
 
 @dataclass(frozen=True)
@@ -352,6 +367,8 @@ class Run:
     """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
     seed: Seed = 0
     device: Device = "auto"
+    ray: str | None = None
+    """Collect, evolve and evaluate on a Ray cluster: auto, local, or HOST:PORT of its head."""
     iterations: Count = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
@@ -435,7 +452,8 @@ def stages(run: Run) -> Stages:
     rollouts = f"{run.logdir}/rollouts"
     place: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
     learn: dict[str, Any] = {**place, "rootdir": run.logdir if run.iterations > 1 else rollouts, "seed": run.seed}
-    gather: dict[str, Any] = {**place, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
+    drive: dict[str, Any] = {**place, "ray": run.ray}
+    gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
     how = run.collect
     if run.iterations > 1:  # on other tracks than before
         how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
@@ -444,9 +462,9 @@ def stages(run: Run) -> Stages:
         Collect(**vars(how), **gather),
         TrainVAE(**vars(run.vae), **learn),
         TrainMDRNN(**vars(run.mdrnn), **learn),
-        TrainController(**vars(run.controller), **place, env=run.env, seed=run.seed),
+        TrainController(**vars(run.controller), **drive, env=run.env, seed=run.seed),
         TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
-        Evaluate(**vars(evaluated), **place),
+        Evaluate(**vars(evaluated), **drive),
     )
 
 
@@ -472,6 +490,8 @@ def check(settings: Any, prefix: str = "") -> None:
                 check_bound(flag, value, bound)
             if name in FOLDERS:
                 check_folder(flag, value)
+            if name == "ray":
+                check_cluster(value)
 
 
 FOLDERS = ("logdir", "rootdir", "output")
@@ -486,6 +506,14 @@ def check_folder(flag: str, value: str) -> None:
     for path in (Path(value), *Path(value).parents):
         if path.is_file():
             raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
+
+
+def check_cluster(address: str) -> None:
+    """UserError for what is no address of a Ray cluster, or without the extra."""
+    if not re.fullmatch(r"auto|local|[^/]+:[0-9]{1,5}", address):
+        raise UserError(f"--ray is {address}: say auto, local, or HOST:PORT of the cluster's head.")
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs the extra `ray`: pip install 'worldmodels-pytorch[ray]'.")
 
 
 def bounds(hint: Any) -> list[Ge | Gt | Lt]:

@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
+from worldmodels.training.ranks import Ranks
+from worldmodels.workers.places import limited_threads
 
 Settings = TrainVAE | TrainMDRNN  # a training command's config
 Loss = Callable[[Any, torch.Generator], tuple[Tensor, dict[str, Tensor], float]]
@@ -49,6 +52,8 @@ class Loop:
     """Lowest test loss so far."""
     stale: int = 0
     """Epochs since then."""
+    micro_batches: int = 1
+    """Parts of a batch whose gradients are added up."""
     seconds: float = 0.0
     """Time spent training, all sessions together."""
     weight: float = 0.0
@@ -119,7 +124,7 @@ class Trainee:
         )
 
 
-def resume(trainee: Trainee, cfg: Settings, data: str, cut: str) -> Loop:
+def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -> Loop:
     """Continue from last.safetensors, or start over with --noreload or where there is none.
 
     On other episodes than before, or in other batches, the epoch in progress begins anew; another --learning-rate than
@@ -129,10 +134,12 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str) -> Loop:
         UserError: the checkpoint is damaged or of another architecture.
     """
     path = trainee.folder / "last.safetensors"
-    if cfg.noreload:
+    if cfg.noreload and ranks.first:
         trainee.start_over()
     if not path.exists():
-        return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut)
+        parts = cfg.micro_batches or ranks.count
+        ranks.check(parts)
+        return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut, micro_batches=parts)
     tensors, meta = checkpoint.load(path)
     if (meta.get(trainee.name) or {}) | trainee.labels != trainee.settings | trainee.labels:
         raise UserError(
@@ -148,16 +155,18 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str) -> Loop:
         checkpoint.unpack_optimizer(trainee.optimizer, tensors, loop.learning_rate)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be continued ({error}): start over with --noreload.") from error
+    parts = cfg.micro_batches or loop.micro_batches
+    ranks.check(parts)
     if meta["data"] != data:
         print(f"The episodes have changed since {trainee.title} was trained: it goes on with the new ones.")
         loop.begin_epoch_anew()
         loop.best, loop.stale = math.inf, 0
-    elif loop.cut not in ("", cut) and loop.batch:
+    elif (loop.cut not in ("", cut) or parts != loop.micro_batches) and loop.batch:
         print(f"The batches are others than before: epoch {loop.epoch + 1} begins anew.")
         loop.begin_epoch_anew()
     if meta.get("precision", trainee.precision) != trainee.precision:
         print(f"{trainee.title} was trained in {meta['precision']} so far and goes on in {trainee.precision}.")
-    loop.cut = cut
+    loop.cut, loop.micro_batches = cut, parts
     return loop
 
 
@@ -177,6 +186,7 @@ def fit(
     loss: Loss,
     test_batches: Callable[[], Iterable[Any]],
     rate_name: str,
+    ranks: Ranks,
     clip: float | None = None,
     after_epoch: Callable[[int], None] | None = None,
     begin: Callable[[], None] = lambda: None,
@@ -193,6 +203,7 @@ def fit(
         loss: of a batch.
         test_batches: → the batches of the test episodes.
         rate_name: metric name of items per second.
+        ranks: the processes that train together; the first one writes and speaks.
         clip: bound of each gradient number.
         after_epoch: called with the number of the finished epoch (pictures).
         begin: called when all is known to be good, before the first epoch.
@@ -200,25 +211,32 @@ def fit(
     Raises:
         UserError: another process trains here; the loss is not a number (the last good checkpoint stays).
     """
-    with alone(trainee.folder, f"training {trainee.title}"):
-        loop = resume(trainee, cfg, data, cut)
-        begin()
-        if finished(trainee, cfg, loop):
+    with ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(alone(trainee.folder, f"training {trainee.title}"))
+        with ranks.in_turn():
+            loop = resume(trainee, cfg, data, cut, ranks)
+        if ranks.first:
+            begin()
+        if finished(trainee, cfg, loop, ranks):
             return
-        device = next(trainee.model.parameters()).device
-        metrics = Metrics(trainee.folder, "epoch", loop.epoch)
+        if loop.micro_batches > 1:
+            stack.enter_context(limited_threads(1))  # how a product is split between threads decides on its last bits
+        metrics = Metrics(trainee.folder, "epoch", loop.epoch) if ranks.first else None
         clock = Clock(loop)
         while loop.epoch < cfg.epochs and loop.stale < cfg.stop_after:
-            rate = train_epoch(trainee, cfg, loop, data, batches, batches_per_epoch, loss, clip, clock)
+            rate = train_epoch(trainee, cfg, loop, data, batches, batches_per_epoch, loss, ranks, clip, clock)
             row = {f"train_{name}": total / loop.weight for name, total in loop.sums.items()}
-            tested = test(trainee.model, test_batches(), loss, generator(device, cfg.seed))
+            tested = test(trainee.model, test_batches(), loss, generator(ranks.device, cfg.seed))
             if not math.isfinite(tested["loss"]):
                 raise trainee.diverged(f"The test loss of {trainee.title} is {tested['loss']}")
             loop.finish_epoch(tested["loss"], cfg.patience)
             trainee.set_learning_rate(loop.learning_rate)
+            clock.stop()
+            if metrics is None:
+                continue
             if loop.stale == 0:
                 trainee.save_best()
-            clock.stop()
             row |= {f"test_{name}": value for name, value in tested.items()}
             row |= {"learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
             if after_epoch is not None:
@@ -226,13 +244,15 @@ def fit(
             metrics.write({"epoch": loop.epoch, **row})
             trainee.save_last(loop, data)
             tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
-        metrics.close()
+        if metrics is not None:
+            metrics.close()
 
 
-def finished(trainee: Trainee, cfg: Settings, loop: Loop) -> bool:
+def finished(trainee: Trainee, cfg: Settings, loop: Loop, ranks: Ranks) -> bool:
     """Whether there is nothing to do, and say so."""
     if cfg.epochs == 0 and not loop.epoch:
-        trainee.save_best()
+        if ranks.first:
+            trainee.save_best()
         print(f"{trainee.title} in {trainee.folder} stays untrained.")
         return True
     if loop.epoch >= cfg.epochs or loop.stale >= cfg.stop_after:
@@ -248,19 +268,16 @@ def finished(trainee: Trainee, cfg: Settings, loop: Loop) -> bool:
 
 def train_epoch(
     trainee: Trainee, cfg: Settings, loop: Loop, data: str, batches: Callable[[int, int], Iterable[Any]], count: int,
-    loss: Loss, clip: float | None, clock: "Clock",
+    loss: Loss, ranks: Ranks, clip: float | None, clock: "Clock",
 ) -> float:  # fmt: skip
     """The rest of the epoch in progress, `count` batches in all; returns items per second."""
-    device = next(trainee.model.parameters()).device
     trainee.model.train()
     began, weight_before = time.perf_counter(), loop.weight
     sums = Sums(loop, trainee)
     title = f"{trainee.title} epoch {loop.epoch + 1}/{cfg.epochs}"
     with progress(total=count, initial=loop.batch, unit="batch", desc=title) as bar:
         for batch in batches(loop.epoch, loop.batch):
-            value, metrics, weight = loss(batch, generator(device, cfg.seed, loop.epoch, loop.batch))
-            trainee.optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            metrics, weight = backward(trainee, batch, loss, ranks, loop, cfg.seed)
             if clip is not None:
                 torch.nn.utils.clip_grad_value_(trainee.model.parameters(), clip)
             trainee.optimizer.step()
@@ -270,11 +287,27 @@ def train_epoch(
             if loop.batch % SYNC == 0 or clock.due(cfg.checkpoint_seconds):
                 sums.check()
                 bar.set_postfix_str(f"loss {loop.sums['loss'] / loop.weight:.3f}", refresh=False)
-            if clock.due(cfg.checkpoint_seconds):
+            if ranks.first and clock.due(cfg.checkpoint_seconds):
                 clock.stop()
                 trainee.save_last(loop, data)
         sums.check()
     return (loop.weight - weight_before) / (time.perf_counter() - began)
+
+
+def backward(
+    trainee: Trainee, batch: Any, loss: Loss, ranks: Ranks, loop: Loop, seed: int
+) -> tuple[dict[str, Tensor], float | Tensor]:
+    """Give the parameters the gradient of the batch's loss; returns its metrics and its weight."""
+    key = (seed, loop.epoch, loop.batch)
+    if loop.micro_batches > 1:
+        return ranks.backward(
+            trainee.model, batch, loop.micro_batches,
+            lambda part, number: loss(part, generator(ranks.device, *key, number)),
+        )  # fmt: skip
+    value, metrics, weight = loss(batch, generator(ranks.device, *key))
+    trainee.optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    return metrics, weight
 
 
 class Clock:
@@ -296,9 +329,9 @@ class Sums:
 
     def __init__(self, loop: Loop, trainee: Trainee):
         self.loop, self.trainee = loop, trainee
-        self.waiting: list[tuple[dict[str, Tensor], float]] = []
+        self.waiting: list[tuple[dict[str, Tensor], float | Tensor]] = []
 
-    def add(self, metrics: dict[str, Tensor], weight: float) -> None:
+    def add(self, metrics: dict[str, Tensor], weight: float | Tensor) -> None:
         self.waiting.append((metrics, weight))
 
     def check(self) -> None:
@@ -308,8 +341,8 @@ class Sums:
                 number = float(value)
                 if not math.isfinite(number):
                     raise self.trainee.diverged(f"The {name} of {self.trainee.title} is {number}")
-                self.loop.sums[name] = self.loop.sums.get(name, 0.0) + number * weight
-            self.loop.weight += weight
+                self.loop.sums[name] = self.loop.sums.get(name, 0.0) + number * float(weight)
+            self.loop.weight += float(weight)
         self.waiting = []
 
 

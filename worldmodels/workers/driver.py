@@ -19,7 +19,7 @@ from worldmodels.rollout import Episode, GiveUp, Policy, Rollout, drive
 from worldmodels.runs.directory import RunDir
 from worldmodels.workers.places import Place, choose_bfloat16
 
-ROWS = 16  # fewest rows of a matrix product: from here on a row's rounding does not depend on their number
+ROWS = 8  # fewest rows of a product: on one thread, from 4 on, a row's rounding does not depend on their number
 
 if TYPE_CHECKING:
     from worldmodels.controller import Controller

@@ -39,6 +39,13 @@ def choose_device(name: str) -> "torch.device":
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def gpu(index: int) -> str:
+    """The device of the worker with this number on its machine."""
+    import torch
+
+    return f"cuda:{index % torch.cuda.device_count()}"
+
+
 def choose_bfloat16(precision: str, device: "torch.device") -> bool:
     """Whether to compute in bfloat16; `auto` does where it is faster: on a GPU, and on processors that have it."""
     import torch
@@ -62,7 +69,7 @@ def choose_places(device: "torch.device", workers: int, batched: bool) -> tuple[
         import torch
 
         gpus = torch.cuda.device_count()
-        return tuple(Place(i, f"cuda:{i % gpus}", max(1, cores() // gpus)) for i in range(workers or gpus))
+        return tuple(Place(i, gpu(i), max(1, cores() // gpus)) for i in range(workers or gpus))
     count = workers or (1 if batched else cores())
     return tuple(Place(i, "cpu", max(1, cores() // count) if batched else 1) for i in range(count))
 

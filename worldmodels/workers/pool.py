@@ -1,4 +1,4 @@
-"""Jobs on workers: this process, or several; none is lost, and none hangs the run.
+"""Jobs on workers: this process, several, or a Ray cluster; none is lost, and none hangs the run.
 
 A worker is set up once, for its place, and then answers jobs. One that dies (killed from outside, out of memory) is
 reported and its jobs are run again; a job that raises brings its traceback to the parent. Every job must be a pure
@@ -43,7 +43,12 @@ class Setup(Protocol[Job, Outcome]):
 class Pool(Protocol[Job, Outcome]):
     """Workers that live as long as the `with` block."""
 
-    workers: int
+    nodes: int
+    """Machines."""
+
+    @property
+    def workers(self) -> int:
+        """Jobs that run at a time."""
 
     def __enter__(self) -> "Pool[Job, Outcome]": ...
 
@@ -59,9 +64,21 @@ class Pool(Protocol[Job, Outcome]):
 
 
 def open_pool(
-    setup: Setup[Any, Any], places: Sequence[Place], backend: Literal["auto", "here", "processes"] = "auto"
+    setup: Setup[Any, Any],
+    places: Sequence[Place],
+    backend: Literal["auto", "here", "processes"] = "auto",
+    ray: str | None = None,
+    most: int = 0,
 ) -> Pool[Any, Any]:
-    """A pool of one worker a place; `auto`: a single worker on the CPU is this process itself."""
+    """A pool of one worker a place; `auto`: a single worker on the CPU is this process itself.
+
+    With `ray`, the address of a cluster (`worldmodels.workers.ray`), its workers are like the first place but for the
+    threads: one each, and at most `most` of them (0: as many as there are).
+    """
+    if ray is not None:
+        from worldmodels.workers.ray import Ray  # an extra
+
+        return Ray(setup, Place(0, places[0].device, 1), ray, most)
     if backend == "auto":
         backend = "here" if len(places) == 1 and places[0].device == "cpu" else "processes"
     return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
@@ -71,7 +88,7 @@ class Here:
     """The one worker is this process."""
 
     def __init__(self, setup: Setup[Any, Any], place: Place):
-        self.setup, self.place, self.workers = setup, place, 1
+        self.setup, self.place, self.workers, self.nodes = setup, place, 1, 1
         self.worker: Worker[Any, Any] | None = None
 
     def __enter__(self) -> "Here":
@@ -95,7 +112,7 @@ class Processes:
     """A process per place; when one dies, all are replaced."""
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
-        self.setup, self.places, self.workers = setup, places, len(places)
+        self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
         self.context: SpawnContext = multiprocessing.get_context("spawn")
         self.executor, self.ready = self.start()
 

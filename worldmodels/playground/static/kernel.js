@@ -2,7 +2,7 @@
 // The arithmetic: one product of matrices and one rectifier, in WebAssembly, or in plain JavaScript where a browser has
 // none (iOS's Lockdown Mode). Both round after every operation in the same order, so they agree to the last bit.
 
-/** Columns in a panel: w lies as [columns / 8][depth][8]. */
+/** Columns in a panel: w lies as [columns / 8][depth][8]; columns that a layer does not have are 0. */
 export const PANEL = 8;
 
 /** @typedef {{at: number, depth: number, columns: number}} Matrix  at: where it begins, in floats */
@@ -52,23 +52,14 @@ export class Kernel {
   }
 
   /**
-   * The matrices (K, depth, columns) of a layer, laid out in panels; missing columns are 0.
+   * The K matrices of a layer, whose file has them in panels: (K, columns / 8, depth, 8).
    * @param {Tensor} tensor
    * @returns {Matrix[]}
    */
-  matrices({ shape: [count, depth, columns], values }) {
-    const padded = padding(columns);
-    return Array.from({ length: count }, (_, line) => {
-      const at = this.room(depth * padded);
-      for (let n = 0; n < columns; n += PANEL) {
-        const width = Math.min(PANEL, columns - n), panel = at + n * depth;
-        for (let k = 0; k < depth; k++) {
-          const from = (line * depth + k) * columns + n, to = panel + k * PANEL;
-          for (let i = 0; i < width; i++) this.heap[to + i] = values[from + i];
-        }
-      }
-      return { at, depth, columns: padded };
-    });
+  matrices({ shape: [count, panels, depth], values }) {
+    const size = panels * depth * PANEL, at = this.room(count * size);
+    this.heap.set(values, at);
+    return Array.from({ length: count }, (_, line) => ({ at: at + line * size, depth, columns: panels * PANEL }));
   }
 
   /**

@@ -20,14 +20,13 @@ export class Dense {
    * @param {number} [from] where x lies; room of its own otherwise
    */
   constructor(kernel, tensors, name, from) {
-    const weight = tensors[`${name}.weight`];
+    const bias = tensors[`${name}.bias`].values;
     this.kernel = kernel;
-    this.depth = weight.shape[1];
-    this.size = weight.shape[2];
+    this.size = bias.length;
     this.bias = new Float32Array(padding(this.size));
-    this.bias.set(tensors[`${name}.bias`].values);
-    this.matrix = kernel.matrices(weight)[0];
-    this.from = from ?? kernel.room(this.depth);
+    this.bias.set(bias);
+    this.matrix = kernel.matrices(tensors[`${name}.weight`])[0];
+    this.from = from ?? kernel.room(this.matrix.depth);
     this.to = kernel.room(this.bias.length);
   }
 
@@ -67,7 +66,7 @@ export class Memory {
    * @param {State} state
    */
   step(z, action, { h, c }) {
-    const { heap } = this.kernel, { from, depth } = this.gates, H = this.hidden;
+    const { heap } = this.kernel, { from, matrix: { depth } } = this.gates, H = this.hidden;
     heap.set(z, from);
     heap.set(action, from + z.length);
     const restart = from + z.length + action.length; // where M reads a number more: 1 where an episode begins

@@ -24,8 +24,8 @@ export class Decoder {
    */
   constructor(kernel, tensors) {
     this.kernel = kernel;
-    this.z = kernel.room(padding(tensors["decoder.0.weight"].shape[1]));
-    this.size = tensors["decoder.0.weight"].shape[1];
+    this.size = tensors["decoder.0.weight"].shape[2];
+    this.z = kernel.room(padding(this.size));
     let from = this.z, side = 1, channels = this.size;
     this.layers = [0, 1, 2, 3].map((index) => {
       const weight = tensors[`decoder.${index}.weight`], bias = tensors[`decoder.${index}.bias`].values;

@@ -63,16 +63,29 @@ function adler32(bytes) {
 export function tensors(content) {
   const length = Number(new DataView(content).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(content, 8, length)));
-  const body = content.slice(8 + length), table = halves();
   /** @type {Record<string, Tensor>} */
   const found = {};
   for (const [name, { dtype, shape, data_offsets: [from, to] }] of Object.entries(header)) {
     if (dtype !== "F16") throw new BadFile(`${name} is ${dtype} where 16-bit floats were expected.`);
-    const bits = new Uint16Array(body, from, (to - from) / 2), values = new Float32Array(bits.length);
-    for (let i = 0; i < bits.length; i++) values[i] = table[bits[i]];
-    found[name] = { shape, values };
+    found[name] = { shape, values: floats(content, 8 + length + from, (to - from) / 2) };
   }
   return found;
+}
+
+/**
+ * 16-bit floats as 32-bit ones; browsers of 2025 and later convert by themselves, in a tenth of the time.
+ * @param {ArrayBuffer} content
+ * @param {number} from in bytes, even
+ * @param {number} count
+ */
+function floats(content, from, count) {
+  const values = new Float32Array(count), Half = /** @type {any} */ (globalThis).Float16Array;
+  if (Half) values.set(new Half(content, from, count));
+  else {
+    const bits = new Uint16Array(content, from, count), table = halves();
+    for (let i = 0; i < count; i++) values[i] = table[bits[i]];
+  }
+  return values;
 }
 
 /** @type {Float32Array | undefined} */

@@ -7,7 +7,7 @@ from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evoluti
 COFFEE = Run(
     env=TAKECOVER,
     collect=Collection(rollouts=320, policy="mixed", longer_than=100),
-    vae=VAETraining(epochs=2, batch_size=50, learning_rate=1e-3, z_size=64),
+    vae=VAETraining(epochs=1, batch_size=25, learning_rate=7e-4, z_size=64),
     mdrnn=MDRNNTraining(
         include_terminal=True, include_restart=True, hidden_size=256, epochs=12, batch_size=32, sequence_length=125,
         learning_rate=1.5e-3,
@@ -24,8 +24,8 @@ the search. Frames, z and the game are whole."""
 NIGHT = dataclasses.replace(
     COFFEE,
     collect=dataclasses.replace(COFFEE.collect, rollouts=2000),
-    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=100),
-    mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=10, sequence_length=500, learning_rate=1e-3),
+    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=50),
+    mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=40, sequence_length=500, learning_rate=1e-3),
     controller=dataclasses.replace(COFFEE.controller, n_samples=16, epochs=150, select_tracks=64, average=5),
     evaluate=Evaluation(episodes=1000, video=True),
 )
@@ -36,7 +36,12 @@ PAPER = Run(
     collect=Collection(rollouts=10_000, policy="held", longer_than=100),
     vae=VAETraining(z_size=64),
     mdrnn=MDRNNTraining(
-        include_terminal=True, include_restart=True, hidden_size=512, sequence_length=500, batch_size=100
+        include_terminal=True,
+        include_restart=True,
+        hidden_size=512,
+        sequence_length=500,
+        batch_size=100,
+        epochs=270,  # 24,400 updates: most episodes are one sequence
     ),
     controller=Evolution(dream=True, temperature=1.15, horizon=2100, inputs="zch", sample_z=True),
     evaluate=Evaluation(),
