@@ -259,13 +259,13 @@ class Learner:
             {name: getattr(cfg, name) for name in FIXED} | {"V": checkpoint.digest(run.trained("vae"))},
             [list(stored_latents(run.latents, run.trained("vae")))],
         )  # fmt: skip
-        if not learner.rounds[0]:
-            raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         learner.loop.env_steps = sum(len(episode.actions) for episode in learner.rounds[0])
         if cfg.noreload:
             start_over(run)
         if path.exists():
             learner.resume(run, *checkpoint.load(path))
+        if not learner.rounds[0]:
+            raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         return learner
 
     def resume(self, run: RunDir, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
