@@ -27,7 +27,7 @@ from worldmodels import controller, envs, memory, vision
 from worldmodels.agent import Agent, Eyes, check_fit, load
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.controller import Controller
-from worldmodels.data.latents import Latents, Sequences, stored_latents
+from worldmodels.data.latents import TAIL, Latents, Sequences, stored_latents
 from worldmodels.envs import Actions, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
@@ -407,8 +407,13 @@ def start_over(run: RunDir) -> None:
 
 
 def refuse(cfg: TrainInDream, pays: bool, discount: float) -> None:
-    """UserError for an M whose dream pays nothing, or that knows no value."""
+    """UserError for an M whose dream pays nothing, or that knows no value, or episodes that end too soon to tell."""
     envs.reset_options(cfg.env, cfg.start)
+    if 0 < cfg.give_up < TAIL:
+        raise UserError(
+            f"--give-up is {cfg.give_up}: an episode that is given up is taken to go on as in its last {TAIL} steps, "
+            "so give at least as many, or 0."
+        )
     if not (pays and discount):
         raise UserError(
             "C learns in the dream of an M that predicts rewards and their value: "
