@@ -164,6 +164,7 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
     for update in range(cfg.updates):
         chosen = rng.choice(len(old), size=cfg.batch_size, p=share)
         first = rng.integers(np.maximum(lengths[chosen] - cfg.sequence_length, 0) + 1)
+        first[::10] = 0  # a long episode's first steps would hardly be met
         windows = [
             (int(i), int(t), min(int(t) + cfg.sequence_length, int(lengths[i])))
             for i, t in zip(chosen, first, strict=True)
