@@ -67,8 +67,8 @@ def dreamers(folder: Path) -> Dreamers:
 @pytest.mark.parametrize(
     "where",
     [
-        TOY,
         "dream",
+        pytest.param(TOY, marks=pytest.mark.slow),  # the commands below drive there too
         pytest.param(CAR, marks=pytest.mark.slow),
         pytest.param(
             DOOM, marks=[pytest.mark.slow, pytest.mark.skipif(not find_spec("vizdoom"), reason="extra `doom`")]
@@ -189,6 +189,7 @@ def stall_once(job: tuple[int, str], on_step=None) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_too_long_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LOOK", 0.2)
     with on_ray(Does(stall_once)) as pool:
