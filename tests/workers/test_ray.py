@@ -140,15 +140,11 @@ def cannot_be(place: Place) -> None:
     raise UserError("VizDoom is missing: pip install 'worldmodels-pytorch[doom]'.")
 
 
-def never_asked(job: int) -> int:
-    return job
-
-
 def test_a_node_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with on_ray(cannot_be) as pool, pytest.raises(UserError, match=r"Node \S+ \(.*\) cannot help: VizDoom is missing"):
         list(pool.run([1]))
     monkeypatch.setattr(cluster, "required", lambda: {"worldmodels": "9.9"})
-    with on_ray(Does(never_asked)) as pool, pytest.raises(UserError, match="there and 9.9 here"):
+    with on_ray(Does(repr)) as pool, pytest.raises(UserError, match="there and 9.9 here"):  # a setup no worker has yet
         list(pool.run([1]))
 
 
