@@ -20,7 +20,7 @@ def test_graphs_equal_torch(tmp_path):
     import onnxruntime
 
     sizes = {"z": 5, "hidden": 9, "inputs": "zch", "c_hidden": 4}
-    run = make_run(tmp_path / "run", TOY, **sizes, include_reward=True, include_terminal=True)
+    run = make_run(tmp_path / "run", TOY, **sizes, include_reward=True, include_terminal=True, discount=0.9)
     cli.main(["export", "--logdir", str(run), "--format", "onnx", "--to", str(tmp_path / "onnx")])
     agent = site.load(run)
     vae, mdrnn = weights.eyes(agent), agent.memory

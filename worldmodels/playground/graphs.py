@@ -5,7 +5,7 @@ Shapes: B batch, Z latent, A action, H hidden, K mixtures, F features of C.
     encoder.onnx      frames float32 (B, 3, 64, 64) in [0, 1] → mean, logvar (B, Z)
     decoder.onnx      z (B, Z) → frames (B, 3, 64, 64)
     memory.onnx       z, action (B, A), h, c (B, H) → h, c, and the mixture of the next z: logits (B, Z or 1, K),
-                      mean and log_sigma (B, Z, K), where M has these heads reward (B,) and terminal (B,), a logit
+                      mean and log_sigma (B, Z, K); where M has these heads reward, terminal (a logit), value, each (B,)
                       (M that reads a restart has a fifth input `restart` (B,), 1 where an episode begins)
     controller.onnx   features (B, F): z, [z, h] or [z, c, h] → C's raw outputs; what they mean is in controller.json
 """
@@ -99,7 +99,8 @@ def write(agent: Agent, folder: Path) -> list[str]:
     h, c = torch.zeros(2, mdrnn.hidden_size), torch.zeros(2, mdrnn.hidden_size)
     features = torch.zeros(2, agent.controller.features)
     restart = {"restart": torch.zeros(2)} if mdrnn.include_restart else {}
-    heads = [name for name, there in (("reward", mdrnn.include_reward), ("terminal", mdrnn.include_terminal)) if there]
+    has = {"reward": mdrnn.include_reward, "terminal": mdrnn.include_terminal, "value": mdrnn.discount > 0}
+    heads = [name for name, there in has.items() if there]
     graphs = {
         "encoder.onnx": (Encode(agent), {"frames": torch.zeros(2, 3, FRAME_SIZE, FRAME_SIZE)}, ["mean", "logvar"]),
         "decoder.onnx": (Decode(agent), {"z": z}, ["frames"]),
