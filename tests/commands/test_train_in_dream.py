@@ -23,7 +23,7 @@ from worldmodels.runs.settings import Dreaming, MDRNNTraining, TrainInDream
 from worldmodels.workers.explorer import Explorer, explore
 
 ROUNDS = Dreaming(
-    rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=6, updates=2, batch_size=3,
+    rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=0, updates=2, batch_size=3,
     sequence_length=8, select_every=2, select_tracks=2,
 )  # fmt: skip
 
@@ -121,5 +121,10 @@ def test_what_cannot_be_is_refused_in_a_sentence(before: Path, tmp_path: Path) -
     learn(logdir, rounds=1)
     with pytest.raises(UserError, match="other settings .horizon."):
         learn(logdir, horizon=5)
+    shutil.copy(logdir / "vae" / "last.safetensors", logdir / "vae" / "best.safetensors")
+    with pytest.raises(UserError, match="other settings .V."):
+        learn(logdir)
+    with pytest.raises(UserError, match="--give-up is 20: .* last 50 steps"):
+        learn(logdir, give_up=20)
     with pytest.raises(UserError, match="predicts rewards and their value"):
         run.refuse(replace(small(tmp_path / "new"), dream=ROUNDS, mdrnn=MDRNNTraining(include_reward=True)))

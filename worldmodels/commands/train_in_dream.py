@@ -27,7 +27,7 @@ from worldmodels import controller, envs, memory, vision
 from worldmodels.agent import Agent, Eyes, check_fit, load
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.controller import Controller
-from worldmodels.data.latents import Latents, Sequences, stored_latents
+from worldmodels.data.latents import TAIL, Latents, Sequences, stored_latents
 from worldmodels.envs import Actions, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
@@ -114,7 +114,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     learner.parameters = carry_over(learner.shape, learner.parameters, m, learner.mdrnn, learner.newest(BEGUN_IN))
     scale = 0.1 * learner.mdrnn.value_scale  # of a return that is nearly none
     too_much = promise is not None and promise["promised"] > cfg.gate * max(promise["paid"], scale)
-    loop.resting = too_much and loop.resting < 2 and loop.resting + 1 or 0
+    loop.resting = loop.resting + 1 if too_much and loop.resting < 2 else 0
 
     selected = None
     if number % cfg.select_every == 0 or number == cfg.rounds:
@@ -164,6 +164,7 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
     for update in range(cfg.updates):
         chosen = rng.choice(len(old), size=cfg.batch_size, p=share)
         first = rng.integers(np.maximum(lengths[chosen] - cfg.sequence_length, 0) + 1)
+        first[::10] = 0  # a long episode's first steps would hardly be met
         windows = [
             (int(i), int(t), min(int(t) + cfg.sequence_length, int(lengths[i])))
             for i, t in zip(chosen, first, strict=True)
@@ -231,7 +232,7 @@ class Learner:
     """Of C, float64 (n,)."""
     actions: Actions
     settings: dict[str, Any]
-    """The values of FIXED."""
+    """The values of FIXED, and which V it is that sees."""
     rounds: list[list[Latents]] = field(default_factory=list)
     """The episodes on which M was trained first, then those of every round."""
     best: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -256,16 +257,16 @@ class Learner:
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
         learner = Learner(
             Loop(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size), actions,
-            {name: getattr(cfg, name) for name in FIXED},
+            {name: getattr(cfg, name) for name in FIXED} | {"V": checkpoint.digest(run.trained("vae"))},
             [list(stored_latents(run.latents, run.trained("vae")))],
         )  # fmt: skip
-        if not learner.rounds[0]:
-            raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         learner.loop.env_steps = sum(len(episode.actions) for episode in learner.rounds[0])
         if cfg.noreload:
             start_over(run)
         if path.exists():
             learner.resume(run, *checkpoint.load(path))
+        if not learner.rounds[0]:
+            raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         return learner
 
     def resume(self, run: RunDir, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
@@ -407,8 +408,13 @@ def start_over(run: RunDir) -> None:
 
 
 def refuse(cfg: TrainInDream, pays: bool, discount: float) -> None:
-    """UserError for an M whose dream pays nothing, or that knows no value."""
+    """UserError for an M whose dream pays nothing, or that knows no value, or episodes that end too soon to tell."""
     envs.reset_options(cfg.env, cfg.start)
+    if 0 < cfg.give_up < TAIL:
+        raise UserError(
+            f"--give-up is {cfg.give_up}: an episode that is given up is taken to go on as in its last {TAIL} steps, "
+            "so give at least as many, or 0."
+        )
     if not (pays and discount):
         raise UserError(
             "C learns in the dream of an M that predicts rewards and their value: "

@@ -25,7 +25,7 @@ from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
 
 ENCODE_BATCH = 64  # frames V encodes at once: their activations stay in the processor's cache
-TAIL = 100  # steps at the end of an episode that was cut, at whose rate it is taken to go on
+TAIL = 50  # steps at the end of an episode that was cut, at whose rate it is taken to go on
 
 
 class Latents(NamedTuple):

@@ -289,7 +289,7 @@ class Dreaming:
     """Steps of an episode that begins anywhere."""
     spread: Annotated[float, Ge(0)] = 0.03
     """Standard deviation of the candidates' weights around C's."""
-    waver: Annotated[float, Ge(0)] = 0.3
+    waver: Annotated[float, Ge(0)] = 0.15
     """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
     give_up: OrNone = 60
     """End an episode after so many steps without a reward above zero (0: never)."""

@@ -46,7 +46,7 @@ DREAM = Run(
     collect=LAPTOP.collect,
     vae=dataclasses.replace(LAPTOP.vae, epochs=1, learning_rate=1e-3, free_bits=0.5),
     mdrnn=dataclasses.replace(
-        LAPTOP.mdrnn, include_reward=True, dropout=0.1, discount=0.997, hidden_size=128, gaussians=3
+        LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.997, hidden_size=128, gaussians=3
     ),
     dream=Dreaming(start="anywhere"),
     evaluate=LAPTOP.evaluate,
