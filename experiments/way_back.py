@@ -1,6 +1,6 @@
-"""Whether a dream lets people back: an arrow key held for a second leads the car off the road; then C drives.
+"""Whether a dream lets people back: an arrow key held for a second leads the car off the road; who comes back?
 
-    python -m experiments.way_back measure [--logdir RUN] [--real]      how many come back, and how C does by itself
+    python -m experiments.way_back measure [--logdir RUN] [--real]      C, and a person who looks for the road
     python -m experiments.way_back collect --to FOLDER [--episodes N]   real drives that leave the road and come back
     python -m experiments.way_back tune --rollouts FOLDER … --to RUN    M's head trained further on such drives
 
@@ -61,8 +61,23 @@ def on_road(frames: np.ndarray) -> np.ndarray:
     return np.asarray(((green > red + 35) & (green > blue + 35)).mean(axis=1) < 0.7)
 
 
+def looking(frames: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """What somebody asks for (3, N) who left the road to `side` and looks for it in the frames: turn to where it is
+    seen, and as long as it is not, to the other side."""
+    above = frames[:, :44].astype(int)  # from the car on
+    road = (above[..., 1] < above[..., 0] + 25) & (above.sum(-1) > 60)  # grey, not green
+    seen = road.sum((1, 2))
+    middle = (road.sum(1) * np.arange(64)).sum(1) / np.maximum(seen, 1)
+    wheel = np.where(seen > 30, np.clip((middle - 31.5) / 12, -1, 1), -0.7 * side)
+    return np.stack([wheel, np.full(len(side), 0.25), np.zeros(len(side))])
+
+
 def led_astray(
-    side: np.ndarray, act: Callable[[], np.ndarray], step: Callable[[np.ndarray], None], see: Callable[[], np.ndarray]
+    side: np.ndarray,
+    act: Callable[[], np.ndarray],
+    step: Callable[[np.ndarray], None],
+    see: Callable[[], np.ndarray],
+    person: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold the key of `side` (N,), −1 or 1: who left the road, and who of all came back, bool (N,) each.
 
@@ -71,16 +86,20 @@ def led_astray(
         act: C's actions (N, 3).
         step: takes the actions.
         see: the frames uint8 (N, 64, 64, 3).
+        person: whether not C drives back, but somebody who is `looking` for the road.
     """
+    asked = np.zeros((3, len(side)))
     nothing, last = np.zeros(len(side)), np.zeros((len(side), 3), np.float32)
     left, back, steady = np.zeros(len(side), bool), np.zeros(len(side), bool), np.zeros(len(side), int)
     for t in range(ALONE + HELD + AFTER):
         held = ALONE <= t < ALONE + HELD
         action = act()
-        last = keys(last, side, nothing, nothing) if held else action
+        wanted = (side, nothing, nothing) if held else tuple(asked)
+        last = keys(last, *wanted) if held or (person and t > ALONE) else action
         step(last)
         if t >= ALONE and t % LOOK == 0:
-            road = on_road(see())
+            frames = see()
+            road, asked = on_road(frames), looking(frames, side)
             left |= ~road & (t < ALONE + HELD + SECOND)
             steady = np.where(road & (t >= ALONE + HELD), steady + LOOK, 0)
             back |= steady >= SECOND
@@ -132,25 +151,26 @@ def measure(run: Path, repeats: int, real: bool) -> None:
     """Print the shares."""
     playground = Playground(run)
     for temperature in (TEMPERATURE, 1.0):
-        dreaming = playground.dreams(temperature, 2 * repeats)
-        side = np.where(np.arange(len(dreaming.dreams.z)) < len(dreaming.dreams.z) // 2, -1.0, 1.0)
-        say(f"led astray at temperature {temperature}", *led_astray(side, dreaming.act, dreaming.step, dreaming.see))
+        for who in ("C", "a person"):
+            dreaming = playground.dreams(temperature, 2 * repeats)
+            side = np.where(np.arange(len(dreaming.dreams.z)) < len(dreaming.dreams.z) // 2, -1.0, 1.0)
+            found = led_astray(side, dreaming.act, dreaming.step, dreaming.see, who == "a person")
+            say(f"{who}, in dreams at temperature {temperature}", *found)
         alone, road = playground.dreams(temperature, repeats), []
         for t in range(1000):
             alone.step(alone.act())
             if t % 20 == 19:
                 road.append(on_road(alone.see()))
         print(f"C by itself at temperature {temperature}: {np.mean(road):.1%} of 1,000 steps on the road", flush=True)
-    if real:
-        driving = Driving(playground.agent, 40)
-        side = np.tile([-1.0, 1.0], 20)
-        say("led astray on the road", *led_astray(side, driving.act, driving.step, driving.see))
+    for who in ("C", "a person") if real else ():
+        driving, side = Driving(playground.agent, 40), np.tile([-1.0, 1.0], 20)
+        say(f"{who}, on the real road", *led_astray(side, driving.act, driving.step, driving.see, who == "a person"))
 
 
 def say(what: str, left: np.ndarray, back: np.ndarray) -> None:
     share = back[left].mean()
     print(
-        f"{what}: {left.sum()} of {len(left)} left it, {share:.0%} of these came back ({18 * share:.0f} of 18)",
+        f"{what}: {left.sum()} of {len(left)} led astray, {share:.0%} of these came back",
         flush=True,
     )
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.helpers.runs import save_agent
-from worldmodels.commands import run, train_vae
+from tests.training.test_ranks import left, torchrun
+from worldmodels.commands import collect, run, train_vae
 from worldmodels.controller import Controller
 from worldmodels.envs import World
 from worldmodels.evolution.fitness import fitness
@@ -80,3 +81,26 @@ def test_the_whole_pipeline(tmp_path: Path) -> None:
     train_vae.main(replace(config.stages(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
     assert len(logs.read(logdir / "vae" / "metrics.jsonl")) == 3
     assert (logdir / "evaluation.json").exists() and (logdir / "report.html").exists()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_v_as_one_does(tmp_path: Path) -> None:
+    """NCCL: a process per GPU; the sums are added in the same order in one process with as many micro-batches."""
+    stages = config.stages(replace(SMOKE, logdir=str(tmp_path / "run"), device="cuda"))
+    collect.main(stages.collect)
+    one = replace(stages.vae, logdir=str(tmp_path / "one"), micro_batches=2)
+    train_vae.main(one)
+    assert torchrun(2, "train-vae", replace(one, logdir=str(tmp_path / "two"))) == ""
+    assert left(tmp_path / "one", "vae") == left(tmp_path / "two", "vae")
+
+
+def test_a_cluster_scores_on_the_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra `ray`")
+    logdir = save_agent(tmp_path / "run", actions=3)
+    drivers = Drivers(World(config.CARRACING), 4, Models.of(RunDir(logdir), Controller(4, 8), sample_z=False, seed=0))
+    population = np.random.default_rng(0).standard_normal((2, 39)).astype(np.float32)
+    scores = []
+    for ray in (None, "local"):
+        with open_pool(drivers, [Place(0, "cuda:0", 1)], ray=ray, most=1) as pool:
+            scores.append(fitness(pool, population, (7, 8), Course(max_steps=30), 4)[0])
+    np.testing.assert_array_equal(*scores)

@@ -177,7 +177,7 @@ def test_play(tmp_path):
         with urlopen(re.search(r"http\S+", line)[0] + "playground.json") as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0 and process.stderr.read() == ""
+        assert process.wait(120) == 0 and process.stderr.read() == ""
 
 
 def test_play_opens_the_browser(monkeypatch):

@@ -9,11 +9,14 @@ import pytest
 from tests.helpers.runs import H, Z, save_agent
 from tests.helpers.toy import TOY
 from worldmodels import pretrained
+from worldmodels.commands import train_controller
 from worldmodels.controller import Controller
 from worldmodels.envs import World, actions_in
 from worldmodels.evolution.fitness import fitness
 from worldmodels.rollout import Episode
+from worldmodels.runs import metrics
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.settings import TrainController
 from worldmodels.workers.driver import Course, Drivers, Job, Models, best_of
 from worldmodels.workers.places import Place
 from worldmodels.workers.pool import open_pool
@@ -79,3 +82,17 @@ def test_whole_laps_are_the_same_to_the_last_bit_on_any_number_of_workers() -> N
         assert np.array_equal(laps(5, crew(workers), "processes"), alone[:, :5]), f"{workers} workers"
     if importlib.util.find_spec("ray"):
         assert np.array_equal(laps(5, crew(1), "auto", ray="local"), alone[:, :5])
+
+
+@pytest.mark.parametrize("workers", [pytest.param(count, marks=pytest.mark.slow) for count in (2, 3, 4)])
+def test_three_generations_are_the_same_on_any_number_of_workers(tmp_path, workers: int) -> None:
+    def evolved(count: int) -> tuple[bytes, list[dict[str, object]]]:
+        logdir = save_agent(tmp_path / f"run{count}", 3, env=TOY)
+        cfg = TrainController(env=TOY, epochs=3, pop_size=5, n_samples=3, seed=2, select_every=1, select_tracks=3)
+        train_controller.main(replace(cfg, logdir=str(logdir), batch_size=8, max_workers=count, device="cpu"))
+        rows = metrics.read(logdir / "ctrl" / "metrics.jsonl")
+        timed = ("seconds", "steps_per_second")
+        plain = [{name: value for name, value in row.items() if name not in timed} for row in rows]
+        return (logdir / "ctrl" / "best.safetensors").read_bytes(), plain
+
+    assert evolved(workers) == evolved(1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from worldmodels.errors import UserError
-from worldmodels.workers.places import Place
+from worldmodels.workers.places import Place, choose_places
 from worldmodels.workers.pool import Processes
 
 
@@ -91,6 +91,13 @@ def test_every_worker_has_a_place_of_its_own_and_its_threads() -> None:
     with Processes(Index, places) as workers:
         answers = {answer for _, answer in workers.run(range(12))}
     assert answers == {(0, "cuda:0", 1), (1, "cuda:1", 2)}
+
+
+def test_each_worker_has_a_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    places = choose_places(torch.device("cuda"), 5, batched=True)
+    assert [(place.index, place.device) for place in places] == [(i, f"cuda:{i % 3}") for i in range(5)]
+    assert len(choose_places(torch.device("cuda"), 0, batched=False)) == 3
 
 
 @pytest.mark.parametrize("how", ["script", "stdin"])

@@ -39,6 +39,7 @@ class Ranks:
         self.first = self.rank == 0
         """Whether this process writes files and speaks."""
         self.device = device
+        self.other = torch.empty(0)  # what a neighbour has summed
         if self.count == 1:
             return
         if not self.first:
@@ -100,21 +101,23 @@ class Ranks:
 
         own = parts // self.count
         total = self.add_up(tree(part, self.rank * own, own))
-        weight = total[-1]
+        weight = total[-1].clone()
         sizes = [parameter.numel() for parameter in trained]
-        *gradients, numbers = (total[:-1] / weight).split([*sizes, len(names)])
+        *gradients, numbers = total[:-1].div_(weight).split([*sizes, len(names)])
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view_as(parameter))  # laid out as the weights
         return dict(zip(names, numbers.unbind(), strict=True)), weight
 
     def add_up(self, x: Tensor) -> Tensor:
         """The sum of every process's x: neighbours first, then pairs of them, and so on."""
+        if self.other.shape != x.shape:
+            self.other = torch.empty_like(x)  # kept: the heap would grow around it
         for level in range(self.count.bit_length() - 1):
-            partner, other = self.rank ^ (1 << level), torch.empty_like(x)
-            exchange = [dist.P2POp(dist.isend, x, partner), dist.P2POp(dist.irecv, other, partner)]
+            partner = self.rank ^ (1 << level)
+            exchange = [dist.P2POp(dist.isend, x, partner), dist.P2POp(dist.irecv, self.other, partner)]
             for request in dist.batch_isend_irecv(exchange):
                 request.wait()
-            x = x + other  # the same bits on both sides
+            x += self.other  # the same bits on both sides
         return x
 
 
@@ -122,7 +125,7 @@ def tree(part: Callable[[int], Tensor], first: int, count: int) -> Tensor:
     """The sum of the `count` micro-batches from `first` on, pair by pair."""
     if count == 1:
         return part(first)
-    return tree(part, first, count // 2) + tree(part, first + count // 2, count // 2)
+    return tree(part, first, count // 2).add_(tree(part, first + count // 2, count // 2))
 
 
 def rows(batch: Any, some: slice) -> Any:

@@ -29,12 +29,12 @@ from worldmodels.workers.pool import ATTEMPTS, Setup, Worker, portable
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers otherwise
 os.environ.setdefault("RAY_task_oom_retries", str(ATTEMPTS))  # for ever otherwise
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than the 30 it gets
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without a GPU leave CUDA_VISIBLE_DEVICES alone
 
 import ray
 
 LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
 LOOK = 2.0  # seconds between two looks at the cluster
 SAY = 60.0  # seconds of silence after which a line says why
 HEAD_LOST = 45.0  # seconds without the head: Ray itself ends the program after 60
@@ -196,13 +196,13 @@ def connect(address: str, most: int) -> bool:
     """Join a cluster, or start one here; whether this call did, and not one before it."""
     if ray.is_initialized():
         return False
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if address == "local":
-        quiet |= {"num_cpus": most or cores(), "include_dashboard": False}
-    elif address != "auto":
+        start_here(most or cores())
+        return True
+    if address != "auto":
         Head(address).require()
     try:
-        ray.init(address, **quiet)
+        ray.init(address, **QUIET)
     except ConnectionError as error:
         if address == "auto":
             raise UserError(
@@ -220,6 +220,21 @@ def connect(address: str, most: int) -> bool:
             f"Ray says: {said}"
         ) from error
     return True
+
+
+def start_here(count: int) -> None:
+    """A cluster of this machine alone. Its parts give one another 15 s to come up: on a busy machine, try again."""
+    for left in (2, 1, 0):
+        try:
+            ray.init("local", num_cpus=count, include_dashboard=False, **QUIET)
+            return
+        except Exception as error:  # Ray has no narrower one for this
+            ray.shutdown()
+            if not left:
+                raise UserError(
+                    "Ray did not come up on this machine (busy, or short of memory): run the command again, or without "
+                    f"--ray. Ray says: {' '.join(str(error).split())}"
+                ) from error
 
 
 class Head:
