@@ -1,6 +1,6 @@
 """The README's moving picture: a person takes over in the page that comes with the package.
 
-    python -m experiments.takeover [--to docs/images/playground.webp]
+    python -m experiments.playground_film [--to docs/images/playground.webp]
 
 Films the real page in headless Chromium: real key presses and clicks, and the page's own clock moved on by hand, so
 that every recording shows the same drive. The person looks at the dreamed road and steers by it, lets go, and has a
