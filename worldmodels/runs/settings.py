@@ -91,8 +91,15 @@ class VAETraining:
     learning_rate: Above = 1e-4
     free_bits: Annotated[float, Ge(0)] = 0.5
     """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
+    motion: Annotated[float, Ge(0)] = 0.0
+    """So much more weighs the error of pixels that changed since the frame before, the whole picture's change apart:
+    small things in flight are learned first (0: all pixels alike, as the paper)."""
+    init: Literal["pytorch", "he"] = "pytorch"
+    """The first weights; he: scaled for ReLU (He et al. 2015), which learns faster."""
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss."""
+    anneal: bool = False
+    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
@@ -155,6 +162,8 @@ class MDRNNTraining:
     """Gradients are clipped to ±this, number by number (paper's code)."""
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss: the same ones as for V."""
+    anneal: bool = False
+    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
