@@ -58,7 +58,7 @@ def test_an_annealed_learning_rate_falls_along_half_a_cosine(tmp_path) -> None:
         return value, {"loss": value.detach()}, 1.0
 
     fit(
-        trainee, replace(CFG, epochs=4, anneal=True, learning_rate=2.0), data="x", cut="",
+        trainee, replace(CFG, epochs=4, patience=0, anneal=True, learning_rate=2.0), data="x", cut="",
         batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
         test_batches=lambda: ["test"], rate_name="rate", ranks=Ranks(torch.device("cpu")),
     )  # fmt: skip
