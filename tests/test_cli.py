@@ -354,8 +354,15 @@ def test_a_command_in_a_sentence_can_be_copied(tmp_path, capsys) -> None:
     assert f"worldmodels train-vae --logdir '{tmp_path}/a run'" in capsys.readouterr().err
 
 
-def test_the_driver_s_episodes_have_a_folder_of_their_own() -> None:
+def test_the_episodes_of_an_environment_and_of_a_driver_have_a_folder_of_their_own() -> None:
     assert cli.parse("collect", [])[0].folder == Path("datasets/carracing")
+    assert cli.parse("collect", ["--env", "CarRacing-v3"])[0].folder == Path("datasets/carracing")
+    assert cli.parse("collect", ["--env", "worldmodels/TakeCover-v0"])[0].folder == Path("datasets/takecover")
+    assert cli.parse("collect", ["--preset", "takecover"])[0].folder == Path("datasets/takecover")
+    for command in ("train-vae", "train-mdrnn"):
+        assert cli.parse(command, [])[0].rootdir == "datasets/carracing"
+        assert cli.parse(command, ["--preset", "takecover"])[0].rootdir == "datasets/takecover"
+    assert config.episodes_of("a.module:ALE/Ms-v1-Pacman-v5") == "datasets/ms-v1-pacman"
     assert cli.parse("collect", ["--policy", "agent"])[0].folder == Path("datasets/driven")
     assert cli.parse("collect", ["--policy", "agent", "--rootdir", "x"])[0].folder == Path("x")
 

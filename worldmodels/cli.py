@@ -45,7 +45,7 @@ model of the world.
   train-mdrnn        train M on the episodes as V sees them
   train-controller   evolve C
   train-in-dream     let C learn in M's dream, and M from what C tries
-  evaluate           drive held-out tracks with Gymnasium's own frames
+  evaluate           drive held-out tracks or games: the score
   report             write report.html
   play               drive inside the dream yourself, in the browser
   export             the same page for a web host or as one file; or the networks as ONNX
@@ -177,7 +177,9 @@ def preset_config(command: str, preset: str, env_id: str | None) -> Any:
     if command not in settings.STAGES:
         return cls()
     own = vars(getattr(run, settings.STAGES[command]))
-    return cls(**{"env": run.env} | own) if command in ("collect", "train-controller") else cls(**own)
+    place = {"env": run.env, "rootdir": settings.episodes_of(run.env)}
+    takes = {"collect": ["env"], "train-controller": ["env"], "train-vae": ["rootdir"], "train-mdrnn": ["rootdir"]}
+    return cls(**{name: place[name] for name in takes.get(command, [])} | own)
 
 
 def check_env(env_id: str | None, said: bool, run: RunDir) -> None:

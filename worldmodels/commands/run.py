@@ -39,7 +39,12 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
     with alone(run.path, "running the pipeline"):
         earlier = record.known(run).get("run")
         move_to_previous(cfg)
-        scoring: Stage = ("Evaluating on held-out tracks", "evaluate", evaluate.main, stages(cfg).evaluate)
+        scoring: Stage = (
+            f"Evaluating on held-out {envs.describe(cfg.env).episode}s",
+            "evaluate",
+            evaluate.main,
+            stages(cfg).evaluate,
+        )
         todo = [*training(cfg), scoring]
         for number, (title, command, stage, settings) in enumerate(todo, start=1):
             print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")

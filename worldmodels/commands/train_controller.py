@@ -139,7 +139,7 @@ class Trials:
 
     def select(self, mean: np.ndarray) -> Selection:
         """The mean's score on the selection tracks, and the gate if C evolves in the dream."""
-        with progress(inner=True, unit=" steps", desc="selection tracks") as bar:
+        with progress(inner=True, unit=" steps", desc=f"selection {self.description.episode}s") as bar:
             score = self.driven(self.real, mean, Course(), bar.update)
         if not self.cfg.dream:
             return Selection(score, {})

@@ -55,8 +55,8 @@ class Collect(Collection):
     """Drive with a random policy (or a trained agent) and store the episodes."""
 
     rootdir: str | None = None
-    """Folder of the episodes, one compressed .npz file each (None: datasets/carracing; datasets/driven with --policy
-    agent)."""
+    """Folder of the episodes, one compressed .npz file each (None: datasets/ and the environment's name; with --policy
+    agent datasets/driven)."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
     logdir: str = "exp_dir"
@@ -74,7 +74,13 @@ class Collect(Collection):
     @property
     def folder(self) -> Path:
         """`rootdir`."""
-        return Path(self.rootdir or ("datasets/driven" if self.policy == "agent" else "datasets/carracing"))
+        return Path(self.rootdir or ("datasets/driven" if self.policy == "agent" else episodes_of(self.env)))
+
+
+def episodes_of(env_id: str) -> str:
+    """The folder of an environment's episodes where none is said: worldmodels/TakeCover-v0 → datasets/takecover."""
+    name = re.sub(r".*[:/]|-v\d+$", "", env_id)
+    return f"datasets/{name.lower()}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class TrainVAE(VAETraining):
     logdir: str = "exp_dir"
     """Where the model lives; one that is already there is continued."""
     rootdir: str = "datasets/carracing"
-    """Folder of the episodes."""
+    """Folder of the episodes (with a preset: that of its environment)."""
     noreload: bool = False
     """Start V over."""
     seed: Seed = 0
@@ -177,7 +183,7 @@ class TrainMDRNN(MDRNNTraining):
     logdir: str = "exp_dir"
     """Where V was trained and M will live; an M that is already there is continued."""
     rootdir: str = "datasets/carracing"
-    """Folder of the episodes."""
+    """Folder of the episodes (with a preset: that of its environment)."""
     noreload: bool = False
     """Start M over."""
     seed: Seed = 0
@@ -328,7 +334,7 @@ class Evaluation:
     """Where to drive (None: where C was trained; our CarRacing draws Gymnasium's own frames for it, every pixel)."""
     episodes: Count = 100
     seed: Seed = 1_000_000
-    """First track: FIRST … FIRST + episodes − 1. Held-out tracks start at 1,000,000."""
+    """Of the first episode; the others have the seeds that follow. Held-out tracks and games start at 1,000,000."""
     video: bool = False
     """Write an mp4 of the first episode."""
     max_workers: OrNone = 0
@@ -339,7 +345,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluate(Evaluation):
-    """Drive held-out tracks with the trained agent, or any policy; what comes of it is kept in evaluation/."""
+    """Drive held-out episodes with the trained agent, or any policy; what comes of it is kept in evaluation/."""
 
     logdir: str = "exp_dir"
     """The run to evaluate."""

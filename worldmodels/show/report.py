@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from worldmodels import __version__
+from worldmodels.envs import describe
 from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
@@ -125,7 +126,7 @@ class Run:
         """What an episode is called there."""
         asked = self.config.get("run")
         env = self.evaluation["env"] if self.evaluation else asked.get("env", "") if isinstance(asked, dict) else ""
-        return "track" if "CarRacing" in str(env) else "episode"
+        return describe(str(env)).episode
 
     def picture(self, stage: str, name: str) -> Image.Image | None:
         """The picture samples/`name`_NNNN.png of the stage's latest epoch; None where there is no good one."""
