@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from worldmodels import __version__ as worldmodels_version
 from worldmodels import cli
 from worldmodels.errors import UserError
-from worldmodels.runs import presets, record
+from worldmodels.runs import bounds, presets, record
 from worldmodels.runs import settings as config
+from worldmodels.runs import stages as plan
 from worldmodels.runs.presets.carracing import LAPTOP, SMOKE
 
 ROOT = Path(__file__).parent.parent
@@ -139,23 +140,23 @@ def test_underscores_and_hyphens_are_the_same() -> None:
 
 
 def test_a_run_hands_its_settings_to_every_stage() -> None:
-    run = config.stages(config.Run(logdir="x", seed=5, env="A-v0"))
+    run = plan.stages(config.Run(logdir="x", seed=5, env="A-v0"))
     assert {run.collect.rootdir, run.vae.rootdir, run.mdrnn.rootdir} == {"x/rollouts"}
     assert {s.seed for s in (run.collect, run.vae, run.mdrnn, run.controller)} == {5}
     assert run.controller.env == run.evaluate.env == "A-v0"
-    assert config.stages(config.Run()).evaluate.env == config.CARRACING
+    assert plan.stages(config.Run()).evaluate.env == config.CARRACING
     elsewhere = config.Run(env="A-v0", evaluate=config.Evaluation(env="B-v0"))
-    assert config.stages(elsewhere).evaluate.env == "B-v0", "what is said counts"
+    assert plan.stages(elsewhere).evaluate.env == "B-v0", "what is said counts"
 
 
 def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes() -> None:
     last = config.Run(logdir="x", seed=5, iterations=3, early_generations=7)
-    before = config.previous(last)
-    second, third = config.stages(before), config.stages(last)
+    before = plan.previous(last)
+    second, third = plan.stages(before), plan.stages(last)
     assert (third.collect.policy, third.collect.logdir, third.collect.rootdir) == ("agent", "x/previous", "x/rollouts")
     assert (before.logdir, before.iterations, second.controller.epochs) == ("x/previous", 2, 7)
     assert {third.vae.rootdir, third.mdrnn.rootdir} == {"x"} and second.vae.rootdir == "x/previous"
-    first = config.stages(config.previous(before))
+    first = plan.stages(plan.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
 
@@ -210,7 +211,7 @@ def test_every_number_has_a_bound() -> None:
             kinds = {int, float} & {hint, *getattr(hint, "__args__", ()), getattr(hint, "__origin__", None)}
             assert not kinds or config.bounds(hint) or name == "target_return", f"{cls.__name__}.{name}"
     for name in presets.NAMES:
-        config.check(presets.preset(name))
+        bounds.check(presets.preset(name))
 
 
 def test_take_cover_s_presets_bring_their_environment(tmp_path) -> None:
@@ -382,7 +383,7 @@ def entries(draw) -> tuple[str, object]:
     names = [field.name for field in dataclasses.fields(cls)] + ["preset", record.FROM_RUN]
     entry = draw(VALUES | st.dictionaries(st.sampled_from(names), VALUES, max_size=4))
     if command == "run" and isinstance(entry, dict):
-        stage = draw(st.sampled_from(sorted(config.STAGES.values())))
+        stage = draw(st.sampled_from(sorted(plan.STAGES.values())))
         inner = [field.name for field in dataclasses.fields(getattr(cls(), stage))]
         entry = {**entry, stage: draw(st.dictionaries(st.sampled_from(inner), VALUES, max_size=3))}
     return command, entry

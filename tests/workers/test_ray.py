@@ -26,8 +26,9 @@ from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.settings import Collect, TrainController, check
+from worldmodels.runs.settings import Collect, TrainController
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import Place

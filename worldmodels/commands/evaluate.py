@@ -34,10 +34,11 @@ from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, read_json, write_json
 from worldmodels.runs.progress import machines, progress
-from worldmodels.runs.settings import Evaluate, check
+from worldmodels.runs.settings import Evaluate
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
 from worldmodels.workers.driver import Course, Drivers, Job, Outcome, best_of

@@ -23,9 +23,11 @@ from worldmodels.commands import (
 )
 from worldmodels.errors import UserError
 from worldmodels.runs import record
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically
-from worldmodels.runs.settings import STAGES, Report, Run, check, previous, stages
+from worldmodels.runs.settings import Report, Run
+from worldmodels.runs.stages import STAGES, previous, stages
 from worldmodels.workers.places import choose_device
 
 Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, its settings

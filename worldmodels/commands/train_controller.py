@@ -29,11 +29,12 @@ from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.evolution.standing import State, resume, save_best
 from worldmodels.rollout import GiveUp
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import machines, progress
-from worldmodels.runs.settings import TrainController, check
+from worldmodels.runs.settings import TrainController
 from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Job, Models, Outcome

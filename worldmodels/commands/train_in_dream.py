@@ -35,11 +35,12 @@ from worldmodels.evolution.standing import Standing, refuse_other_settings, star
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode, GiveUp, drive
 from worldmodels.runs import checkpoint
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
-from worldmodels.runs.settings import TrainInDream, check
+from worldmodels.runs.settings import TrainInDream
 from worldmodels.show.dreamed import film
 from worldmodels.training import quality
 from worldmodels.training.dreaming import Dreamer, carry_over

@@ -25,9 +25,10 @@ from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
 from worldmodels.memory import MDRNN, mdrnn_loss
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json, write_json
-from worldmodels.runs.settings import TrainMDRNN, check
+from worldmodels.runs.settings import TrainMDRNN
 from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training import quality
 from worldmodels.training.fit import Trainee, fit

@@ -24,7 +24,7 @@ from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.runs.metrics import Row, read
-from worldmodels.runs.settings import STAGES
+from worldmodels.runs.stages import STAGES
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.training.quality import trusted
