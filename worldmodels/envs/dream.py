@@ -21,9 +21,10 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodels import memory, vision
 from worldmodels import pretrained as shipped
-from worldmodels.dream import Dreams, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
+from worldmodels.fast_dream import Dreams
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 OBSERVATIONS = ("frame", "z", "zh", "zch")
