@@ -192,7 +192,7 @@ def device_of(cfg: Evaluate) -> str:
 
 def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     """Everything that a score depends on besides the seed."""
-    installed = {name: found for name, found in versions().items() if name not in ("commit", "dirty")}
+    installed = {name: found for name, found in versions().items() if name != "commit"}
     device = choose_device(device_of(cfg)).type
     model = run.driver() if cfg.policy is None else Guests(world_of(cfg), cfg.policy, cfg.max_steps).fingerprint()
     return {
