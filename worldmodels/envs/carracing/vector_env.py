@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors
@@ -25,9 +23,10 @@ from worldmodels.envs.carracing.env import (
     rules_of,
     track_seeds_of,
 )  # fmt: skip
+from worldmodels.envs.seeded import SeededLanes
 
 
-class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class CarRacingVectorEnv(SeededLanes):
     """N lanes of CarRacing-v3 as one `gymnasium.vector` environment; `gymnasium.make_vec` makes it.
 
     ## Spaces
@@ -98,11 +97,10 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         telemetry: bool = False,
         lap_rule: str = "gymnasium",
     ):
-        super().__init__()
+        super().__init__(num_envs)
         view = View(observation, frames, obs_size, hud, grayscale)
         rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
         self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
-        self.num_envs = num_envs
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
@@ -116,9 +114,6 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_observation_space = observation_space_of(view)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
-        seeded = [seeding.np_random() for _ in range(num_envs)]
-        self._generators = [generator for generator, _ in seeded]
-        self._seeds = [seed for _, seed in seeded]
         if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
             for lane, generator in enumerate(self._generators):
                 draw_colors(generator, self.batch.tracks, lane)
@@ -126,18 +121,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._truncated = np.zeros(num_envs, np.bool_)
         self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
         self._elapsed = np.zeros(num_envs, np.int64)  # steps in this episode
-        self._started = False
         self._window: Window | None = None
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Each lane's generator, as `SyncVectorEnv` gives them."""
-        return tuple(self._generators)
-
-    @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Each lane's seed, as `SyncVectorEnv` gives them."""
-        return tuple(self._seeds)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -151,21 +135,9 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             gymnasium.error.Error: a seed that is no natural number.
             UserError: an option of ours has a value that means nothing.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
-        if seed is None:
-            seeds: Sequence[int | None] = [None] * self.num_envs
-        elif isinstance(seed, int):
-            seeds = [seed + lane for lane in range(self.num_envs)]
-        else:
-            seeds = seed
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
-        lanes = self._reset_mask(options)
+        lanes, seeds = self._to_begin(seed, options)
         start = Start.from_options(options, self.num_envs)
-        for lane in np.flatnonzero(lanes).tolist():
-            if seeds[lane] is not None:
-                self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+        self._seed(lanes, seeds)
         self._begin(lanes, start)
         self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
         self._started = True
@@ -174,21 +146,6 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for lane in np.flatnonzero(lanes).tolist():
             infos = self._add_info(infos, self._telemetry(lane), lane)
         return self._observations(), infos
-
-    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
-        """Lanes to reset, bool (N,); refuses what `SyncVectorEnv` refuses, and takes the mask out of the options."""
-        if options is None or "reset_mask" not in options:
-            return np.ones(self.num_envs, np.bool_)
-        mask = options.pop("reset_mask")
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
-        if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
-                f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}'
-            )
-        if not (self._started or mask.all()):
-            raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
-        return mask
 
     def step(
         self, actions: np.ndarray
@@ -201,10 +158,7 @@ class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
             AttributeError, IndexError, TypeError, ValueError, InvalidAction: actions that Gymnasium refuses too.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("step() after close(): make a new environment.")
-        if not self._started:
-            raise ResetNeeded("step() before reset(): reset the environment first.")
+        self._refuse_wrong_order()
         active = ~self._ended
         controls = self._controls(actions, active)
 
