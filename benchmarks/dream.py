@@ -21,8 +21,9 @@ import torch
 from worldmodels import envs
 from worldmodels.agent import Agent, Eyes
 from worldmodels.controller import Controller
-from worldmodels.dream import Dreams, DreamStep, Population
+from worldmodels.dream import DreamStep
 from worldmodels.envs import CARRACING, TAKECOVER, Actions, World
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE

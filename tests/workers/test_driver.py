@@ -23,6 +23,7 @@ from worldmodels.workers.pool import open_pool
 
 CAR = "worldmodels/CarRacing-v3"
 SEEDS = (3, 1)
+SAMPLE = ((TOY, 1, 2), (CAR, 4, 2))  # environment, lanes, workers; the other ten are slow
 CREWS = [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 
 
@@ -40,15 +41,19 @@ def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[
         return fitness(pool, population, SEEDS, Course(max_steps=15), lanes)
 
 
-@pytest.mark.parametrize("workers", CREWS)
-@pytest.mark.parametrize(("env", "outputs"), [(TOY, 3), (CAR, 3)])
-def test_a_crew_scores_as_this_process(tmp_path, env: str, outputs: int, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("env", "lanes", "workers"),
+    [
+        pytest.param(env, lanes, workers, marks=[pytest.mark.slow] * ((env, lanes, workers) not in SAMPLE))
+        for env in (TOY, CAR) for lanes in (1, 4) for workers in (1, 2, 3)
+    ],
+)  # fmt: skip
+def test_a_crew_scores_as_this_process(tmp_path, env: str, lanes: int, workers: int) -> None:
     """To the last bit: however the episodes are shared, every product has as many rows."""
-    for lanes in (1, 4):
-        alone, steps = scores(tmp_path, env, outputs, lanes, 0)
-        assert len(np.unique(alone)) > 1
-        shared, shared_steps = scores(tmp_path, env, outputs, lanes, workers)
-        assert np.array_equal(shared, alone) and shared_steps == steps
+    alone, steps = scores(tmp_path, env, 3, lanes, 0)
+    assert len(np.unique(alone)) > 1
+    shared, shared_steps = scores(tmp_path, env, 3, lanes, workers)
+    assert np.array_equal(shared, alone) and shared_steps == steps
 
 
 @pytest.mark.parametrize("workers", CREWS)

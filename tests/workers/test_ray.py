@@ -27,9 +27,10 @@ from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json
-from worldmodels.runs.settings import Collect, Evaluate, TrainController, check
+from worldmodels.runs.settings import Collect, Evaluate, TrainController
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import Place
@@ -98,13 +99,14 @@ def test_a_cluster_scores_as_this_process(tmp_path: Path, where: str) -> None:
 
 def test_the_commands_leave_the_same_files(tmp_path: Path) -> None:
     logdir = save_agent(tmp_path / "run", 3, env=TOY)
-    for address in (None, "local"):
+    for address, workers in ((None, 1), ("local", 2)):
         folder = tmp_path / str(address)
-        collect.main(Collect(rollouts=5, policy="agent", logdir=str(logdir), rootdir=str(folder), env=TOY, threads=2,
-                             device="cpu", ray=address))  # fmt: skip
-        train_controller.main(TrainController(logdir=str(logdir), env=TOY, epochs=3, pop_size=4, n_samples=2, seed=2,
-                              select_every=1, select_tracks=2, batch_size=3, max_workers=2, device="cpu", noreload=True,
-                              ray=address))  # fmt: skip
+        where = {"logdir": str(logdir), "env": TOY, "device": "cpu", "ray": address}
+        collect.main(Collect(**where, rollouts=5, policy="agent", rootdir=str(folder), threads=workers))
+        train_controller.main(
+            TrainController(**where, max_workers=workers, epochs=3, pop_size=4, n_samples=2, seed=2, select_every=1,
+                            select_tracks=2, batch_size=3, noreload=True)
+        )  # fmt: skip
         shutil.copytree(logdir / "ctrl", folder / "ctrl")
         save_agent(logdir, 3, env=TOY)  # the driver that collects
     here, there = tmp_path / "None", tmp_path / "local"
