@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import worldmodels  # noqa: F401  (registers the environment)
 from conformance.closed_loop import drive
-from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
+from worldmodels.envs.carracing.env import CarRacing
+from worldmodels.envs.carracing.vector_env import CarRacingVectorEnv
 from worldmodels.errors import UserError
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
