@@ -32,7 +32,8 @@ class Collection:
     policy: Literal["brown", "white", "gas", "held", "legs", "stays", "mixed", "agent"] = "brown"
     """brown: a random walk of the action; white: the space's own samples; gas: smooth steering with the foot on the
     gas, which really drives; held: random actions for 1-10 steps (paper, Take Cover); legs: to and fro for 30-149
-    steps; stays: random actions for 30-399 steps; mixed: every episode one of these three; agent: the trained V, M and C of --logdir."""
+    steps; stays: random actions for 30-399 steps; mixed: every episode one of these three; agent: the trained V, M and
+    C of --logdir."""
     start: Literal["line", "anywhere"] = "line"
     """anywhere: begin on a random tile at a random speed (our simulator only), so that V and M see the whole track."""
     max_steps: Count | None = None
