@@ -95,7 +95,7 @@ def assert_events_are_the_rows(folder: Path) -> None:
     assert set(shown.Tags()["scalars"]) == {"score", "length"}
     for name in ("score", "length"):
         points = [(point.step, point.value) for point in shown.Scalars(name)]
-        assert points == [(row["episode"], pytest.approx(row[name])) for row in rows]
+        assert points == [(row.get("track", row.get("episode")), pytest.approx(row[name])) for row in rows]
 
 
 def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
