@@ -72,10 +72,10 @@ class Machine:
         lines = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in found}
         return [pid for pid, line in lines.items() if line.exists() and text in line.read_text().replace("\0", " ")]
 
-    def kill(self, text: str = "", spare: tuple[int, ...] = ()) -> int:
+    def kill(self, text: str = "") -> int:
         """Kill them; how many there were. Without a text, until none is left: Ray starts no second head beside one."""
         killed = set[int]()
-        while left := [pid for pid in self.processes(text) if pid not in spare and (not text or pid not in killed)]:
+        while left := [pid for pid in self.processes(text) if not text or pid not in killed]:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
