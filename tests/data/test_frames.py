@@ -49,7 +49,7 @@ def dataset(tmp_path_factory) -> Dataset:
     return some_episodes(tmp_path_factory.mktemp("episodes"), LENGTHS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), size=st.integers(1, 500), buffer=st.integers(1, 1000), key=st.tuples(*[st.integers(0, 9)] * 2))
 def test_every_frame_once_and_skip_leaves_the_rest_unchanged(dataset, data, size, buffer, key):
     changes = {"buffer_frames": buffer, "seed": key[0], "epoch": key[1]}

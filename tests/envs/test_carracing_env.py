@@ -61,6 +61,7 @@ def episodes_agree(theirs: gymnasium.Env, ours: gymnasium.Env, policy, seeds: li
     return endings
 
 
+@pytest.mark.slow  # `make conformance-sample` drives one too
 def test_a_driven_lap_equals_gymnasiums():
     endings = episodes_agree(
         gymnasium.make(THEIRS), gymnasium.make(OURS), lambda frame, step: drive(frame), seeds=[3]

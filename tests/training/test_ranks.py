@@ -88,7 +88,7 @@ def test_any_number_of_processes_trains_and_goes_on_as_one_does(episodes: Path, 
 def test_processes_that_die_within_an_epoch_lose_nothing(episodes: Path, tmp_path: Path, again: int) -> None:  # noqa: F811
     """V and M: two processes, one of them killed in the second epoch; then `again` of them."""
     whole, broken = (settings(episodes, tmp_path / name, micro_batches=4) for name in ("whole", "broken"))
-    commands = (("train-vae", train_vae.main, "vae", 9), ("train-mdrnn", train_mdrnn.main, "mdrnn", 3))
+    commands = (("train-vae", train_vae.main, "vae", 9), ("train-mdrnn", train_mdrnn.main, "mdrnn", 4))
     for (command, main, stage, checkpoint_number), cfg, torn in zip(commands, whole, broken, strict=True):
         main(cfg)
         assert "exitcode" in torchrun(2, command, torn, checkpoint_number)

@@ -150,7 +150,7 @@ class Trials:
         return Selection(score, {"dreamed": promised, "real": paid, "dream_steps": self.state.loop.dream_steps})
 
     def driven(
-        self, pool: Pool[Job, Outcome], mean: np.ndarray, course: Course, on_step: Callable[[int], object] | None = None
+        self, pool: Pool[Job, Outcome], mean: np.ndarray, course: Course, on_step: Callable[[int], None] | None = None
     ) -> float:
         """The mean's score over the seeds of selection; its steps are counted."""
         seeds = range(SELECTION, SELECTION + self.cfg.select_tracks)
