@@ -60,6 +60,13 @@ def test_every_frame_once_and_skip_leaves_the_rest_unchanged(dataset, data, size
     assert [tags(batch) for batch in batches(dataset, size, skip=skip, **changes)] == whole[skip:]
 
 
+def test_each_frame_comes_with_the_one_before_it(dataset):
+    for plain, pairs in zip(batches(dataset), batches(dataset, before=True), strict=True):
+        assert np.array_equal(pairs[:, 1], plain)
+        expected = [(episode, max(time - 1, 0)) for episode, time in tags(plain)]
+        assert tags(pairs[:, 0]) == expected
+
+
 def test_frames_of_both_layouts_come_as_rollouts_have_them(tmp_path):
     rng = np.random.default_rng(0)
     save_arrays(tmp_path / "small.npz", 50, observations=rng.integers(0, 256, (50, 64, 64, 3), dtype=np.uint8))
