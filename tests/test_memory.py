@@ -241,6 +241,37 @@ def test_the_reward_is_predicted_in_the_environment_s_units() -> None:
     torch.testing.assert_close(memory.predict(h).reward, 50 * plain)
 
 
+def test_what_came_after_is_learned_only_where_it_is_told() -> None:
+    """Steps whose value is no number give the head of the value no gradient, and the mean is over the others."""
+    torch.manual_seed(0)
+    memory = MDRNN(z_size=4, hidden_size=8, discount=0.9)
+    z, told = torch.randn(2, 5, 4), torch.randn(2, 5)
+    known = told.index_fill(0, torch.tensor([1]), torch.nan)
+
+    def loss(value: torch.Tensor, rows: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        prediction, _ = memory(z[rows], torch.zeros(2, 5, 3)[rows])
+        mask = torch.ones(2, 5)[rows]
+        return mdrnn_loss(prediction, z[rows], mask, mask, mask, 1.0, value[rows], memory.value_scale)
+
+    _, half = loss(known, slice(0, 2))
+    _, alone = loss(told, slice(0, 1))
+    torch.testing.assert_close(half["value"], alone["value"])
+    value, parts = loss(torch.full((2, 5), torch.nan), slice(0, 2))
+    assert parts["value"] == 0 and value.isfinite()
+    value.backward()
+    assert memory.head.weight.grad is not None
+    assert not memory.head.weight.grad[-1].any() and memory.head.weight.grad[:-1].any()
+
+
+def test_looking_farther_ahead_keeps_a_steady_reward_s_value() -> None:
+    memory = MDRNN(discount=0.9, reward_scale=2.0)
+    h = torch.randn(3, 256)
+    before = memory.predict(h).value
+    memory.look_ahead(0.99)
+    assert memory.discount == 0.99 and before is not None
+    torch.testing.assert_close(memory.predict(h).value, before * 10)
+
+
 def test_m_reads_where_an_episode_begins() -> None:
     torch.manual_seed(0)
     memory, z, action = MDRNN(include_restart=True), torch.randn(2, 4, 32), torch.randn(2, 4, 3)

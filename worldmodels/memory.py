@@ -88,7 +88,7 @@ class MDRNN(nn.Module):
             include_reward, include_terminal, include_restart,
         )  # fmt: skip
         self.reward_scale, self.dropout, self.step_reward = reward_scale, dropout, step_reward
-        self.discount, self.value_scale = discount, reward_scale / (1 - discount)  # its unit: a reward of one, for ever
+        self.look_ahead(discount)
         self.action_kind, self.action_bounds = action_kind, action_bounds
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
         self.lstm = nn.LSTM(z_size + action_size + include_restart, hidden_size, batch_first=True)
@@ -97,6 +97,11 @@ class MDRNN(nn.Module):
             nn.init.zeros_(second_bias).requires_grad_(False)
         mixture_size = (self.logit_rows + 2 * z_size) * gaussians
         self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal + bool(discount))
+
+    def look_ahead(self, discount: float) -> None:
+        """Let the value look so far. Its unit is a reward of one, for ever: a head of another discount is right
+        on the average."""
+        self.discount, self.value_scale = discount, self.reward_scale / (1 - discount)
 
     def forward(
         self,
@@ -213,7 +218,7 @@ def mdrnn_loss(
         terminal: (B, T), 0 or 1.
         mask: (B, T), 1 where the step exists: shorter episodes are padded.
         reward_scale: the reward that counts as one.
-        value: (B, T) what came after the step, discounted (`worldmodels.data.latents.values`).
+        value: (B, T) what came after the step, discounted (`worldmodels.data.latents.values`); NaN: nothing to learn.
         value_scale: the value that counts as one.
 
     Returns:
@@ -233,7 +238,9 @@ def mdrnn_loss(
         entropy = (entropy * mask).sum() / steps
         loss, metrics["terminal"] = loss + entropy, entropy.detach()
     if prediction.value is not None and value is not None:
-        error = (((prediction.value - value) / value_scale).square() * mask).sum() / steps
+        told = mask * value.isfinite()
+        error = ((prediction.value - value.nan_to_num()) / value_scale).square()
+        error = (error * told).sum() / told.sum().clamp(min=1)
         loss, metrics["value"] = loss + error, error.detach()
     return loss, {"loss": loss.detach(), **metrics}
 

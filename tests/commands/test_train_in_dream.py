@@ -24,7 +24,7 @@ from worldmodels.workers.explorer import Explorer, explore
 
 ROUNDS = Dreaming(
     rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=0, updates=2, batch_size=3,
-    sequence_length=8, select_every=2, select_tracks=2,
+    sequence_length=8, select_every=2, select_tracks=2, discount=0.9,
 )  # fmt: skip
 
 
@@ -59,6 +59,45 @@ def test_rounds_resume_where_they_stopped(before: Path, tmp_path: Path) -> None:
     assert rows[-1]["selected"] is not None and rows[0]["selected"] is None and rows[1]["selected"] is not None
     assert (whole / "ctrl" / "dream.mp4").stat().st_size > 1000
     assert load(whole).memory.discount == 0.9, "the driver reads the M that it learned in"
+
+
+def test_m_looks_farther_from_round_to_round(before: Path, tmp_path: Path) -> None:
+    """From the 0.9 that M was trained with to 0.99, by the same factor of steps; M of the best C says its own."""
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    rows = learn(logdir, rounds=4, discount=0.99, farther=2)
+    np.testing.assert_allclose([row["discount"] for row in rows], [0.9, 1 - 0.1 / 10**0.5, 0.99, 0.99])
+    assert load(logdir).memory.discount == pytest.approx(0.99)
+    shutil.rmtree(logdir / "ctrl")
+    learn(logdir, rounds=1, discount=0.99, farther=2, select_every=1)
+    assert load(logdir).memory.discount == pytest.approx(1 - 0.1 / 10**0.5)
+
+
+def test_the_average_of_c_is_kept(before: Path, tmp_path: Path) -> None:
+    """Of one round it is C itself; of more it is another C, and carried over like it."""
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    learn(logdir, rounds=1, average=3, select_every=1)
+    tensors, _ = train_in_dream.checkpoint.load(logdir / "ctrl" / "last.safetensors")
+    assert torch.equal(tensors["average"], tensors["parameters"])
+    learn(logdir, rounds=2, average=3, select_every=1)
+    tensors, _ = train_in_dream.checkpoint.load(logdir / "ctrl" / "last.safetensors")
+    assert not torch.equal(tensors["average"], tensors["parameters"])
+
+
+def test_what_was_learned_stays_when_the_run_is_asked_again(before: Path, tmp_path: Path) -> None:
+    """Also the starts of dreams, which train-mdrnn makes of random episodes; and what a kill left out is made."""
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    learn(logdir)
+    starts = (logdir / "mdrnn" / "starts.safetensors").read_bytes()
+    cfg = small(logdir)
+    mdrnn = replace(cfg.mdrnn, include_reward=True, discount=0.9, hidden_size=8, gaussians=2, dropout=0.1)
+    for _, _, stage, settings in run.training(replace(cfg, mdrnn=mdrnn, dream=ROUNDS)):
+        stage(settings)
+    assert (logdir / "mdrnn" / "starts.safetensors").read_bytes() == starts
+    (logdir / "ctrl" / "dream.mp4").unlink()
+    (logdir / "mdrnn" / "starts.safetensors").unlink()
+    learn(logdir)
+    assert (logdir / "mdrnn" / "starts.safetensors").read_bytes() == starts
+    assert (logdir / "ctrl" / "dream.mp4").exists()
 
 
 def test_dreams_begin_on_the_road_and_before_it_was_left() -> None:

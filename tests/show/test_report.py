@@ -92,6 +92,22 @@ def test_take_cover_is_read_beside_policies_without_eyes(tmp_path: Path) -> None
     assert "sweep-110" in text and "1303" in text and "odd" not in text
 
 
+def test_a_c_that_learned_in_rounds_did_not_evolve(tmp_path: Path) -> None:
+    rows = [
+        {"generation": g, "env_steps": 4000 * g, "dream_steps": 64_000 * g, "best": 20.0, "mean": 8.0 * g, "std": 5.0,
+         "worst": -9.0, "selected": 9.0 * g if g == 4 else None, "dreamed": 10.0 + g, "real": 9.0 + g,
+         "promised": 90.0 + g, "paid": 80.0 + g, "resting": 0, "seconds": 8.0 * g}
+        for g in range(1, 5)
+    ]  # fmt: skip
+    (tmp_path / "ctrl").mkdir()
+    (tmp_path / "ctrl" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = read(tmp_path).text
+    for said in ("4 rounds", "36 best on the selection episodes", "16,000 environment steps",
+                 "256,000 steps in the dream", "the average of C over the last", "Reward of a dream"):  # fmt: skip
+        assert said in text, said
+    assert "Evolution" not in text and "search distribution" not in text and "generation" not in text
+
+
 def fill(logdir: Path) -> None:
     """Metrics and pictures as the training commands leave them."""
     epochs, generations = range(1, EPOCHS + 1), range(1, GENERATIONS + 1)

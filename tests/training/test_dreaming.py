@@ -45,13 +45,14 @@ def car() -> Car:
 def test_values_are_discounted_sums(ends: bool) -> None:
     """Against the sum written out; an end is worth nothing only where ends count."""
     whole = episode(7, 0)._replace(terminals=torch.tensor([0.0] * 6 + [1.0]))
-    tail = 0.0 if ends else float(whole.rewards.mean()) / 0.1
+    tail = 0.0 if ends else float(whole.rewards[:-1].mean()) / 0.1  # what ended it is paid once
     wanted = [
         sum(0.9**k * float(r) for k, r in enumerate(whole.rewards[t + 1 :])) + 0.9 ** (6 - t) * tail for t in range(7)
     ]
     np.testing.assert_allclose(values(whole, 0.9, ends), wanted, rtol=1e-5)
     cut = whole._replace(terminals=torch.zeros(7))
     np.testing.assert_array_equal(values(cut, 0.9, True), values(cut, 0.9, False))
+    assert float(values(cut, 0.9, False)[-1]) == pytest.approx(float(cut.rewards.mean()) / 0.1)
 
 
 def test_the_dream_is_dream_step_and_its_gradient_is_its_own() -> None:
@@ -100,9 +101,27 @@ def test_climbing_climbs_and_leaves_m_alone() -> None:
         many = torch.from_numpy(parameters).float().expand(256, -1)
         return float(sum(x.mean() for x in dreamer.dream(many, first, torch.Generator().manual_seed(9))))
 
-    climbed, _ = dreamer.climb(np.zeros(shape.size), starts, 32, 0.03, torch.Generator().manual_seed(0))
+    climbed, _ = dreamer.climb(np.zeros(shape.size), starts, 32, 0.03, 0.01, torch.Generator().manual_seed(0))
     assert worth(climbed) > worth(np.zeros(shape.size)) + 0.1
     assert all(torch.equal(before[name], tensor) for name, tensor in mdrnn.state_dict().items())
+
+
+def test_a_neighbour_of_c_drives_in_every_dream() -> None:
+    """Each of them as far away as asked for, around C itself; and without a spread C drives in all."""
+    mdrnn, shape, driven = world(), Controller(Z, H, 3), []
+
+    class Watched(Dreamer):
+        def dream(self, parameters, starts, draw):
+            driven.append(parameters.detach().numpy().copy())
+            return super().dream(parameters, starts, draw)
+
+    starts, c = bank(mdrnn, [episode(60, 1)], 512, seed=0), np.random.default_rng(0).standard_normal(shape.size)
+    for spread in (0.2, 0.0):
+        Watched(mdrnn, shape, car(), 1.0, 2).climb(c, starts, 512, 0.03, spread, torch.Generator().manual_seed(0))
+    apart = driven[0] - c
+    np.testing.assert_allclose(apart.std(axis=0), 0.2, rtol=0.15)
+    assert np.abs(apart.mean(axis=0)).max() < 0.05 and np.abs(np.corrcoef(apart[:8]) - np.eye(8)).max() < 0.7
+    np.testing.assert_allclose(driven[1], np.tile(c, (512, 1)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("env", ["CarRacing-v3", TOY])
@@ -134,10 +153,12 @@ def test_carrying_over_keeps_what_c_does() -> None:
         return seen_with(mdrnn, episodes) @ np.column_stack([c[:size].reshape(3, -1), c[size:]]).T
 
     wanted = outputs(old, parameters)
-    carried = carry_over(shape, parameters, old, new, episodes)
+    other = np.random.default_rng(1).standard_normal(shape.size)
+    carried, also = carry_over(shape, np.stack([parameters, other]), old, new, episodes)
     apart = [np.abs(outputs(new, c) - wanted).mean() for c in (parameters, carried)]
     assert apart[1] < 0.1 * apart[0]
-    np.testing.assert_allclose(carry_over(shape, parameters, old, old, episodes), parameters, atol=1e-9)
+    np.testing.assert_allclose(carry_over(shape, other[None], old, new, episodes)[0], also, atol=1e-9)
+    np.testing.assert_allclose(carry_over(shape, parameters[None], old, old, episodes)[0], parameters, atol=1e-9)
 
 
 def test_the_promise_is_held_against_what_was_paid() -> None:

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,14 @@ from worldmodels.training.dreaming import Dreamer, carry_over
 from worldmodels.training.fit import generator
 from worldmodels.vision import VAE
 from worldmodels.workers.explorer import Explorer, explore
+from worldmodels.workers.places import choose_bfloat16, cores
 
 NEW = 5  # rounds whose episodes are half of what M learns from,
-BEGUN_IN = 3  # and rounds in whose states dreams begin
+BEGUN_IN = 8  # and rounds in whose states dreams begin
 SLOWER = 0.96  # the steps of C and M from one round to the next
 UNPAID = 40  # steps without a reward at the end of an episode that was lost,
 BEFORE = (15, 90)  # and how many before that a quarter of the dreams begin
+LANES = 8  # fewest of a thread: with less to do it would be waited for
 LONGEST = 1.0  # gradient of M's loss, cut to this length
 FIXED = ("env", "horizon", "seed")
 """Settings that a C keeps from its first round to its last."""
@@ -68,7 +71,10 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
         begin()
         if learner.loop.generation >= cfg.rounds:
             print(f"C in {run.ctrl} has learned already ({learner.loop.generation} rounds): more --rounds go on.")
+            if learner.best and not film_of(run).exists():  # killed in the end
+                finish(cfg, run, learner)
             return
+        film_of(run).unlink(missing_ok=True)
         horizon = description.time_limit or 1000
         road = Road(cfg, learner.actions, horizon)
         metrics = Metrics(run.ctrl, "generation", learner.loop.generation)
@@ -94,18 +100,19 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     number, draw = loop.generation, generator(torch.device("cpu"), cfg.seed, loop.generation)
     m = copy.deepcopy(learner.mdrnn).requires_grad_(False).eval()  # as it is before it learns
     dreamer = Dreamer(m, learner.shape, learner.actions, cfg.temperature, cfg.horizon)
+    near = cfg.spread * max(SLOWER**number, 1 / 4)
 
     if not loop.resting:
         count = cfg.dreams * cfg.climbs
         episodes = learner.newest(BEGUN_IN)
         starts = quality.states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
         rate = cfg.step_size * max(SLOWER**number, 1 / 6)
-        learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, draw)
+        learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, near, draw)
         loop.dream_steps += count * cfg.horizon
 
     spread = np.random.default_rng([cfg.seed, number]).standard_normal((cfg.episodes, learner.shape.size))
     spread[:2] = 0.0
-    population = (learner.parameters + cfg.spread * spread).astype(np.float32)
+    population = (learner.parameters + near * spread).astype(np.float32)
     episodes, scores, whole = road.explore(m, learner, population, cfg.seed, number)
     loop.env_steps += sum(len(episode.actions) for episode in episodes)
     promise = dreamer.promise(population[::2], episodes[::2], draw)  # of those that do not waver
@@ -113,10 +120,12 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     learner.rounds.append(episodes)
     save_episodes(run, number, episodes)
     lost = learn(cfg, learner, number)
-    learner.parameters = carry_over(learner.shape, learner.parameters, m, learner.mdrnn, learner.newest(BEGUN_IN))
+    both = np.stack([learner.parameters, learner.average])
+    learner.parameters, both[1] = carry_over(learner.shape, both, m, learner.mdrnn, learner.newest(BEGUN_IN))
+    learner.average = both[1] + (learner.parameters - both[1]) / min(number, cfg.average)
     scale = 0.1 * learner.mdrnn.value_scale  # of a return that is nearly none
     too_much = promise is not None and promise["promised"] > cfg.gate * max(promise["paid"], scale)
-    loop.resting = loop.resting + 1 if too_much and loop.resting < 2 else 0
+    loop.resting = int(too_much and not loop.resting)
 
     selected = None
     if number % cfg.select_every == 0 or number == cfg.rounds:
@@ -126,7 +135,8 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     return {
         "generation": number, "env_steps": loop.env_steps, "dream_steps": loop.dream_steps,
         "best": float(laps.max()), "mean": float(laps.mean()), "std": float(laps.std()), "worst": float(laps.min()),
-        "selected": selected, **(promise or {}), "resting": int(loop.resting), **lost, "seconds": loop.seconds,
+        "selected": selected, "discount": m.discount, **(promise or {}), "resting": loop.resting, **lost,
+        "seconds": loop.seconds,
     }  # fmt: skip
 
 
@@ -154,6 +164,7 @@ def beginnings(episodes: list[Latents], count: int, rng: np.random.Generator) ->
 def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float]:
     """M learns from all the episodes so far, half of the sequences from the newest; returns the parts of its loss."""
     m, old = learner.mdrnn, [episode for episodes in learner.rounds for episode in episodes]
+    m.look_ahead(discount_of(cfg, learner.first_discount, number))
     sequences = Sequences(old, cfg.sequence_length, cfg.batch_size, m.discount, m.include_terminal)
     lengths = np.array([len(episode.actions) for episode in old], dtype=np.float64)
     new = np.arange(len(old)) >= len(old) - len(learner.newest(NEW))
@@ -171,7 +182,10 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
             (int(i), int(t), min(int(t) + cfg.sequence_length, int(lengths[i])))
             for i, t in zip(chosen, first, strict=True)
         ]
-        loss, parts, _ = loss_of(m, sequences.batch(windows), generator(m.device, cfg.seed, number, update))
+        batch = sequences.batch(windows)
+        told = torch.from_numpy(new[chosen])[:, None]  # what came after an earlier C is not what comes after this one
+        batch = batch._replace(value=batch.value.masked_fill(~told, torch.nan))
+        loss, parts, _ = loss_of(m, batch, generator(m.device, cfg.seed, number, update))
         if not bool(loss.isfinite()):
             raise UserError(
                 f"M's loss is {float(loss)} in round {number}: the last good state in {cfg.logdir}/ctrl is kept; "
@@ -185,6 +199,13 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
             sums[name] = sums.get(name, 0.0) + float(value) / cfg.updates
     m.eval()
     return {f"train_{name}": value for name, value in sums.items()}
+
+
+def discount_of(cfg: TrainInDream, first: float, number: int) -> float:
+    """The discount of M's value after round `number`: the steps it looks ahead grow by the same factor in every round,
+    from those of the `first` discount to those of the last."""
+    share = min(number / cfg.farther, 1.0) if cfg.farther else 1.0
+    return 1 - (1 - first) ** (1 - share) * (1 - cfg.discount) ** share
 
 
 def finish(cfg: TrainInDream, run: RunDir, learner: "Learner") -> None:
@@ -203,7 +224,7 @@ class Loop(Standing):
     """Where the learning stands; a round counts as a generation, and the first episodes among the real steps."""
 
     resting: int = 0
-    """Rounds since C last climbed."""
+    """1 where C does not climb in the next round."""
 
 
 @dataclass
@@ -217,7 +238,11 @@ class Learner:
     """Of M."""
     shape: Controller
     parameters: np.ndarray
-    """Of C, float64 (n,)."""
+    """Of C, float64 (n,),"""
+    average: np.ndarray
+    """and their average over the last rounds (n,), which is evaluated and kept."""
+    first_discount: float
+    """Of the value of the M that train-mdrnn left."""
     actions: Actions
     settings: dict[str, Any]
     """The values of FIXED, and which V it is that sees."""
@@ -234,6 +259,7 @@ class Learner:
             UserError: V or M is missing or without the heads, or the file holds something else.
         """
         vae, path = vision.load(run), run.ctrl / "last.safetensors"
+        vae.use_bfloat16 = choose_bfloat16(cfg.precision, vae.device)
         first = run.mdrnn / "last.safetensors"  # as train-mdrnn left it: best.safetensors goes on with C
         run.trained("mdrnn")
         tensors, meta = checkpoint.load(first)
@@ -244,7 +270,8 @@ class Learner:
         check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
         learner = Learner(
-            Loop(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size), actions,
+            Loop(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size),
+            np.zeros(shape.size), mdrnn.discount, actions,
             {name: getattr(cfg, name) for name in FIXED} | {"V": checkpoint.digest(run.trained("vae"))},
             [list(stored_latents(run.latents, run.trained("vae")))],
         )  # fmt: skip
@@ -254,6 +281,7 @@ class Learner:
             shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
         if path.exists():
             learner.resume(run, *checkpoint.load(path))
+        mdrnn.look_ahead(discount_of(cfg, learner.first_discount, learner.loop.generation))
         if not learner.rounds[0]:
             raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         return learner
@@ -266,7 +294,7 @@ class Learner:
             self.loop = Loop(**meta["dream"])
             self.mdrnn.load_state_dict(checkpoint.unpack("mdrnn", tensors))
             checkpoint.unpack_optimizer(self.optimizer, tensors, 0.0)
-            self.parameters = tensors["parameters"].numpy()
+            self.parameters, self.average = tensors["parameters"].numpy(), tensors["average"].numpy()
             self.best = checkpoint.unpack("best", tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} holds no C that learned in the dream: start over with --noreload.") from error
@@ -278,8 +306,9 @@ class Learner:
     def save(self, run: RunDir) -> None:
         """Replace last.safetensors."""
         tensors = {
-            "parameters": torch.from_numpy(self.parameters), **checkpoint.pack("mdrnn", self.mdrnn.state_dict()),
-            **checkpoint.pack_optimizer(self.optimizer), **checkpoint.pack("best", self.best),
+            "parameters": torch.from_numpy(self.parameters), "average": torch.from_numpy(self.average),
+            **checkpoint.pack("mdrnn", self.mdrnn.state_dict()), **checkpoint.pack_optimizer(self.optimizer),
+            **checkpoint.pack("best", self.best),
         }  # fmt: skip
         checkpoint.save(run.ctrl / "last.safetensors", tensors, {"dream": asdict(self.loop), "settings": self.settings})
 
@@ -288,14 +317,15 @@ class Learner:
         return [episode for episodes in self.rounds[-count:] for episode in episodes]
 
     def select(self, cfg: TrainInDream, run: RunDir, road: "Road") -> float:
-        """C's mean score on the selection tracks; the best C is kept with its M."""
-        scores, steps = road.select(Agent(Eyes(self.vae), self.mdrnn, self.shape, self.parameters[None], self.actions))
+        """The mean score of C's average on the selection tracks; the best is kept with its M."""
+        scores, steps = road.select(Agent(Eyes(self.vae), self.mdrnn, self.shape, self.average[None], self.actions))
         self.loop.env_steps += steps
         if self.loop.best is None or scores.mean() > self.loop.best:
             self.loop.best = float(scores.mean())
-            parameters = torch.from_numpy(self.parameters.astype(np.float32))
+            parameters = torch.from_numpy(self.average.astype(np.float32))
             m = {name: tensor.clone() for name, tensor in self.mdrnn.state_dict().items()}
-            self.best = {"parameters": parameters, **checkpoint.pack("mdrnn", m)}
+            discount = torch.tensor(self.mdrnn.discount, dtype=torch.float64)
+            self.best = {"parameters": parameters, "discount": discount, **checkpoint.pack("mdrnn", m)}
             self.publish(run)
         return float(scores.mean())
 
@@ -303,7 +333,9 @@ class Learner:
         """Make the best C, with its M, the run's driver."""
         _, meta = checkpoint.load(run.mdrnn / "last.safetensors")
         tensors = checkpoint.pack("mdrnn", checkpoint.unpack("mdrnn", self.best))
-        checkpoint.save(run.mdrnn / "best.safetensors", tensors, {"mdrnn": meta["mdrnn"], "precision": "float32"})
+        settings = meta["mdrnn"] | {"discount": float(self.best["discount"])}
+        about_m = {"mdrnn": settings, "precision": "float32", "went_on": True}
+        checkpoint.save(run.mdrnn / "best.safetensors", tensors, about_m)
         about = {"agent": {"sample_z": False, "seed": self.settings["seed"]}, "env": self.settings["env"]}
         origin = {"generation": self.loop.generation, "selected": self.loop.best}
         controller.save(run, self.shape, self.best["parameters"].numpy(), {**about, **origin})
@@ -332,7 +364,8 @@ class Road:
     def lanes(self, count: int, max_steps: int | None) -> VectorEnv:
         key = (count, max_steps)
         if key not in self.envs:
-            self.envs[key] = envs.make(World(self.cfg.env), count, max_steps=max_steps)
+            threads = max(1, min(cores(), count // LANES))
+            self.envs[key] = envs.make(World(self.cfg.env), count, threads=threads, max_steps=max_steps)
         return self.envs[key]
 
     def explore(
@@ -340,11 +373,11 @@ class Road:
     ) -> tuple[list[Latents], np.ndarray, np.ndarray]:
         """Candidate i drives episode i; returns them, their scores (P,), and which of them are whole, bool (P,).
 
-        Where episodes may begin anywhere, every other pair of them does.
+        Where episodes may begin anywhere, all but the first `whole` do.
         """
         cfg, seeds = self.cfg, training_seeds(seed, number, count=len(population))
         explorer = Explorer(learner.vae, m, learner.shape, population, self.actions, cfg.waver, seed)
-        whole = np.full(len(population), True) if cfg.start == "line" else np.arange(len(population)) // 2 % 2 == 0
+        whole = (np.arange(len(population)) < cfg.whole) | (cfg.start == "line")
         episodes: list[Latents | None] = [None] * len(population)
         scores = np.zeros(len(population))
         for start, part, steps in (("line", whole, None), (cfg.start, ~whole, cfg.fragment)):
@@ -383,6 +416,11 @@ def load_episodes(run: RunDir, number: int) -> list[Latents]:
     """The episodes of round `number`."""
     tensors, meta = checkpoint.load(run.ctrl / "episodes" / f"round_{number:04d}.safetensors")
     return [Latents(**checkpoint.unpack(str(i), tensors)) for i in range(meta["episodes"])]
+
+
+def film_of(run: RunDir) -> Path:
+    """The last file that is written."""
+    return run.ctrl / "dream.mp4"
 
 
 def refuse(cfg: TrainInDream, pays: bool, discount: float) -> None:

@@ -26,6 +26,7 @@ from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
 from worldmodels.memory import MDRNN, mdrnn_loss
+from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json, write_json
@@ -78,7 +79,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         begin=begin,
     )
 
-    if ranks.first:
+    if ranks.first and not went_on(run):
         measure(cfg, run, list(episodes.values()), test_set, collection)
 
 
@@ -129,6 +130,11 @@ def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor,
         prediction, z[:, 1:], rewards, terminals, mask, mdrnn.reward_scale, values, mdrnn.value_scale
     )
     return loss, metrics, float(mask.sum())
+
+
+def went_on(run: RunDir) -> bool:
+    """Whether the best M is one that learned on with C (`train-in-dream`), which keeps starts of its own."""
+    return bool(checkpoint.load(run.trained("mdrnn"))[1].get("went_on"))
 
 
 def measure(

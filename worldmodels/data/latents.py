@@ -155,11 +155,11 @@ def values(episode: Latents, discount: float, ends: bool) -> Tensor:
     """(T,): after each step of an episode, the sum of its later rewards, each worth `discount` of the one before.
 
     With `ends` nothing comes after a terminal step. Elsewhere an episode is taken to go on at the rate of its last
-    `TAIL` steps: a time limit is no loss, and neither is a lap that is finished.
+    `TAIL` steps, without a terminal one: a time limit is no loss, and neither is a lap that is finished.
     """
-    rewards = episode.rewards.double().numpy()
-    over = ends and bool(episode.terminals[-1])
-    after, value = np.empty(len(rewards)), 0.0 if over else float(rewards[-TAIL:].mean()) / (1 - discount)
+    rewards, ended = episode.rewards.double().numpy(), bool(episode.terminals[-1])
+    usual = rewards[: -1 if ended and len(rewards) > 1 else None][-TAIL:].mean()  # what ended it is paid once
+    after, value = np.empty(len(rewards)), 0.0 if ended and ends else float(usual) / (1 - discount)
     for t in range(len(rewards) - 1, -1, -1):
         after[t] = value
         value = rewards[t] + discount * value

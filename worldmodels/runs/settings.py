@@ -266,7 +266,7 @@ class Dreaming:
 
     rounds: OrNone = 60
     """Rounds: C climbs in the dream, its population drives real episodes, and M learns from them."""
-    horizon: Count = 25
+    horizon: Count = 40
     """Steps of a dream; what would come after them is M's value of its last state."""
     dreams: Count = 128
     """Dreams side by side, whose mean C climbs."""
@@ -274,18 +274,26 @@ class Dreaming:
     """Steps of C in a round."""
     step_size: Above = 3e-3
     """How far a weight of C moves in one of them, about (Adam); falls by 4% each round, to a sixth."""
+    discount: Share = 0.995
+    """Of M's value in the end. M may be trained with a lower one, since what looks less far ahead is learned sooner,"""
+    farther: OrNone = 20
+    """and comes to look so far in this many rounds."""
     temperature: Annotated[float, Ge(0)] = 1.0
     """Of the dream: 1 is M's own uncertainty."""
-    gate: Annotated[float, Ge(1)] = 1.25
+    gate: Annotated[float, Ge(1)] = 1.5
     """C rests for a round when the dream promised so many times what the same candidates were then paid."""
-    episodes: Annotated[int, Ge(2), Lt(10**6)] = 8
+    episodes: Annotated[int, Ge(2), Lt(10**6)] = 16
     """Real episodes of a round, each driven by another candidate; the first two by C itself."""
     start: Literal["line", "anywhere"] = "line"
-    """anywhere: half of them begin on a random tile at a random speed (our simulator only) and are `fragment` long."""
+    """anywhere: all but `whole` of them begin on a random tile at a random speed (our simulator only) and are
+    `fragment` long."""
+    whole: Count = 4
+    """Episodes of a round that are whole in any case."""
     fragment: Count = 400
     """Steps of an episode that begins anywhere."""
-    spread: Annotated[float, Ge(0)] = 0.03
-    """Standard deviation of the candidates' weights around C's."""
+    spread: Annotated[float, Ge(0)] = 0.1
+    """Standard deviation of the candidates' weights around C's, in dreams and on the road; falls by 4% each round, to a
+    quarter."""
     waver: Annotated[float, Ge(0)] = 0.15
     """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
     give_up: OrNone = 60
@@ -302,6 +310,11 @@ class Dreaming:
     """Rounds between evaluations of C on the selection tracks: what `best` means."""
     select_tracks: Count = 16
     """Selection tracks: never used for training, never for the final evaluation."""
+    average: Count = 5
+    """Evaluate, and keep, the average of C over about so many rounds (1: C itself)."""
+    precision: Precision = "auto"
+    """Arithmetic in which V encodes the frames of the rounds; auto: bfloat16 on processors that have it, else float32.
+    `evaluate` always takes float32."""
 
 
 @dataclass(frozen=True)

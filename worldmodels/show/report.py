@@ -328,6 +328,8 @@ def controller(run: Run) -> Section:
     if not run.ctrl:
         return section
     rows, last = run.ctrl, run.ctrl[-1]
+    if "resting" in last:
+        return learned_in_rounds(run, section)
     selected = column(rows, "generation", "selected")
     best = [(signed(max(score for _, score in selected)), f"best on the selection {run.episode}s")] if selected else []
     mean, spread = column(rows, "generation", "mean"), dict(column(rows, "generation", "std"))
@@ -351,15 +353,47 @@ def controller(run: Run) -> Section:
             line_chart("The mean driver, dreamed and real", "generation", dreams) if dreams[0].points else "",
             line_chart("Step size of the search", "generation", sigma),
         ),
-        films=films(
-            film(
-                run.picture("ctrl", "dream"), ["dreamed", "real"],
-                "What C dreams, and what it then drives, from the start of an episode (ctrl/dream.mp4 is the film).",
-            )
-        ),
+        films=films(dreamed_and_driven(run)),
         remark=f"Selection: every few generations the mean of the search distribution drives {run.episode}s of its "
         "own; its highest score there is the driver that is kept.",
     )  # fmt: skip
+
+
+def learned_in_rounds(run: Run, section: Section) -> Section:
+    """A C that learned in the dream (`train-in-dream`): what the dream promised beside what was paid."""
+    rows, last = run.ctrl, run.ctrl[-1]
+    selected = column(rows, "generation", "selected")
+    best = [(signed(max(score for _, score in selected)), f"best on the selection {run.episode}s")] if selected else []
+    laps = [
+        Line("mean", column(rows, "generation", "mean"), "c"), Line("selection", selected, "ink", dots_only=True),
+    ]  # fmt: skip
+    short, far = (
+        [Line(name, column(rows, "generation", name), css) for name, css in zip(pair, ("m", "ink"), strict=True)]
+        for pair in (("dreamed", "real"), ("promised", "paid"))
+    )
+    return replace(
+        section,
+        intro="A linear layer turns z and h into the action. It climbs the reward of short dreams and learns from "
+        "nothing else: what the road pays teaches M.",
+        missing=None,
+        facts=facts(last, ("generation", "rounds")) + best
+        + facts(last, ("env_steps", "environment steps"), ("dream_steps", "steps in the dream"))
+        + pace(last, "steps_per_second", "steps/s"),
+        charts=charts(
+            line_chart(f"Whole {run.episode}s of C and candidates close to it", "round", laps),
+            line_chart("Reward of a dream, and of the same steps on the road", "round", short),
+            line_chart("The same with what comes after", "round", far),
+        ),
+        films=films(dreamed_and_driven(run)),
+        remark=f"Selection: every few rounds the average of C over the last of them drives {run.episode}s of its own; "
+        "its highest score there is the driver that is kept.",
+    )  # fmt: skip
+
+
+def dreamed_and_driven(run: Run) -> Film | None:
+    """A dream of C beside what it then drives."""
+    caption = "What C dreams, and what it then drives, from the start of an episode (ctrl/dream.mp4 is the film)."
+    return film(run.picture("ctrl", "dream"), ["dreamed", "real"], caption)
 
 
 def evaluation(run: Run) -> Section | None:

@@ -1,6 +1,7 @@
 """C learns in the dream: it climbs M's own gradient, and is carried over when M has learned something new.
 
-Shapes: D dreams side by side, S states, Z latent, H hidden, A action, O outputs, F features of C, n parameters of C.
+Shapes: D dreams side by side, S states, Z latent, H hidden, A action, O outputs, F features of C, n parameters of C,
+P Cs.
 
 A dream is short, and M's value of its last state stands for all that would come after it. Long dreams are where C finds
 what M gets wrong (docs/dream.md).
@@ -60,15 +61,20 @@ class Dreamer:
         return paid, value
 
     def climb(
-        self, parameters: np.ndarray, starts: Starts, dreams: int, rate: float, draw: torch.Generator
+        self, parameters: np.ndarray, starts: Starts, dreams: int, rate: float, spread: float, draw: torch.Generator
     ) -> tuple[np.ndarray, float]:
-        """C's parameters (n,) after a step of Adam for every `dreams` starts, and the last dreams' reward a step."""
+        """C's parameters (n,) after a step of Adam for every `dreams` starts, and the last dreams' reward a step.
+
+        In each dream another candidate drives, its weights `spread` away from C's: what only just succeeds is not worth
+        much among neighbours that fail.
+        """
         weights = torch.tensor(parameters, dtype=torch.float32, requires_grad=True)
         optimizer = torch.optim.Adam([weights], rate)
         reward = 0.0
         for first in range(0, len(starts.z), dreams):
             part = Starts(*(x[first : first + dreams] for x in vars(starts).values()))
-            paid, value = self.dream(weights.expand(len(part.z), -1), part, draw)
+            noise = torch.randn(len(part.z), len(weights), generator=draw)
+            paid, value = self.dream(weights + spread * noise, part, draw)
             optimizer.zero_grad()
             (-(paid + value).mean()).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_([weights], LONGEST)
@@ -105,7 +111,8 @@ class Dreamer:
         real = torch.stack([episodes[i].rewards[t : t + self.horizon].sum() for i, t in probes])
         rest = torch.stack([after[i][t + self.horizon - 1] for i, t in probes])
         sums = {"dreamed": dreamed, "real": real, "promised": dreamed + value, "paid": real + rest}
-        return {name: float(sum_.mean()) for name, sum_ in sums.items()}
+        corr = float(torch.corrcoef(torch.stack([dreamed + value, real + rest]))[0, 1])
+        return {name: float(sum_.mean()) for name, sum_ in sums.items()} | {"corr": corr}
 
 
 def straight(actions: Actions, raw: Tensor) -> Tensor:
@@ -121,16 +128,18 @@ def straight(actions: Actions, raw: Tensor) -> Tensor:
 def carry_over(
     controller: Controller, parameters: np.ndarray, before: MDRNN, after: MDRNN, episodes: list[Latents]
 ) -> np.ndarray:
-    """C's parameters (n,) for the h of M as it is `after` training: in the states of `episodes` C puts out what it did.
+    """Parameters of Cs (P, n) for the h of M as it is `after` training: in the states of `episodes` each of them puts
+    out what it did.
 
     Training gives the numbers in h another meaning. Least squares, with a ridge toward the old weights.
     """
     old, new = (seen_with(mdrnn, episodes) for mdrnn in (before, after))  # (S, F + 1)
-    size = controller.outputs * controller.features
-    weights = np.column_stack([parameters[:size].reshape(controller.outputs, -1), parameters[size:]])  # (O, F + 1)
+    count, size = len(parameters), controller.outputs * controller.features
+    matrices, biases = parameters[:, :size], parameters[:, size:]
+    weights = np.column_stack([matrices.reshape(-1, controller.features), biases.ravel()])  # (P · O, F + 1)
     rest = old @ weights.T - new @ weights.T
     weights += np.linalg.solve(new.T @ new + RIDGE * len(new) * np.eye(new.shape[1]), new.T @ rest).T
-    return np.concatenate([weights[:, :-1].ravel(), weights[:, -1]])
+    return np.column_stack([weights[:, :-1].reshape(count, -1), weights[:, -1].reshape(count, -1)])
 
 
 @torch.no_grad()

@@ -44,11 +44,11 @@ OVERNIGHT = Run(
 
 DREAM = Run(
     collect=LAPTOP.collect,
-    vae=dataclasses.replace(LAPTOP.vae, epochs=1, learning_rate=1e-3, free_bits=0.5),
+    vae=dataclasses.replace(LAPTOP.vae, z_size=16, learning_rate=1e-3, free_bits=1.0),
     mdrnn=dataclasses.replace(
-        LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.997, hidden_size=128, gaussians=3
+        LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.99, hidden_size=128, gaussians=3
     ),
-    dream=Dreaming(start="anywhere"),
+    dream=Dreaming(start="anywhere", rounds=60, select_every=15),
     evaluate=LAPTOP.evaluate,
 )
 """Two cores, no GPU: C learns in the dream alone."""
