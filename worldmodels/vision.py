@@ -51,11 +51,11 @@ class VAE(nn.Module):
             self.dense: 1, self.deconv1: 2, self.deconv2: 2, self.deconv3: 2, self.deconv4: 1,
         }  # fmt: skip
         for layer, gain in gains.items():
-            places = layer.weight[0, 0].numel()
-            summed = layer.weight[0].numel()
+            weight = layer.get_parameter("weight")
+            summed: float = weight[0].numel()
             if isinstance(layer, nn.ConvTranspose2d):
-                summed = len(layer.weight) * (1 if layer is self.deconv1 else places / 4)
-            nn.init.normal_(layer.weight, std=(gain / summed) ** 0.5)
+                summed = len(weight) * (1 if layer is self.deconv1 else weight[0, 0].numel() / 4)
+            nn.init.normal_(weight, std=(gain / summed) ** 0.5)
             nn.init.zeros_(layer.get_parameter("bias"))
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
