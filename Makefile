@@ -3,7 +3,7 @@ PYTHON ?= python3
 LOGDIR ?= exp_dir
 PRESET ?= laptop
 BIN := .venv/bin
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile  # the files of tests on the cores
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal  # tests on the cores, each file mostly on one of them
 
 .PHONY: run test test-slow test-cluster lint bench conformance conformance-sample bounds test-lowest dist package clean
 

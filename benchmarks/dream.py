@@ -4,7 +4,8 @@
 
 The car's M of 256 units with a reward head (Z 32, K 5) and C of 867 parameters, or Take Cover's M of 512 (Z 64) and C
 of 1,088, one candidate for every four lanes; no dream ends. `plain` is the same step in PyTorch operations, noise and
-C's batched product included; `floor` multiplies M's matrices and does nothing else; `real` drives our simulator, or
+C's batched product included; `floor` multiplies M's matrices and does nothing else; `bfloat16`
+is ours with products in it, where the processor has it; `real` drives our simulator, or
 Doom at 320×240, with V, M and C. The columns take turns, so that what else the machine does
 meets all of them; a line has the best turn of each, and in brackets the median of steps per second of processor time.
 """
@@ -20,11 +21,13 @@ import torch
 from worldmodels import envs
 from worldmodels.agent import Agent, Eyes
 from worldmodels.controller import Controller
-from worldmodels.dream import Dreams, DreamStep, Population
+from worldmodels.dream import DreamStep
 from worldmodels.envs import CARRACING, TAKECOVER, Actions, World
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
 from worldmodels.vision import VAE
+from worldmodels.workers.places import choose_bfloat16
 
 LANES = (64, 256, 1024)
 PLAY = 20  # steps of one call
@@ -71,10 +74,10 @@ def plain(paper: Sizes, lanes: int) -> Iterator[int]:
             yield lanes * PLAY
 
 
-def ours(paper: Sizes, lanes: int, threads: int) -> Iterator[int]:
+def ours(paper: Sizes, lanes: int, threads: int, dtype: torch.dtype = torch.float32) -> Iterator[int]:
     """`Dreams.play`."""
     mdrnn, controller = paper.mdrnn, paper.controller
-    dreams = Dreams(mdrnn, lanes, threads=threads)
+    dreams = Dreams(mdrnn, lanes, threads=threads, dtype=dtype)
     parameters = np.random.default_rng(0).normal(0, 0.1, (lanes // 4, controller.size))
     act = Population(dreams, controller, parameters, np.arange(lanes) // 4, paper.actions)
     z = np.random.default_rng(1).standard_normal((lanes, mdrnn.z_size), dtype=np.float32)
@@ -144,6 +147,8 @@ def main() -> None:
                 "ours": ours(paper, lanes, threads),
                 "floor": floor(paper.mdrnn, lanes),
             }
+            if choose_bfloat16("auto", torch.device("cpu")):
+                columns["bfloat16"] = ours(paper, lanes, threads, torch.bfloat16)
             if lanes == LANES[0]:
                 columns["real"] = real(paper, threads)
             measured = rates(columns, arguments.seconds, arguments.repeats)

@@ -19,9 +19,10 @@ from worldmodels.agent import Agent, Eyes
 from worldmodels.controller import Controller
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.latents import encode_rollout
-from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs.seeds import SELECTION
 from worldmodels.evolution import strategies
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.rollout import Episode, drive
 from worldmodels.runs import checkpoint
 from worldmodels.show.pictures import labelled, write_png

@@ -25,8 +25,8 @@ from worldmodels.agent import Agent, Eyes
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import load_frames, save_rollout
 from worldmodels.data.latents import Latents, Sequences, encode_dataset
-from worldmodels.dream import Dreams, Population
 from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.memory import mixture_nll
 from worldmodels.playground import site
 from worldmodels.playground.starts import choose, recordings

@@ -14,8 +14,16 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the commands that tests start
 
+from tests.helpers import compiled
+
 if find_spec("Box2D") is None:
     collect_ignore = [f"envs/test_{name}.py" for name in ("conformance", "options", "physics", "render", "track")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before processes that run tests side by side are started, of which each would compile the simulator."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        compiled.fill_cache()
 
 
 @contextmanager

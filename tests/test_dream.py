@@ -7,9 +7,10 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from worldmodels.controller import Controller
-from worldmodels.dream import BLOCK, Dreams, DreamStep, Population, Starts, continuation, noise
+from worldmodels.dream import DreamStep, Starts, continuation
 from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
+from worldmodels.fast_dream import BLOCK, Dreams, Population, noise
 from worldmodels.memory import MDRNN
 
 KINDS = [

@@ -17,6 +17,7 @@ from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import settings as config
+from worldmodels.runs import stages as plan
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.presets.carracing import SMOKE
 from worldmodels.vision import VAE
@@ -78,7 +79,7 @@ def test_the_whole_pipeline(tmp_path: Path) -> None:
     assert [len(logs.read(logdir / stage / "metrics.jsonl")) for stage in ("vae", "mdrnn", "ctrl")] == [2, 2, 2]
     _, meta = checkpoint.load(logdir / "vae" / "last.safetensors")
     assert meta["loop"]["epoch"] == 2
-    train_vae.main(replace(config.stages(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
+    train_vae.main(replace(plan.stages(cfg).vae, epochs=3))  # V goes on, its moments back on the GPU
     assert len(logs.read(logdir / "vae" / "metrics.jsonl")) == 3
     assert (logdir / "evaluation.json").exists() and (logdir / "report.html").exists()
 
@@ -86,7 +87,7 @@ def test_the_whole_pipeline(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_v_as_one_does(tmp_path: Path) -> None:
     """NCCL: a process per GPU; the sums are added in the same order in one process with as many micro-batches."""
-    stages = config.stages(replace(SMOKE, logdir=str(tmp_path / "run"), device="cuda"))
+    stages = plan.stages(replace(SMOKE, logdir=str(tmp_path / "run"), device="cuda"))
     collect.main(stages.collect)
     one = replace(stages.vae, logdir=str(tmp_path / "one"), micro_batches=2)
     train_vae.main(one)

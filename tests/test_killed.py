@@ -15,7 +15,8 @@ import torch
 
 from tests.helpers.toy import TOY
 from worldmodels.commands import collect, evaluate, train_controller, train_mdrnn, train_vae
-from worldmodels.runs import checkpoint, metrics, settings
+from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs import stages as plan
 from worldmodels.runs.files import read_json
 from worldmodels.runs.presets.carracing import SMOKE
 
@@ -33,7 +34,7 @@ def stages(logdir: Path) -> dict[str, Callable[[], None]]:
         controller=replace(SMOKE.controller, max_workers=1, epochs=3),
         evaluate=replace(SMOKE.evaluate, episodes=2, max_workers=1, video=False),
     )  # fmt: skip
-    todo = settings.stages(cfg)
+    todo = plan.stages(cfg)
     return {
         "collect": lambda: collect.main(todo.collect),
         "train-vae": lambda: train_vae.main(todo.vae),

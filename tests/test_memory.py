@@ -135,6 +135,104 @@ def test_deaths_weigh_ten_times_and_the_end_is_not_divided_by_z() -> None:
     torch.testing.assert_close(loss, metrics["nll"] + metrics["reward"] / 32 + metrics["terminal"])
 
 
+def test_the_loss_is_a_mean_over_the_steps_that_exist_and_holds_no_graph() -> None:
+    """One step of five, which counts in full; none, which is no error."""
+    torch.manual_seed(0)
+    memory = MDRNN(4, 2, 8, include_reward=True, include_terminal=True, discount=0.5)
+    z, action, reward = torch.randn(1, 5, 4), torch.randn(1, 5, 2), torch.randn(1, 5)
+    value, terminal, mask = torch.randn(1, 5), torch.zeros(1, 5), torch.zeros(1, 5)
+    prediction, _ = memory(z, action)
+    loss, metrics = mdrnn_loss(prediction, z, reward, terminal, mask, value=value)
+    assert loss == 0 and loss.requires_grad and not any(part.requires_grad for part in metrics.values())
+    mask[0, 1] = 1
+    loss, metrics = mdrnn_loss(prediction, z, reward, terminal, mask, value=value)
+    torch.testing.assert_close(metrics["nll"], mixture_nll(prediction, z)[0, 1].detach())
+    torch.testing.assert_close(metrics["value"], (prediction.value - value)[0, 1].detach() ** 2)
+    torch.testing.assert_close(metrics["loss"], loss.detach())
+
+
+def test_the_value_counts_in_full_by_its_own_scale_and_only_where_it_is_known() -> None:
+    torch.manual_seed(0)
+    memory = MDRNN(4, 2, 8, discount=0.75, reward_scale=2.0)
+    assert memory.value_scale == 8.0
+    z, value, mask = torch.randn(2, 3, 4), torch.randn(2, 3) * 8, torch.tensor([[1.0, 1, 1], [1, 0, 0]])
+    prediction, _ = memory(z, torch.randn(2, 3, 2))
+    nothing = torch.zeros(2, 3)
+    loss, metrics = mdrnn_loss(prediction, z, nothing, nothing, mask, 2.0, value, memory.value_scale)
+    torch.testing.assert_close(metrics["value"], (((prediction.value - value) / 8) ** 2 * mask).sum().detach() / 4)
+    torch.testing.assert_close(loss, metrics["nll"] + metrics["value"])
+    assert mdrnn_loss(prediction, z, nothing, nothing, mask)[1].keys() == {"loss", "nll"}, "no value is known"
+    plain, _ = MDRNN(4, 2, 8)(z, torch.randn(2, 3, 2))
+    assert mdrnn_loss(plain, z, nothing, nothing, mask, value=value)[1].keys() == {"loss", "nll"}, "none is predicted"
+
+
+@pytest.mark.parametrize("reward", [False, True])
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("value", [False, True])
+def test_each_head_has_its_row(reward: bool, terminal: bool, value: bool) -> None:
+    """Of [mixture, reward, end, value], as many as there are, in this order; reward and value in their units."""
+    heads = [2.0] * reward + [3.0] * terminal + [5.0] * value
+    memory = MDRNN(4, 2, 8, 3, include_reward=reward, include_terminal=terminal, discount=0.5 * value, reward_scale=10)
+    with torch.no_grad():
+        memory.head.weight.zero_()
+        memory.head.bias.copy_(torch.tensor([*range(4 * 3), *range(100, 112), *[-9.0] * 6, *[9.0] * 6, *heads]))
+    said = memory.predict(torch.zeros(2, 8))
+    assert said.logits[0].tolist() == [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(4)]
+    assert (said.mean - said.logits == 100).all() and said.log_sigma[0].flatten().tolist() == [-6.0] * 6 + [4.0] * 6
+    for number, expected in (
+        (said.reward, 20.0 * reward),
+        (said.terminal, 3.0 * terminal),
+        (said.value, 100.0 * value),
+    ):
+        assert (number is None) == (not expected) and (number is None or number.tolist() == [expected] * 2)
+
+
+def test_a_sequence_goes_on_from_a_state() -> None:
+    torch.manual_seed(0)
+    memory, z, action = MDRNN(4, 2, 8), torch.randn(3, 5, 4), torch.randn(3, 5, 2)
+    whole, h = memory(z, action)
+    state = memory.initial_state(3)
+    assert state[0].data_ptr() != state[1].data_ptr(), "written to one at a time"
+    for t in range(2):
+        state = memory.step(z[:, t], action[:, t], state)
+    rest, later = memory(z[:, 2:], action[:, 2:], state)
+    torch.testing.assert_close(later, h[:, 2:])
+    torch.testing.assert_close(rest.mean, whole.mean[:, 2:])
+
+
+def test_the_paper_s_lstm_has_one_bias_and_the_port_s_two() -> None:
+    paper, port = (MDRNN(mixture=mixture).lstm.get_parameter("bias_hh_l0") for mixture in ("dimension", "shared"))
+    assert not paper.any() and not paper.requires_grad and port.all() and port.requires_grad
+
+
+def test_a_gaussian_of_no_weight_is_never_chosen() -> None:
+    """Not even by the lowest number."""
+    logits, mean = torch.tensor([[[-torch.inf, 0.0, -torch.inf]]]), torch.tensor([[[1.0, 2.0, 3.0]]])
+    prediction = Prediction(logits, mean, torch.zeros(1, 1, 3), None, None)
+    for uniform in (0.0, 1 - 2**-24):
+        assert sample(prediction, 1.0, torch.tensor([[uniform]]), torch.zeros(1, 1)).item() == 2.0
+
+
+def test_each_z_has_its_own_noise_and_each_row_of_a_shared_mixture_its_first_number() -> None:
+    torch.manual_seed(0)
+    mean, normal, uniform = torch.arange(12.0).reshape(1, 4, 3).expand(5, 4, 3), torch.randn(5, 4), torch.rand(5, 4)
+    for rows in (4, 1):
+        z = sample(
+            Prediction(torch.zeros(5, rows, 3), mean, torch.full((5, 4, 3), 0.5), None, None), 0.25, uniform, normal
+        )
+        chosen = (uniform * 3).floor().long()[:, :rows].expand(5, 4)
+        expected = mean.gather(-1, chosen[..., None])[..., 0] + 0.5 * np.exp(0.5) * normal
+        torch.testing.assert_close(z, expected)
+
+
+def test_what_pays() -> None:
+    """A reward head, or steps that pay where M knows the end."""
+    assert [
+        MDRNN(4, 1, 8, include_reward=reward, include_terminal=terminal, step_reward=step).pays
+        for reward, terminal, step in ((0, 0, 0.0), (1, 0, 0.0), (0, 1, 0.0), (0, 0, 1.0), (0, 1, 1.0))
+    ] == [False, True, False, False, True]
+
+
 def test_the_reward_is_predicted_in_the_environment_s_units() -> None:
     torch.manual_seed(0)
     memory, h = MDRNN(include_reward=True, reward_scale=1.0), torch.randn(4, 256)

@@ -35,22 +35,21 @@ names = functools.partial(pytest.mark.parametrize, "path", ids=lambda path: str(
 def test_every_command_is_understood(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in commands(path):
-        understand([PLACEHOLDERS.get(word, word) for word in words])
+        understand(tuple(PLACEHOLDERS.get(word, word) for word in words))
 
 
-def understand(words: list[str]) -> None:
+@functools.cache
+def understand(words: tuple[str, ...]) -> None:
     """Fail unless the program, its command and each of its flags exist."""
-    if "=" in words[0]:
-        words = words[1:]
-    match words:
+    match words[1:] if "=" in words[0] else words:
         case ["worldmodels" | ".venv/bin/worldmodels", command, *flags]:
             if command not in (*cli.COMMANDS, "COMMAND", "help", "--version"):
                 pytest.fail(f"no command: {words}")
             if command in cli.COMMANDS and "--help" not in flags:
-                parse(command, flags)
+                parse(command, list(flags))
         case ["python", script, *flags] if script in SCRIPTS:
             assert (ROOT / script).exists()
-            parse(SCRIPTS[script], flags)
+            parse(SCRIPTS[script], list(flags))
         case ["python", script, *_] if script.startswith("examples/"):
             assert (ROOT / script).exists()
         case ["python", "-m", module, *_]:
@@ -68,7 +67,7 @@ def understand(words: list[str]) -> None:
         case ["source", where]:
             assert where == ".venv/bin/activate"
         case ["torchrun", "--nproc-per-node", _, "-m", "worldmodels", *rest]:
-            understand(["worldmodels", *rest])
+            understand(("worldmodels", *rest))
         case ["ray", *_] | ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
             pass  # other people's programs
         case _:

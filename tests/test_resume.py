@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.toy import TOY
+from worldmodels import cli
 from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 
@@ -30,21 +31,16 @@ SIZES = [
 ]  # fmt: skip
 
 
+def command(logdir: Path) -> list[str]:
+    return ["run", "--preset", "smoke", "--env", TOY, "--logdir", str(logdir), *SIZES]
+
+
 def start(logdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "worldmodels", "run", "--preset", "smoke", "--env", TOY, "--logdir", str(logdir)]
+    """The command in a process and a process group of its own."""
     return subprocess.Popen(
-        [*command, *SIZES],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> None:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+        [sys.executable, "-m", "worldmodels", *command(logdir)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
 
 
 def files_that_count(logdir: Path) -> dict[str, object]:
@@ -85,9 +81,9 @@ def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> tuple[Path, float]:
-    """A whole run, and the seconds it took."""
+    """A whole run, in this process, and the seconds it took."""
     logdir, began = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
-    finish(start(logdir))
+    cli.main(command(logdir))
     return logdir, time.monotonic() - began
 
 
@@ -104,7 +100,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path) -> Non
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert kill or not (broken / "evaluation.json").exists(), "the first kill came too late to test anything"
-    finish(start(broken))
+    cli.main(command(broken))
     results = files_that_count(whole)
     stages = {f"{stage}/{kind}.safetensors" for stage in ("vae", "mdrnn", "ctrl") for kind in ("best", "last")}
     others = {"evaluation.json", "report.html", "rollouts/metrics.jsonl", "evaluation/metrics.jsonl"}
@@ -117,9 +113,8 @@ def test_noreload_starts_one_stage_over_and_leaves_the_others(uninterrupted, tmp
     logdir = tmp_path / "run"
     shutil.copytree(uninterrupted[0], logdir)
     before = files_that_count(logdir)
-    command = [sys.executable, "-m", "worldmodels", "train-mdrnn", "--logdir", str(logdir), "--noreload"]
-    command += ["--epochs", "1", "--rootdir", str(logdir / "rollouts"), "--test-fraction", "0.34", "--batch-size", "2"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    again = ["train-mdrnn", "--logdir", str(logdir), "--noreload", "--epochs", "1", "--test-fraction", "0.34"]
+    cli.main([*again, "--rootdir", str(logdir / "rollouts"), "--batch-size", "2"])
     after = files_that_count(logdir)
     changed = {name for name in before if name.startswith(("vae/", "ctrl/", "rollouts/"))}
     assert_same({k: before[k] for k in changed}, {k: after[k] for k in changed})

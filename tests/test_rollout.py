@@ -1,8 +1,11 @@
 """The loop: every episode once, each by its own candidate, whatever the number of lanes."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +15,7 @@ from worldmodels.envs import World
 from worldmodels.envs.frames import area_weights, as_frames
 from worldmodels.envs.seeds import DEVELOPMENT, HELD_OUT, SELECTION, training_seeds
 from worldmodels.errors import UserError
-from worldmodels.rollout import Episode, GiveUp, drive, ending
+from worldmodels.rollout import Episode, GiveUp, Rollout, drive, ending
 
 
 class Steady:
@@ -173,6 +176,101 @@ def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -
     kind = envs.actions_for(World(TOY), env.single_action_space)
     scores, lengths = drive(env, kind, Steady(), EPISODES[:1], give_up=GiveUp(after=4, horizon=18))
     assert scores.tolist() == [-9.0] and lengths.tolist() == [4]
+
+
+# ------------------------------------------------------------------------------------------ scripted episodes
+
+
+class Scripted(VectorEnv):
+    """An episode pays what the script of its seed says, and then ends; frames are counted up in one buffer, which is
+    handed out again and again; a lane at rest pays what is no number."""
+
+    spec = None
+
+    def __init__(self, lanes: int, scripts: dict[int, list[float]]):
+        self.num_envs, self.scripts, self.told = lanes, scripts, list[dict]()
+        self.left: list[list[float]] = [[] for _ in range(lanes)]
+        self.frames = np.zeros((lanes, 64, 64, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.told.append(options)
+        for lane in np.flatnonzero(options["reset_mask"]):
+            self.left[lane], self.frames[lane] = list(self.scripts[seed[lane]]), 10 * lane
+        return self.frames, {}
+
+    def step(self, actions):
+        rewards, over = np.full(self.num_envs, np.nan), np.zeros(self.num_envs, bool)
+        for lane, left in enumerate(self.left):
+            if left:
+                rewards[lane], over[lane] = left.pop(0), not left
+                self.frames[lane] += 1
+        return self.frames, rewards, over, np.zeros(self.num_envs, bool), {}
+
+
+class Counts:
+    """Acts with the number of the call; remembers which lanes it was asked about."""
+
+    def __init__(self):
+        self.asked: list[list[int]] = []
+
+    def begin(self, lanes, episodes) -> None:
+        pass
+
+    def act(self, lanes, frames):
+        self.asked.append(lanes.tolist())
+        return np.full((len(lanes), 1), len(self.asked), np.float32)
+
+
+def scripted(lanes: int, *scripts: list[float], **more) -> tuple[list[float], list[int], Scripted, Counts]:
+    env, policy = Scripted(lanes, dict(enumerate(scripts))), Counts()
+    kind = SimpleNamespace(size=1, to_env=lambda vectors: vectors)
+    scores, lengths = drive(env, kind, policy, [Episode(seed) for seed in range(len(scripts))], **more)
+    return scores.tolist(), lengths.tolist(), env, policy
+
+
+def test_the_rate_of_a_given_up_episode_is_that_since_its_last_reward() -> None:
+    """Given up after 2 steps without a reward, at step 5 of 10: five more at the −2 a step of the last two. The next
+    episode of the lane begins anew, and one that ends in the step in which it would be given up is not."""
+    scores, lengths, *_ = scripted(
+        1, [-9.0, 3.0, 1.0, -1.0, -3.0, 7.0], [-1.0, -1.0, 9.0], [5.0, -1.0, -1.0], give_up=GiveUp(2, horizon=10)
+    )
+    assert lengths == [5, 2, 3]
+    assert scores == [-9 + 3 + 1 - 1 - 3 + 5 * -2.0, -2 + 8 * -1.0, 3.0]
+
+
+def test_every_lane_that_drives_is_asked_and_no_other_and_progress_is_told() -> None:
+    steps: list[int] = []
+    scores, lengths, env, policy = scripted(2, [1.0], [1.0] * 4, [2.0, 2.0], on_step=steps.append, options={"a": 1})
+    assert (scores, lengths) == ([1.0, 4.0, 4.0], [1, 4, 2])
+    assert policy.asked == [[0, 1], [0, 1], [0, 1], [1]] and steps == [2, 2, 2, 1]
+    assert [told["reset_mask"].tolist() for told in env.told] == [[True, True], [True, False]]
+    assert all(told["a"] == 1 for told in env.told)
+
+
+def test_recordings_are_copies_of_what_is_handed_out() -> None:
+    """Also the last frame, and the action vectors, of which there is one buffer for all steps."""
+    rollouts: dict[int, Rollout] = {}
+    scripted(2, [1.0, 2.0], [3.0] * 3, [0.0], on_rollout=rollouts.__setitem__)
+    assert [rollouts[i].frames[:, 0, 0, 0].tolist() for i in range(3)] == [[0, 1, 2], [10, 11, 12, 13], [0, 1]]
+    assert [rollouts[i].actions[:, 0].tolist() for i in range(3)] == [[1, 2], [1, 2, 3], [3]]
+    assert [rollouts[i].rewards.tolist() for i in range(3)] == [[1, 2], [3, 3, 3], [0]]
+    assert all(
+        rollout.terminals.tolist() == [False] * (len(rollout.rewards) - 1) + [True] for rollout in rollouts.values()
+    )
+    assert {x.dtype for r in rollouts.values() for x in (r.actions, r.rewards)} == {np.dtype(np.float32)}
+
+
+def test_a_recording_that_is_given_up_has_no_end() -> None:
+    rollouts: dict[int, Rollout] = {}
+    scripted(1, [0.0] * 9, give_up=GiveUp(3, horizon=9), on_rollout=rollouts.__setitem__)
+    assert rollouts[0].terminals.tolist() == [False] * 3 and len(rollouts[0].frames) == 4
+
+
+def test_the_largest_reward_is_one_that_float32_holds() -> None:
+    most = float(np.finfo(np.float32).max)
+    assert scripted(1, [most])[0] == [most]
+    with pytest.raises(UserError, match="Scripted paid .* at step 1 of the episode with seed 0"):
+        scripted(1, [most * (1 + 1e-7)])
 
 
 class Pays(Toy):

@@ -14,7 +14,7 @@ from typing import Any
 
 from worldmodels import __version__
 from worldmodels.errors import UserError
-from worldmodels.runs import presets, record, settings
+from worldmodels.runs import bounds, presets, record, settings, stages
 from worldmodels.runs.directory import RunDir
 
 COMMANDS: dict[str, tuple[type, str]] = {
@@ -45,7 +45,7 @@ model of the world.
   train-mdrnn        train M on the episodes as V sees them
   train-controller   evolve C
   train-in-dream     let C learn in M's dream, and M from what C tries
-  evaluate           drive held-out tracks with Gymnasium's own frames
+  evaluate           drive held-out tracks or games: the score
   report             write report.html
   play               drive inside the dream yourself, in the browser
   export             the same page for a web host or as one file; or the networks as ONNX
@@ -129,7 +129,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
         config=() if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
-    settings.check(cfg)
+    bounds.check(cfg)
     check_env(getattr(cfg, "env", None), said.env is not None, run)
     return cfg, preset
 
@@ -174,10 +174,12 @@ def preset_config(command: str, preset: str, env_id: str | None) -> Any:
     if command == "run":
         return run
     cls = COMMANDS[command][0]
-    if command not in settings.STAGES:
+    if command not in stages.STAGES:
         return cls()
-    own = vars(getattr(run, settings.STAGES[command]))
-    return cls(**{"env": run.env} | own) if command in ("collect", "train-controller") else cls(**own)
+    own = vars(getattr(run, stages.STAGES[command]))
+    place = {"env": run.env, "rootdir": settings.episodes_of(run.env)}
+    takes = {"collect": ["env"], "train-controller": ["env"], "train-vae": ["rootdir"], "train-mdrnn": ["rootdir"]}
+    return cls(**{name: place[name] for name in takes.get(command, [])} | own)
 
 
 def check_env(env_id: str | None, said: bool, run: RunDir) -> None:

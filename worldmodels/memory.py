@@ -21,6 +21,7 @@ from worldmodels.runs.directory import RunDir
 
 LOG_SIGMA_RANGE = (-6.0, 4.0)  # an unbounded log-sigma has driven the likelihood to 1e22
 END_WEIGHT = 10.0  # weight of the steps that end an episode in the loss of the end (doomrnn, `factor`)
+DEATH_LOGIT = 0.0  # the dream ends above it (paper's code)
 State = tuple[Tensor, Tensor]  # (h, c), each (B, H)
 
 

@@ -10,6 +10,7 @@
 #SBATCH --signal=B:INT@120
 # --constraint: processors of one kind, whatever yours is called, so that all compute the same bits.
 set -euo pipefail
+set -m # else what runs in the background ignores Ctrl-C, and cannot be told to stop
 
 VENV=${VENV:-$HOME/venv}
 LOGDIR=${LOGDIR:-$PWD/exp_dir}
@@ -26,7 +27,11 @@ temporary=$(mktemp -d /tmp/ray.XXXXXX)
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
     ray start --head --block --node-ip-address "$address" --port $PORT --num-cpus "$SLURM_CPUS_PER_TASK" \
     --include-dashboard false --temp-dir "$temporary" &
-until (echo > "/dev/tcp/$address/$PORT") 2> /dev/null; do sleep 1; done
+ray=$!
+until (echo > "/dev/tcp/$address/$PORT") 2> /dev/null; do
+    kill -0 $ray # ends this script if the head does not start
+    sleep 1
+done
 if ((SLURM_JOB_NUM_NODES > 1)); then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
         ray start --block --address "$address:$PORT" --num-cpus "$SLURM_CPUS_PER_TASK" &
@@ -36,4 +41,4 @@ fi
 worldmodels run --preset paper --logdir "$LOGDIR" --ray "$address:$PORT" &
 run=$!
 trap 'kill -INT $run' INT
-wait $run
+wait $run || wait $run # the second time after a signal: until what was finished is kept

@@ -397,7 +397,7 @@ def test_an_agent_s_collection_resumes_to_the_last_bit(tmp_path):
     collect.main(dataclasses.replace(broken, threads=2, rollouts=9))
     for lost in (2, 3, 8):
         collect.rollout_path(tmp_path / "broken", lost).unlink()
-    collect.main(dataclasses.replace(broken, threads=2))
+    collect.main(dataclasses.replace(broken, threads=1))
     files = [collect.rollout_path(tmp_path / "whole", number) for number in range(10)]
     assert sorted((tmp_path / "whole").glob("*.npz")) == files
     for path in files:

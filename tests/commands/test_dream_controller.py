@@ -13,10 +13,11 @@ from tests.helpers.toy import TOY
 from worldmodels import envs, memory
 from worldmodels.commands import report, train_controller
 from worldmodels.controller import Controller
-from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.runs import checkpoint, metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Report, TrainController

@@ -84,7 +84,7 @@ def test_scores_are_those_of_plain_gymnasium(toy_run: Path, tmp_path: Path) -> N
 
     rows = logs.read(tmp_path / "evaluation" / "metrics.jsonl")
     assert rows == [
-        {"track": i, "seed": 6 + i, "score": score, "length": length} for i, (score, length) in enumerate(expected, 1)
+        {"episode": i, "seed": 6 + i, "score": score, "length": length} for i, (score, length) in enumerate(expected, 1)
     ]
     assert_events_are_the_rows(tmp_path / "evaluation")
 
@@ -95,7 +95,7 @@ def assert_events_are_the_rows(folder: Path) -> None:
     assert set(shown.Tags()["scalars"]) == {"score", "length"}
     for name in ("score", "length"):
         points = [(point.step, point.value) for point in shown.Scalars(name)]
-        assert points == [(row["track"], pytest.approx(row[name])) for row in rows]
+        assert points == [(row.get("track", row.get("episode")), pytest.approx(row[name])) for row in rows]
 
 
 def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -144,10 +144,12 @@ def test_statistics_agree_with_numpy() -> None:
     book.key["env"] = CAR
     racing = evaluate.summarise(book, "command")
     assert (racing["lap_rate"], racing["crash_rate"]) == (36 / 37, 1 / 37)
-    assert "laps finished 97.3%, crashes 2.7%" in evaluate.table(racing)
+    table = evaluate.table(racing)
+    assert "laps finished 97.3%, crashes 2.7%" in table and "over 37 tracks of" in table and table.startswith("track │")
     text = evaluate.table(result)
     assert all(f" {score:.1f}" in text for score in scores)
-    assert f"{scores.mean():.1f} ± {np.std(scores, ddof=1):.1f} over 37 tracks of E" in text
+    assert f"{scores.mean():.1f} ± {np.std(scores, ddof=1):.1f} over 37 episodes of E" in text
+    assert text.startswith("episode │")
 
 
 def test_one_track_has_no_spread(toy_run: Path, tmp_path: Path) -> None:

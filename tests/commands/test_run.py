@@ -16,6 +16,7 @@ from worldmodels.errors import UserError
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import record
 from worldmodels.runs import settings as config
+from worldmodels.runs import stages as plan
 from worldmodels.runs.files import alone
 from worldmodels.runs.presets.carracing import SMOKE
 
@@ -153,6 +154,6 @@ def test_two_runs_do_not_share_a_directory(finished: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_stage_speaks_of_the_flags_that_run_has(stage: str, sentence: str, words: str) -> None:
-    settings = getattr(config.stages(config.Run(logdir="a b")), stage)
-    command = next(command for command, field in config.STAGES.items() if field == stage)
+    settings = getattr(plan.stages(config.Run(logdir="a b")), stage)
+    command = next(command for command, field in plan.STAGES.items() if field == stage)
     assert run.in_words_of_run(sentence, command, settings) == words

@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 import worldmodels  # noqa: F401  (registers the environment)
 from conformance.closed_loop import drive
-from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
+from worldmodels.envs.carracing.env import CarRacing
+from worldmodels.envs.carracing.vector_env import CarRacingVectorEnv
 from worldmodels.errors import UserError
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
@@ -60,6 +61,7 @@ def episodes_agree(theirs: gymnasium.Env, ours: gymnasium.Env, policy, seeds: li
     return endings
 
 
+@pytest.mark.slow  # `make conformance-sample` drives one too
 def test_a_driven_lap_equals_gymnasiums():
     endings = episodes_agree(
         gymnasium.make(THEIRS), gymnasium.make(OURS), lambda frame, step: drive(frame), seeds=[3]

@@ -160,10 +160,12 @@ def test_what_once_differed_is_the_same(path):
     assert fuzz.difference(fuzz.Case.read(path)) == ""
 
 
+@pytest.mark.slow  # `make conformance-sample` does it too
 def test_random_use_is_the_same():
     assert fuzz.run(3, seed=1) == []
 
 
+@pytest.mark.slow  # `make conformance-sample` does it too
 def test_faults_are_found_and_shrunk():
     """Negative controls: a tile half a unit off, one bit of one pixel, one random number too many."""
     found = dict(fuzz.controls(seconds=5))

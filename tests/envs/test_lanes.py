@@ -131,6 +131,20 @@ def test_an_image_that_was_not_promised_is_named(image: np.ndarray, monkeypatch:
         Lanes(Told, 1).reset(seed=0)
 
 
+def test_of_an_info_the_lap_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the lane whose episode it ended."""
+    step = Told.step
+    monkeypatch.setattr(Told, "step", lambda self, action: (*step(self, action)[:4], {"other": 1} | self.told_at_edge))
+    monkeypatch.setattr(
+        Told, "told_at_edge", property(lambda self: {"lap_finished": True} if self.at == 40 else {}), raising=False
+    )
+    together = Lanes(make, 3)
+    together.reset(seed=[7, 3, 11], options={"at": 36})
+    *_, infos = together.step(np.array([0, 2, 1]))
+    assert set(infos) == {"lap_finished", "_lap_finished"}
+    assert infos["_lap_finished"].tolist() == [False, True, False] and infos["lap_finished"][1]
+
+
 def test_closing_closes_every_environment() -> None:
     together, closed = Lanes(Told, 3), []
     for env in together.envs:

@@ -15,8 +15,9 @@ from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation
 import worldmodels  # noqa: F401  (registers the environment)
 from conformance.physics import BLANK, lap_driver
 from tests.envs.test_carracing_env import equal, noise_actions
-from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
+from worldmodels.envs.carracing.env import CarRacing
 from worldmodels.envs.carracing.observe import AHEAD_POINTS, AHEAD_TILES, STATE
+from worldmodels.envs.carracing.vector_env import CarRacingVectorEnv
 from worldmodels.errors import UserError
 
 OURS = "worldmodels/CarRacing-v3"

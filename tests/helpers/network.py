@@ -1,9 +1,11 @@
 """Machines on one machine: network namespaces on a switch, so that a node can die, be cut off, or be slow."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 TOKEN = "a token of forty characters for the tests"
@@ -70,14 +72,16 @@ class Machine:
         lines = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in found}
         return [pid for pid, line in lines.items() if line.exists() and text in line.read_text().replace("\0", " ")]
 
-    def kill(self, text: str = "", spare: tuple[int, ...] = ()) -> int:
-        """Kill them; how many there were."""
-        killed = 0
-        for pid in self.processes(text):
-            if pid not in spare:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-        return killed
+    def kill(self, text: str = "") -> int:
+        """Kill them; how many there were. Without a text, until none is left: Ray starts no second head beside one."""
+        killed = set[int]()
+        while left := [pid for pid in self.processes(text) if not text or pid not in killed]:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            killed.update(left)
+            time.sleep(0.1)
+        return len(killed)
 
 
 class Network:

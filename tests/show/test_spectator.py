@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.readme_picture import readme_picture
 from tests.commands.test_evaluate import play
 from tests.helpers.runs import save_agent
 from tests.helpers.toy import Toy
@@ -20,7 +21,7 @@ from worldmodels.show import spectator
 def test_the_readme_picture_shows_the_drive(tmp_path: Path, suffix: str) -> None:
     logdir = save_agent(tmp_path / "run", actions=3)
     picture = tmp_path / "images" / f"drive{suffix}"
-    spectator.readme_picture(logdir, picture, seed=5, first=4, steps=8)
+    readme_picture(logdir, picture, seed=5, first=4, steps=8)
     with Image.open(picture) as animation:
         assert (animation.n_frames, animation.size) == (4, (600, 218))  # type: ignore[attr-defined]
     assert picture.stat().st_size < 3_000_000

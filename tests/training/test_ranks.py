@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tests.training.test_fit import episodes  # noqa: F401  # a fixture
 from worldmodels.commands import train_mdrnn, train_vae
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 from worldmodels.training.ranks import Ranks
@@ -36,10 +37,11 @@ def flags(cfg: TrainVAE | TrainMDRNN) -> list[str]:
             ([f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)]))]  # fmt: skip
 
 
-def torchrun(count: int, command: str, cfg: TrainVAE | TrainMDRNN) -> str:
-    """What torchrun wrote to stderr."""
+def torchrun(count: int, command: str, cfg: TrainVAE | TrainMDRNN, dies_at: int = 0) -> str:
+    """What torchrun wrote to stderr, where it failed; the first process is gone at its `dies_at`-th checkpoint."""
+    program = ["tests.helpers.dies", str(dies_at)] if dies_at else ["worldmodels"]
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m",
-            "worldmodels", command, *flags(cfg)]  # fmt: skip
+            *program, command, *flags(cfg)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment)
     return done.stderr if done.returncode else ""
@@ -79,6 +81,21 @@ def test_any_number_of_processes_trains_and_goes_on_as_one_does(episodes: Path, 
         assert len(one[1]) == 3
         for name in ("two", "four", "mixed"):
             assert left(tmp_path / name, stage) == one, f"{stage} {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [1, 2, 4])
+def test_processes_that_die_within_an_epoch_lose_nothing(episodes: Path, tmp_path: Path, again: int) -> None:  # noqa: F811
+    """V and M: two processes, one of them killed in the second epoch; then `again` of them."""
+    whole, broken = (settings(episodes, tmp_path / name, micro_batches=4) for name in ("whole", "broken"))
+    commands = (("train-vae", train_vae.main, "vae", 9), ("train-mdrnn", train_mdrnn.main, "mdrnn", 4))
+    for (command, main, stage, checkpoint_number), cfg, torn in zip(commands, whole, broken, strict=True):
+        main(cfg)
+        assert "exitcode" in torchrun(2, command, torn, checkpoint_number)
+        _, meta = checkpoint.load(tmp_path / "broken" / stage / "last.safetensors")
+        assert meta["loop"]["epoch"] == 1 and meta["loop"]["batch"] > 0
+        assert torchrun(again, command, torn) == ""
+        assert left(tmp_path / "broken", stage) == left(tmp_path / "whole", stage)
 
 
 class Line(nn.Linear):

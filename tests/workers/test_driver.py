@@ -23,6 +23,7 @@ from worldmodels.workers.pool import open_pool
 
 CAR = "worldmodels/CarRacing-v3"
 SEEDS = (3, 1)
+SAMPLE = ((TOY, 1, 2), (CAR, 4, 2))  # environment, lanes, workers; the other ten are slow
 CREWS = [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 
 
@@ -40,15 +41,19 @@ def scores(tmp_path, env: str, outputs: int, lanes: int, workers: int) -> tuple[
         return fitness(pool, population, SEEDS, Course(max_steps=15), lanes)
 
 
-@pytest.mark.parametrize("workers", CREWS)
-@pytest.mark.parametrize(("env", "outputs"), [(TOY, 3), (CAR, 3)])
-def test_a_crew_scores_as_this_process(tmp_path, env: str, outputs: int, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("env", "lanes", "workers"),
+    [
+        pytest.param(env, lanes, workers, marks=[pytest.mark.slow] * ((env, lanes, workers) not in SAMPLE))
+        for env in (TOY, CAR) for lanes in (1, 4) for workers in (1, 2, 3)
+    ],
+)  # fmt: skip
+def test_a_crew_scores_as_this_process(tmp_path, env: str, lanes: int, workers: int) -> None:
     """To the last bit: however the episodes are shared, every product has as many rows."""
-    for lanes in (1, 4):
-        alone, steps = scores(tmp_path, env, outputs, lanes, 0)
-        assert len(np.unique(alone)) > 1
-        shared, shared_steps = scores(tmp_path, env, outputs, lanes, workers)
-        assert np.array_equal(shared, alone) and shared_steps == steps
+    alone, steps = scores(tmp_path, env, 3, lanes, 0)
+    assert len(np.unique(alone)) > 1
+    shared, shared_steps = scores(tmp_path, env, 3, lanes, workers)
+    assert np.array_equal(shared, alone) and shared_steps == steps
 
 
 @pytest.mark.parametrize("workers", CREWS)
@@ -63,12 +68,16 @@ def test_a_crew_of_random_drivers_leaves_the_same_episodes_to_the_last_bit(worke
         assert outcome.rollouts == shared[index].rollouts and outcome.scores.tolist() == shared[index].scores.tolist()
 
 
+PRECISIONS = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+
+
 @pytest.mark.slow
-def test_whole_laps_are_the_same_to_the_last_bit_on_any_number_of_workers() -> None:
+@PRECISIONS
+def test_whole_laps_are_the_same_to_the_last_bit_on_any_number_of_workers(precision: str) -> None:
     """The driver in the package, episodes of about 900 steps, each of which depends on all before it."""
     world = World(CAR)
     models, parameters = best_of(RunDir.of(pretrained.folder("carracing")), actions_in(world))
-    drivers = Drivers(world, 16, replace(models, sample_z=True))
+    drivers = Drivers(world, 16, replace(models, sample_z=True, precision=precision))
     population = np.stack([parameters, parameters * np.float32(1.01)])
 
     def laps(tracks: int, places: tuple[Place, ...], backend: str, ray: str | None = None) -> np.ndarray:
@@ -84,15 +93,24 @@ def test_whole_laps_are_the_same_to_the_last_bit_on_any_number_of_workers() -> N
         assert np.array_equal(laps(5, crew(1), "auto", ray="local"), alone[:, :5])
 
 
-@pytest.mark.parametrize("workers", [pytest.param(count, marks=pytest.mark.slow) for count in (2, 3, 4)])
-def test_three_generations_are_the_same_on_any_number_of_workers(tmp_path, workers: int) -> None:
-    def evolved(count: int) -> tuple[bytes, list[dict[str, object]]]:
-        logdir = save_agent(tmp_path / f"run{count}", 3, env=TOY)
-        cfg = TrainController(env=TOY, epochs=3, pop_size=5, n_samples=3, seed=2, select_every=1, select_tracks=3)
-        train_controller.main(replace(cfg, logdir=str(logdir), batch_size=8, max_workers=count, device="cpu"))
+@pytest.mark.slow
+@PRECISIONS
+@pytest.mark.parametrize("env", [TOY, CAR])
+def test_three_generations_are_the_same_on_any_number_of_workers(tmp_path, env: str, precision: str) -> None:
+    def evolved(count: int, ray: str | None = None) -> tuple[bytes, list[dict[str, object]]]:
+        logdir = save_agent(tmp_path / f"run{count}{ray}", 3, env=env)
+        cfg = TrainController(env=env, epochs=3, pop_size=5, n_samples=3, seed=2, select_every=1, select_tracks=3,
+                              max_steps=60, batch_size=8, device="cpu", precision=precision)  # fmt: skip
+        train_controller.main(replace(cfg, logdir=str(logdir), max_workers=count, ray=ray))
         rows = metrics.read(logdir / "ctrl" / "metrics.jsonl")
         timed = ("seconds", "steps_per_second")
         plain = [{name: value for name, value in row.items() if name not in timed} for row in rows]
         return (logdir / "ctrl" / "best.safetensors").read_bytes(), plain
 
-    assert evolved(workers) == evolved(1)
+    alone = evolved(1)
+    assert len(alone[1]) == 3
+    for workers in (2, 3, 4):
+        assert evolved(workers) == alone, f"{workers} workers"
+    if importlib.util.find_spec("ray"):
+        for workers in (1, 2, 3):
+            assert evolved(workers, "local") == alone, f"Ray with {workers} workers"

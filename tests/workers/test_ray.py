@@ -16,9 +16,10 @@ import torch
 
 from tests.helpers.runs import H, Z, save_agent
 from tests.helpers.toy import TOY
+from tests.test_resume import assert_same, files_that_count
 from tests.workers.test_pool import Does, always_die, fail, fail_oddly, square_but_die_once
 from worldmodels.cli import main
-from worldmodels.commands import collect, train_controller
+from worldmodels.commands import collect, evaluate, train_controller
 from worldmodels.controller import Controller
 from worldmodels.dream import Starts
 from worldmodels.envs import World, actions_in
@@ -26,8 +27,10 @@ from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.settings import Collect, TrainController, check
+from worldmodels.runs.files import read_json
+from worldmodels.runs.settings import Collect, Evaluate, TrainController
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import Place
@@ -96,13 +99,14 @@ def test_a_cluster_scores_as_this_process(tmp_path: Path, where: str) -> None:
 
 def test_the_commands_leave_the_same_files(tmp_path: Path) -> None:
     logdir = save_agent(tmp_path / "run", 3, env=TOY)
-    for address in (None, "local"):
+    for address, workers in ((None, 1), ("local", 2)):
         folder = tmp_path / str(address)
-        collect.main(Collect(rollouts=5, policy="agent", logdir=str(logdir), rootdir=str(folder), env=TOY, threads=2,
-                             device="cpu", ray=address))  # fmt: skip
-        train_controller.main(TrainController(logdir=str(logdir), env=TOY, epochs=3, pop_size=4, n_samples=2, seed=2,
-                              select_every=1, select_tracks=2, batch_size=3, max_workers=2, device="cpu", noreload=True,
-                              ray=address))  # fmt: skip
+        where = {"logdir": str(logdir), "env": TOY, "device": "cpu", "ray": address}
+        collect.main(Collect(**where, rollouts=5, policy="agent", rootdir=str(folder), threads=workers))
+        train_controller.main(
+            TrainController(**where, max_workers=workers, epochs=3, pop_size=4, n_samples=2, seed=2, select_every=1,
+                            select_tracks=2, batch_size=3, noreload=True)
+        )  # fmt: skip
         shutil.copytree(logdir / "ctrl", folder / "ctrl")
         save_agent(logdir, 3, env=TOY)  # the driver that collects
     here, there = tmp_path / "None", tmp_path / "local"
@@ -114,6 +118,30 @@ def test_the_commands_leave_the_same_files(tmp_path: Path) -> None:
     plain = [[{name: value for name, value in row.items() if name not in timed} for row in found] for found in rows]
     assert plain[0] == plain[1] and len(plain[0]) == 3
     assert (here / "ctrl" / "best.safetensors").read_bytes() == (there / "ctrl" / "best.safetensors").read_bytes()
+
+
+def test_an_evaluation_is_the_same(tmp_path: Path) -> None:
+    logdir = save_agent(tmp_path / "run", 3, env=TOY)
+    found = []
+    for address in (None, "local"):
+        evaluate.main(Evaluate(logdir=str(logdir), env=TOY, episodes=5, max_workers=2, device="cpu", ray=address,
+                               output=str(tmp_path / str(address))))  # fmt: skip
+        result = read_json(tmp_path / str(address) / "evaluation.json")
+        found.append([result[name] for name in ("seeds", "scores", "lengths", "mean", "std")])
+    assert found[0] == found[1] and len(set(found[0][1])) > 1
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_from_the_first_episode_to_the_report(tmp_path: Path) -> None:
+    """Its data, V, M, C and evaluation."""
+    sizes = ["--collect.rollouts", "6", "--collect.policy", "white", "--vae.epochs", "1", "--mdrnn.epochs", "2",
+             "--controller.epochs", "3", "--controller.pop-size", "4", "--controller.n-samples", "2",
+             "--evaluate.episodes", "3"]  # fmt: skip
+    for name, words in (("here", []), ("ray", ["--ray", "local"])):
+        main(["run", "--preset", "smoke", "--env", TOY, "--logdir", str(tmp_path / name), *sizes, *words])
+    here, there = (files_that_count(tmp_path / name) for name in ("here", "ray"))
+    assert_same(here, there)
+    assert (tmp_path / "ray" / "report.html").is_file()
 
 
 def test_a_killed_worker_s_jobs_are_run_again(tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
 from worldmodels.runs import metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically, write_json
 from worldmodels.runs.progress import Pace, machines, progress
-from worldmodels.runs.settings import Collect, check
+from worldmodels.runs.settings import Collect
 from worldmodels.workers.driver import Course, Drivers, Job, best_of
 from worldmodels.workers.places import Place, choose_places, cores
 from worldmodels.workers.pool import Pool, open_pool

@@ -1,4 +1,4 @@
-"""Drive held-out tracks with the trained agent; write evaluation.json, a table, and a video when asked.
+"""Drive held-out episodes with the trained agent; write evaluation.json, a table, and a video when asked.
 
     worldmodels evaluate --logdir exp_dir --episodes 100
     worldmodels evaluate --policy mine.py:policy --episodes 100
@@ -34,10 +34,11 @@ from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, read_json, write_json
 from worldmodels.runs.progress import machines, progress
-from worldmodels.runs.settings import Evaluate, check
+from worldmodels.runs.settings import Evaluate
 from worldmodels.runs.versions import versions
 from worldmodels.show import spectator
 from worldmodels.workers.driver import Course, Drivers, Job, Outcome, best_of
@@ -82,7 +83,8 @@ def main(cfg: Evaluate) -> None:
             watch(cfg, run, book)
         elif not book.missing:
             print(
-                f"{cfg.policy or cfg.logdir} has driven these tracks already: delete {book.path} to drive them again."
+                f"{cfg.policy or cfg.logdir} has driven these {book.episode}s already: "
+                f"delete {book.path} to drive them again."
             )
         else:
             score(cfg, run, book)
@@ -90,7 +92,7 @@ def main(cfg: Evaluate) -> None:
             film(cfg, run, book)
         result = summarise(book, command(cfg))
         written = book.close(result)
-        metrics.write_whole(folder.evaluations, "track", rows(result))
+        metrics.write_whole(folder.evaluations, book.episode, rows(result))
     print(table(result))
     if known := envs.describe(result["env"]).baselines:
         print("Policies without eyes: " + ", ".join(f"{name} {mean:.0f}" for name, mean in known.items()) + ".")
@@ -140,7 +142,7 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
     failed: list[Failed] = []
     with (
         progress(
-            total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit="track"
+            total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit=book.episode
         ) as bar,
         open_pool(setup, places, ray=cfg.ray, most=cfg.max_workers) as pool,
     ):
@@ -190,7 +192,7 @@ def device_of(cfg: Evaluate) -> str:
 
 def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     """Everything that a score depends on besides the seed."""
-    installed = {name: found for name, found in versions().items() if name not in ("commit", "dirty")}
+    installed = {name: found for name, found in versions().items() if name != "commit"}
     device = choose_device(device_of(cfg)).type
     model = run.driver() if cfg.policy is None else Guests(world_of(cfg), cfg.policy, cfg.max_steps).fingerprint()
     return {
@@ -226,6 +228,11 @@ class Book:
                     book.scores |= {seed: Score(*driven) for seed, *driven in rows if driven[0] is not None}
                     book.video = found["video"] or book.video
         return book
+
+    @property
+    def episode(self) -> str:
+        """What an episode is called there."""
+        return envs.describe(self.key["env"]).episode
 
     @property
     def path(self) -> Path:
@@ -275,7 +282,7 @@ class Book:
             there = read_json(self.folder.evaluation)
             says_more = there["max_steps"] is None, there["episodes"]
             if there["model"] == result["model"] and says_more > (result["max_steps"] is None, result["episodes"]):
-                print(f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} tracks.")
+                print(f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} {self.episode}s.")
                 return self.path
         write_json(self.folder.evaluation, result)
         return self.folder.evaluation
@@ -323,15 +330,16 @@ def command(cfg: Evaluate) -> str:
 def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per episode, in order: its number from 1, seed, score and length in steps."""
     driven = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
-    return [{"track": i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(driven, 1)]
+    one = envs.describe(result["env"]).episode
+    return [{one: i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(driven, 1)]
 
 
 def table(result: dict[str, Any], columns: int = 10) -> str:
     """Every score, ten a line, and what they come to."""
-    seeds, scores = result["seeds"], result["scores"]
+    seeds, scores, one = result["seeds"], result["scores"], envs.describe(result["env"]).episode
     columns = min(columns, len(scores))
-    width = max(len(str(seeds[-1])), 5)
-    lines = [f"{'track':>{width}} │" + "".join(f"{f'+{i}':>8}" for i in range(columns))]
+    width = max(len(str(seeds[-1])), len(one))
+    lines = [f"{one:>{width}} │" + "".join(f"{f'+{i}':>8}" for i in range(columns))]
     lines.append("─" * width + "─┼" + "─" * 8 * columns)
     for i in range(0, len(scores), columns):
         row = "".join(f"{score:8.1f}" for score in scores[i : i + columns])
@@ -341,12 +349,13 @@ def table(result: dict[str, Any], columns: int = 10) -> str:
 
 def headline(result: dict[str, Any]) -> str:
     """One line: mean ± standard deviation, how sure that is, and over what."""
-    tracks = f"{result['episodes']} track{'s' if result['episodes'] > 1 else ''} of {result['env']}"
-    tracks += " on Gymnasium's own frames" if result["kwargs"].get("frames") == "exact" else ""
+    one = envs.describe(result["env"]).episode
+    driven = f"{result['episodes']} {one}{'s' if result['episodes'] > 1 else ''} of {result['env']}"
+    driven += " on Gymnasium's own frames" if result["kwargs"].get("frames") == "exact" else ""
     cut = f", cut after {result['max_steps']} steps" if result["max_steps"] else ""
     if result["std"] is None:
-        return f"{result['mean']:.1f} on {tracks}{cut}"
-    spread = f"{result['mean']:.1f} ± {result['std']:.1f} over {tracks}{cut}"
+        return f"{result['mean']:.1f} on {driven}{cut}"
+    spread = f"{result['mean']:.1f} ± {result['std']:.1f} over {driven}{cut}"
     return f"{spread} (standard error {result['stderr']:.1f}, lowest {result['min']:.1f}, highest {result['max']:.1f})"
 
 

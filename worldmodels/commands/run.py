@@ -23,9 +23,11 @@ from worldmodels.commands import (
 )
 from worldmodels.errors import UserError
 from worldmodels.runs import record
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically
-from worldmodels.runs.settings import STAGES, Report, Run, check, previous, stages
+from worldmodels.runs.settings import Report, Run
+from worldmodels.runs.stages import STAGES, previous, stages
 from worldmodels.workers.places import choose_device
 
 Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, its settings
@@ -39,7 +41,12 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
     with alone(run.path, "running the pipeline"):
         earlier = record.known(run).get("run")
         move_to_previous(cfg)
-        scoring: Stage = ("Evaluating on held-out tracks", "evaluate", evaluate.main, stages(cfg).evaluate)
+        scoring: Stage = (
+            f"Evaluating on held-out {envs.describe(cfg.env).episode}s",
+            "evaluate",
+            evaluate.main,
+            stages(cfg).evaluate,
+        )
         todo = [*training(cfg), scoring]
         for number, (title, command, stage, settings) in enumerate(todo, start=1):
             print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")

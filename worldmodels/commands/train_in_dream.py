@@ -32,14 +32,16 @@ from worldmodels.data.latents import TAIL, Latents, Sequences, stored_latents
 from worldmodels.envs import Actions, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
+from worldmodels.evolution.standing import Standing, refuse_other_settings, start_over
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode, GiveUp, drive
 from worldmodels.runs import checkpoint
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
-from worldmodels.runs.settings import TrainInDream, check
+from worldmodels.runs.settings import TrainInDream
 from worldmodels.show.dreamed import film
 from worldmodels.training import quality
 from worldmodels.training.dreaming import Dreamer, carry_over
@@ -218,25 +220,11 @@ def finish(cfg: TrainInDream, run: RunDir, learner: "Learner") -> None:
 
 
 @dataclass
-class Loop:
-    """Where the learning stands; JSON-able. A round counts as a generation."""
+class Loop(Standing):
+    """Where the learning stands; a round counts as a generation, and the first episodes among the real steps."""
 
-    generation: int = 0
-    """Finished rounds."""
-    env_steps: int = 0
-    """Real steps, those of the first episodes and of selection included,"""
-    dream_steps: int = 0
-    """and dreamed ones."""
     resting: int = 0
     """1 where C does not climb in the next round."""
-    best: float | None = None
-    """Highest mean score on the selection tracks."""
-    seconds: float = 0.0
-
-    @property
-    def best_so_far(self) -> str:
-        """For people."""
-        return "not selected yet" if self.best is None else f"{self.best:.1f} on the selection tracks"
 
 
 @dataclass
@@ -289,7 +277,8 @@ class Learner:
         )  # fmt: skip
         learner.loop.env_steps = sum(len(episode.actions) for episode in learner.rounds[0])
         if cfg.noreload:
-            start_over(run)
+            start_over(run.ctrl)
+            shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
         if path.exists():
             learner.resume(run, *checkpoint.load(path))
         mdrnn.look_ahead(discount_of(cfg, learner.first_discount, learner.loop.generation))
@@ -301,12 +290,7 @@ class Learner:
         """Go on from a checkpoint's content."""
         path = run.ctrl / "last.safetensors"
         try:
-            changed = [name for name, value in self.settings.items() if meta["settings"][name] != value]
-            if changed:
-                raise UserError(
-                    f"C in {run.ctrl} was started with other settings ({', '.join(changed)}): "
-                    "use the same ones, another --logdir, or --noreload to start over."
-                )
+            refuse_other_settings(run, self.settings, meta["settings"])
             self.loop = Loop(**meta["dream"])
             self.mdrnn.load_state_dict(checkpoint.unpack("mdrnn", tensors))
             checkpoint.unpack_optimizer(self.optimizer, tensors, 0.0)
@@ -437,12 +421,6 @@ def load_episodes(run: RunDir, number: int) -> list[Latents]:
 def film_of(run: RunDir) -> Path:
     """The last file that is written."""
     return run.ctrl / "dream.mp4"
-
-
-def start_over(run: RunDir) -> None:
-    for old in [*run.ctrl.glob("*.safetensors"), *run.ctrl.glob("events.out.tfevents.*"), run.ctrl / "metrics.jsonl"]:
-        old.unlink(missing_ok=True)
-    shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
 
 
 def refuse(cfg: TrainInDream, pays: bool, discount: float) -> None:

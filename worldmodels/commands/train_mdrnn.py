@@ -12,6 +12,7 @@ good a world it is.
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ from worldmodels.envs import World
 from worldmodels.envs.actions import Box
 from worldmodels.memory import MDRNN, mdrnn_loss
 from worldmodels.runs import checkpoint
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json, write_json
-from worldmodels.runs.settings import TrainMDRNN, check
+from worldmodels.runs.settings import TrainMDRNN
 from worldmodels.show.pictures import DREAM_COLUMNS, DREAM_STRIDE, DREAM_WARM_UP, write_grid
 from worldmodels.training import quality
 from worldmodels.training.fit import Trainee, fit
 from worldmodels.training.ranks import Ranks
+from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
 
@@ -40,29 +43,53 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
     ranks = Ranks(choose_device(cfg.device))
-    device = ranks.device
     run = RunDir.of(cfg.logdir)
-    vae = vision.load(run, device)
+    vae = vision.load(run, ranks.device)
     dataset = open_dataset(cfg.rootdir)
-    train, test = split(dataset, cfg.test_fraction)
+    parts = split(dataset, cfg.test_fraction)
     vae_path = run.trained("vae")
     with ranks.in_turn():
         episodes = encode_dataset(vae, vae_path, dataset, run.latents)
+    train, test = ({path: episodes[path] for path in part.files if path in episodes} for part in parts)
     train_set, test_set = (
-        Sequences(
-            [episodes[path] for path in part.files if path in episodes],
-            cfg.sequence_length,
-            cfg.batch_size,
-            cfg.discount,
-            cfg.include_terminal,
-        )
+        Sequences(list(part.values()), cfg.sequence_length, cfg.batch_size, cfg.discount, cfg.include_terminal)
         for part in (train, test)
     )
+    collection = collection_of(dataset)
+    mdrnn, settings, labels = untrained(cfg, next(iter(episodes.values())), collection)
+    mdrnn = mdrnn.to(ranks.device)
+    mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, ranks.device)
+    precision = "bfloat16" if mdrnn.use_bfloat16 else "float32"
+    trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
 
-    torch.manual_seed(cfg.seed)
+    fit(
+        Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels),
+        cfg,
+        data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
+        cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
+        batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
+        batches_per_epoch=train_set.batches_per_epoch,
+        loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
+        ranks=ranks,
+        test_batches=test_set.in_order,
+        rate_name="transitions_per_second",
+        clip=cfg.clip,
+        after_epoch=None if cfg.nosamples else lambda epoch: picture(run, vae, mdrnn, test, cfg.seed, epoch),
+        begin=begin,
+    )
+
+    if ranks.first and not went_on(run):
+        measure(cfg, run, list(episodes.values()), test_set, collection)
+
+
+def untrained(
+    cfg: TrainMDRNN, episode: Latents, collection: dict[str, Any]
+) -> tuple[MDRNN, dict[str, Any], dict[str, Any]]:
+    """(M for episodes like this one, the settings of its architecture, its labels: the kind of action)."""
     settings: dict[str, Any] = {
-        "z_size": vae.z_size,
-        "action_size": next(iter(episodes.values())).actions.shape[1],
+        "z_size": episode.mean.shape[1],
+        "action_size": episode.actions.shape[1],
         "hidden_size": cfg.hidden_size,
         "gaussians": cfg.gaussians,
         "mixture": cfg.mixture,
@@ -74,44 +101,22 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         **({"dropout": cfg.dropout} if cfg.dropout else {}),
         **({"discount": cfg.discount} if cfg.discount else {}),
     }
-    collection = collection_of(dataset)
     labels = action_labels(collection["env"]) if collection else {}
-    mdrnn = MDRNN(**settings, **labels).to(device)
-    mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, device)
-    precision = "bfloat16" if mdrnn.use_bfloat16 else "float32"
-    trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
-    trainee = Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels)
+    torch.manual_seed(cfg.seed)
+    return MDRNN(**settings, **labels), settings, labels
 
-    def pictures(epoch: int) -> None:
-        path = max((path for path in test.files if path in episodes), key=lambda path: len(episodes[path].actions))
-        z, actions = episodes[path].mean.to(device), episodes[path].actions.to(device)
-        steps = min(DREAM_COLUMNS * DREAM_STRIDE, len(actions))
-        middle = (len(actions) - steps) // 2
-        shown = slice(middle, middle + steps)
-        dreamed = continuation(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=cfg.seed)
-        real = load_rollout(path).frames[shown][::DREAM_STRIDE]
-        rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
-        write_grid(trainee.folder / "samples" / f"dream_{epoch:04d}.png", rows)
 
-    fit(
-        trainee,
-        cfg,
-        data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
-        cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
-        batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
-        batches_per_epoch=train_set.batches_per_epoch,
-        loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
-        ranks=ranks,
-        test_batches=test_set.in_order,
-        rate_name="transitions_per_second",
-        clip=cfg.clip,
-        after_epoch=None if cfg.nosamples else pictures,
-        begin=begin,
-    )
-
-    if ranks.first and not went_on(run):
-        measure(cfg, run, list(episodes.values()), test_set, collection)
+def picture(run: RunDir, vae: VAE, mdrnn: MDRNN, test: dict[Path, Latents], seed: int, epoch: int) -> None:
+    """samples/dream_NNNN.png: the middle of the longest test episode, as it was, as V sees it, and M's dream of it."""
+    path = max(test, key=lambda path: len(test[path].actions))
+    z, actions = test[path].mean.to(mdrnn.device), test[path].actions.to(mdrnn.device)
+    steps = min(DREAM_COLUMNS * DREAM_STRIDE, len(actions))
+    middle = (len(actions) - steps) // 2
+    shown = slice(middle, middle + steps)
+    dreamed = continuation(mdrnn, z[shown], actions[shown], min(DREAM_WARM_UP, steps), seed=seed)
+    real = load_rollout(path).frames[shown][::DREAM_STRIDE]
+    rows = [real, vae.decode(z[shown][::DREAM_STRIDE]), vae.decode(dreamed[::DREAM_STRIDE])]
+    write_grid(run.mdrnn / "samples" / f"dream_{epoch:04d}.png", rows)
 
 
 def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:

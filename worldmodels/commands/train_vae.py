@@ -16,8 +16,9 @@ from torch import Tensor
 
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.frames import frame_batches
+from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.settings import TrainVAE, check
+from worldmodels.runs.settings import TrainVAE
 from worldmodels.show.pictures import write_grid
 from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.training.ranks import Ranks

@@ -96,11 +96,6 @@ def inspect(path: Path) -> Head:
         return head
 
 
-def episode_length(path: Path) -> int:
-    """T of an episode file; raises BadFile."""
-    return inspect(path).length
-
-
 def load_rollout(path: Path, digest: str | None = None) -> Rollout:
     """The episode in a file of either layout, frames as V sees them.
 

@@ -37,7 +37,7 @@ def register() -> None:
         gymnasium.register(
             id=CARRACING,
             entry_point="worldmodels.envs.carracing.env:CarRacing",
-            vector_entry_point="worldmodels.envs.carracing.env:CarRacingVectorEnv",
+            vector_entry_point="worldmodels.envs.carracing.vector_env:CarRacingVectorEnv",
             max_episode_steps=1000,
             reward_threshold=900,
         )

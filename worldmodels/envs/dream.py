@@ -14,16 +14,17 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.utils import EzPickle, seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.utils import EzPickle
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from worldmodels import memory, vision
 from worldmodels import pretrained as shipped
-from worldmodels.dream import Dreams, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs import FRAME_SIZE
+from worldmodels.envs.seeded import SeededLanes
 from worldmodels.errors import UserError
+from worldmodels.fast_dream import Dreams
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 OBSERVATIONS = ("frame", "z", "zh", "zch")
@@ -48,7 +49,7 @@ def action_space(mdrnn: memory.MDRNN, where: str) -> spaces.Box | spaces.Discret
     )
 
 
-class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class DreamVectorEnv(SeededLanes):
     """N dreams of one M; `gymnasium.make_vec("worldmodels/Dream-v0", num_envs=N, run="exp_dir")` makes it.
 
     ## Spaces
@@ -101,7 +102,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
     ):
-        super().__init__()
+        super().__init__(num_envs)
         if (run is None) == (pretrained is None):
             raise UserError('Say whose dream: run="exp_dir" or pretrained="carracing", one of the two.')
         if observation not in OBSERVATIONS:
@@ -125,7 +126,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         threads = torch.get_num_threads() if num_threads is None else num_threads
         self.dreams = Dreams(mdrnn, num_envs, temperature=temperature, threads=threads)
-        self.num_envs, self.horizon, self.observation = num_envs, horizon, observation
+        self.horizon, self.observation = horizon, observation
         self.render_mode, self.copy = render_mode, copy
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
@@ -137,22 +138,9 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             else spaces.Box(-np.inf, np.inf, (width,), np.float32)
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        seeded = [seeding.np_random() for _ in range(num_envs)]
-        self._generators, self._seeds = [g for g, _ in seeded], [s for _, s in seeded]
         self._seen = np.zeros(self.observation_space.shape or (), self.single_observation_space.dtype)
         self._terminated, self._truncated = np.zeros((2, num_envs), np.bool_)
         self._ended = np.zeros(num_envs, np.bool_)  # the dream is over and its lane not yet begun anew
-        self._started = False
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Each lane's generator, as `SyncVectorEnv` gives them."""
-        return tuple(self._generators)
-
-    @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Each lane's seed, as `SyncVectorEnv` gives them."""
-        return tuple(self._seeds)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -163,36 +151,15 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             TypeError, ValueError: a reset mask or seeds of the wrong type or shape (as `SyncVectorEnv`).
             UserError: any other option.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
-        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else seed
-        seeds = [None] * self.num_envs if seeds is None else seeds
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
-        lanes = self._reset_mask(options)
-        for lane in np.flatnonzero(lanes).tolist():
-            if seeds[lane] is not None:
-                self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+        options = dict(options or {})
+        lanes, seeds = self._to_begin(seed, options)
+        if options:
+            raise UserError(f"A dream has no reset option {', '.join(options)}: how it starts is said when it is made.")
+        self._seed(lanes, seeds)
         self._begin(lanes)
         self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
         self._started = True
         return self._observations(), {}
-
-    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
-        """Lanes to reset, bool (N,)."""
-        options = dict(options or {})
-        mask = options.pop("reset_mask", np.ones(self.num_envs, np.bool_))
-        if options:
-            raise UserError(f"A dream has no reset option {', '.join(options)}: how it starts is said when it is made.")
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
-        if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
-                f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}'
-            )
-        if not (self._started or mask.all()):
-            raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
-        return mask
 
     def _begin(self, mask: np.ndarray) -> None:
         """Begin dreams in the lanes of `mask`, each from its own generator, and see them."""
@@ -230,10 +197,7 @@ class DreamVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: actions of another shape, out of the choices, or no numbers.
             UserError: M predicts what is no number.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("step() after close(): make a new environment.")
-        if not self._started:
-            raise ResetNeeded("step() before reset(): reset the environment first.")
+        self._refuse_wrong_order()
         begun = self._ended.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._ended)
         active = ~self._ended
         reward, _ = self.dreams.step(self._vectors(actions))

@@ -60,6 +60,11 @@ class Description:
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"line": NO_OPTIONS})
     """What `--start` may say → the options of `reset`; `line` is the environment's own start."""
 
+    @property
+    def episode(self) -> str:
+        """What people call one."""
+        return "track" if self.laps else "episode"
+
 
 DESCRIPTIONS: dict[str, Description] = {
     d.env_id: d

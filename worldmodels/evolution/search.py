@@ -4,8 +4,16 @@ Shapes: P population, n parameters of C, s numbers searched, F features, D direc
 """
 
 import numpy as np
+import torch
 
+from worldmodels import memory
 from worldmodels.controller import Controller
+from worldmodels.data.latents import stored_latents
+from worldmodels.errors import UserError
+from worldmodels.memory import MDRNN
+from worldmodels.runs.directory import RunDir
+
+WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
 
 
 class Search:
@@ -47,3 +55,28 @@ def whitened_directions(features: np.ndarray, directions: int, outputs: int) -> 
         basis[block, outputs * width + o] = -whitening @ mean  # centre: w · (x − mean)
         basis[outputs * directions + o, outputs * width + o] = 1
     return basis
+
+
+def basis_of(shape: Controller, run: RunDir, directions: int) -> np.ndarray:
+    """The principal directions of what C sees in M's episodes, as `whitened_directions` gives them."""
+    sample = seen_by_c(shape, memory.load(run), run)
+    most = min(shape.features, len(sample) - 1)
+    if directions > most:
+        raise UserError(f"--directions is {directions}: what C sees in M's episodes has {most} at most.")
+    return whitened_directions(sample, directions, shape.outputs)
+
+
+def seen_by_c(shape: Controller, mdrnn: MDRNN, run: RunDir) -> np.ndarray:
+    """A sample of what C sees, float64 (M, F): z and M's state over the episodes that M was trained on."""
+    seen: list[torch.Tensor] = []
+    for episode in stored_latents(run.latents, run.trained("vae")):
+        state, z = mdrnn.initial_state(1), episode.mean
+        for t in range(len(episode.actions)):
+            seen.append(shape.see(z[t : t + 1], state))
+            with torch.no_grad():
+                state = mdrnn.step(z[t : t + 1], episode.actions[t : t + 1], state)
+        if len(seen) >= WHITENING_SAMPLE:
+            break
+    if not seen:
+        raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again first.")
+    return torch.cat(seen).double().numpy()

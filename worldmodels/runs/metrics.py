@@ -32,7 +32,7 @@ class Metrics:
         """
         Args:
             folder: the stage's folder.
-            axis: the column that counts: "epoch", "generation", "rollout" or "track".
+            axis: the column that counts: "epoch", "generation", "rollout", "track" or "episode".
             done: the checkpoint's count; rows above it belong to work that is done again, and are dropped.
         """
         from torch.utils.tensorboard import SummaryWriter  # torch: who only reads metrics does without

@@ -6,28 +6,19 @@ values. What wins: defaults < preset < what the run was asked before < flags. Th
 `--help` answers at once.
 """
 
-import dataclasses
-import importlib.util
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 
-from worldmodels.errors import UserError
+from worldmodels.runs.bounds import Above, Count, OrNone, Seed, Share
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 TAKECOVER = "worldmodels/TakeCover-v0"
-
-Count = Annotated[int, Ge(1), Lt(10**9)]
-OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
-Seed = Annotated[int, Ge(0), Lt(2**63)]
-Above = Annotated[float, Gt(0)]
-Share = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass(frozen=True)
@@ -55,8 +46,8 @@ class Collect(Collection):
     """Drive with a random policy (or a trained agent) and store the episodes."""
 
     rootdir: str | None = None
-    """Folder of the episodes, one compressed .npz file each (None: datasets/carracing; datasets/driven with --policy
-    agent)."""
+    """Folder of the episodes, one compressed .npz file each (None: datasets/ and the environment's name; with --policy
+    agent datasets/driven)."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
     logdir: str = "exp_dir"
@@ -74,36 +65,49 @@ class Collect(Collection):
     @property
     def folder(self) -> Path:
         """`rootdir`."""
-        return Path(self.rootdir or ("datasets/driven" if self.policy == "agent" else "datasets/carracing"))
+        return Path(self.rootdir or ("datasets/driven" if self.policy == "agent" else episodes_of(self.env)))
+
+
+def episodes_of(env_id: str) -> str:
+    """The folder of an environment's episodes where none is said: worldmodels/TakeCover-v0 → datasets/takecover."""
+    name = re.sub(r".*[:/]|-v\d+$", "", env_id)
+    return f"datasets/{name.lower()}"
 
 
 @dataclass(frozen=True)
-class VAETraining:
-    """How V learns."""
+class Training:
+    """What V and M have in common when they learn."""
 
-    nosamples: bool = False
-    """Write no sample and reconstruction pictures."""
     epochs: OrNone = 10
-    """Passes over the training frames; 0 leaves V untrained (an ablation)."""
+    """Passes over the training data; 0 leaves the model untrained (an ablation)."""
     batch_size: Count = 100
-    z_size: Count = 32
-    """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
     learning_rate: Above = 1e-4
-    free_bits: Annotated[float, Ge(0)] = 0.5
-    """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
     test_fraction: Share = 0.1
-    """Share of the episodes held back to measure the loss."""
+    """Share of the episodes held back to measure the loss, the same ones for V and M."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
     """Stop after so many epochs without progress."""
     precision: Precision = "auto"
-    """Arithmetic of the convolutions; auto: bfloat16 on a GPU and on processors that have it, else float32."""
+    """Arithmetic of V's convolutions and of M's LSTM; auto: bfloat16 on a GPU and on processors that have it, else
+    float32."""
     checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
     """Time between checkpoints inside an epoch."""
+    nosamples: bool = False
+    """Write no pictures: V's samples and reconstructions, M's dream beside the real sequence."""
     micro_batches: OrNone = 0
     """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
     processes do not (0: as the training began; a new one, one per process)."""
+
+
+@dataclass(frozen=True)
+class VAETraining(Training):
+    """How V learns."""
+
+    z_size: Count = 32
+    """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
+    free_bits: Annotated[float, Ge(0)] = 0.5
+    """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class TrainVAE(VAETraining):
     logdir: str = "exp_dir"
     """Where the model lives; one that is already there is continued."""
     rootdir: str = "datasets/carracing"
-    """Folder of the episodes."""
+    """Folder of the episodes (with a preset: that of its environment)."""
     noreload: bool = False
     """Start V over."""
     seed: Seed = 0
@@ -121,9 +125,15 @@ class TrainVAE(VAETraining):
 
 
 @dataclass(frozen=True)
-class MDRNNTraining:
+class MDRNNTraining(Training):
     """How M learns."""
 
+    epochs: OrNone = 40
+    """Passes over the training transitions (the paper's 4,000 updates see each of its transitions about 40 times);
+    0 leaves M untrained (an ablation)."""
+    batch_size: Count = 100
+    """Sequences per batch."""
+    learning_rate: Above = 1e-3
     include_reward: bool = False
     """Also predict the reward."""
     include_terminal: bool = False
@@ -143,31 +153,10 @@ class MDRNNTraining:
     hidden_size: Count = 256
     """Numbers in h (paper: 256 for CarRacing, 512 for Take Cover)."""
     gaussians: Count = 5
-    epochs: OrNone = 40
-    """Passes over the training transitions (the paper's 4,000 updates see each of its transitions about 40 times);
-    0 leaves M untrained (an ablation)."""
-    batch_size: Count = 100
-    """Sequences per batch."""
     sequence_length: Count = 1000
     """Steps per sequence; shorter episodes are masked (paper: whole episodes)."""
-    learning_rate: Above = 1e-3
     clip: Above = 1.0
     """Gradients are clipped to ±this, number by number (paper's code)."""
-    test_fraction: Share = 0.1
-    """Share of the episodes held back to measure the loss: the same ones as for V."""
-    patience: OrNone = 5
-    """Halve the learning rate after so many epochs without progress on the test episodes."""
-    stop_after: Count = 30
-    """Stop after so many epochs without progress."""
-    precision: Precision = "auto"
-    """Arithmetic of the LSTM; auto: bfloat16 on a GPU and on processors that have it, else float32."""
-    checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
-    """Time between checkpoints inside an epoch."""
-    nosamples: bool = False
-    """Write no picture of a dream beside the real sequence."""
-    micro_batches: OrNone = 0
-    """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
-    processes do not (0: as the training began; a new one, one per process)."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +166,7 @@ class TrainMDRNN(MDRNNTraining):
     logdir: str = "exp_dir"
     """Where V was trained and M will live; an M that is already there is continued."""
     rootdir: str = "datasets/carracing"
-    """Folder of the episodes."""
+    """Folder of the episodes (with a preset: that of its environment)."""
     noreload: bool = False
     """Start M over."""
     seed: Seed = 0
@@ -277,7 +266,7 @@ class Dreaming:
     """Steps of C in a round."""
     step_size: Above = 3e-3
     """How far a weight of C moves in one of them, about (Adam); falls by 4% each round, to a sixth."""
-    discount: Annotated[float, Gt(0), Lt(1)] = 0.995
+    discount: Share = 0.995
     """Of M's value in the end. M may be trained with a lower one, since what looks less far ahead is learned sooner,"""
     farther: OrNone = 20
     """and comes to look so far in this many rounds."""
@@ -341,7 +330,7 @@ class Evaluation:
     """Where to drive (None: where C was trained; our CarRacing draws Gymnasium's own frames for it, every pixel)."""
     episodes: Count = 100
     seed: Seed = 1_000_000
-    """First track: FIRST … FIRST + episodes − 1. Held-out tracks start at 1,000,000."""
+    """Of the first episode; the others have the seeds that follow. Held-out tracks and games start at 1,000,000."""
     video: bool = False
     """Write an mp4 of the first episode."""
     max_workers: OrNone = 0
@@ -352,7 +341,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluate(Evaluation):
-    """Drive held-out tracks with the trained agent, or any policy; what comes of it is kept in evaluation/."""
+    """Drive held-out episodes with the trained agent, or any policy; what comes of it is kept in evaluation/."""
 
     logdir: str = "exp_dir"
     """The run to evaluate."""
@@ -432,115 +421,3 @@ class Export:
     """A folder, or a file that ends in .html: the whole page in one file."""
     format: Literal["page", "onnx"] = "page"
     """page: the playground; onnx: encoder, decoder, M's step and C for other tools (needs the extra `export`)."""
-
-
-STAGES = {  # command → the field of Run that holds its settings
-    "collect": "collect",
-    "train-vae": "vae",
-    "train-mdrnn": "mdrnn",
-    "train-controller": "controller",
-    "train-in-dream": "dream",
-    "evaluate": "evaluate",
-}
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The commands behind a run, each with everything it is told."""
-
-    collect: Collect
-    vae: TrainVAE
-    mdrnn: TrainMDRNN
-    controller: TrainController
-    dream: TrainInDream
-    evaluate: Evaluate
-
-
-def stages(run: Run) -> Stages:
-    """What `run` tells its stages: its logdir, env, seed and device, and the episodes inside the logdir.
-
-    In a further iteration, `collect` is the collection with the driver of the one before, and V and M read the episodes
-    of both: all that lie below the logdir.
-    """
-    rollouts = f"{run.logdir}/rollouts"
-    place: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
-    learn: dict[str, Any] = {**place, "rootdir": run.logdir if run.iterations > 1 else rollouts, "seed": run.seed}
-    drive: dict[str, Any] = {**place, "ray": run.ray}
-    gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
-    how = run.collect
-    if run.iterations > 1:  # on other tracks than before
-        how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
-    evaluated = run.evaluate if run.evaluate.env else dataclasses.replace(run.evaluate, env=run.env)
-    return Stages(
-        Collect(**vars(how), **gather),
-        TrainVAE(**vars(run.vae), **learn),
-        TrainMDRNN(**vars(run.mdrnn), **learn),
-        TrainController(**vars(run.controller), **drive, env=run.env, seed=run.seed),
-        TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
-        Evaluate(**vars(evaluated), **drive),
-    )
-
-
-def previous(run: Run) -> Run:
-    """The iteration before: a run of its own in <logdir>/previous, whose C evolves for `early_generations`."""
-    return dataclasses.replace(
-        run,
-        logdir=f"{run.logdir}/previous",
-        iterations=run.iterations - 1,
-        controller=dataclasses.replace(run.controller, epochs=run.early_generations),
-    )
-
-
-def check(settings: Any, prefix: str = "") -> None:
-    """UserError for the first number that cannot be, by its flag; nested settings included."""
-    hints = get_type_hints(type(settings), include_extras=True)
-    for name, hint in hints.items():
-        value, flag = getattr(settings, name), f"--{prefix}{name.replace('_', '-')}"
-        if dataclasses.is_dataclass(value):
-            check(value, f"{name}.")
-        elif value is not None:
-            for bound in bounds(hint):
-                check_bound(flag, value, bound)
-            if name in FOLDERS:
-                check_folder(flag, value)
-            if name == "ray":
-                check_cluster(value)
-
-
-FOLDERS = ("logdir", "rootdir", "output")
-
-
-def check_folder(flag: str, value: str) -> None:
-    """UserError for what cannot be a folder."""
-    if value == "":
-        raise UserError(f"{flag} is empty: name a folder.")
-    if value.encode(errors="replace").decode() != value:
-        raise UserError(f"{flag} is {value}, whose name is no UTF-8, which TensorBoard needs: choose another folder.")
-    for path in (Path(value), *Path(value).parents):
-        if path.is_file():
-            raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
-
-
-def check_cluster(address: str) -> None:
-    """UserError for what is no address of a Ray cluster, or without the extra."""
-    if not re.fullmatch(r"auto|local|[^/]+:[0-9]{1,5}", address):
-        raise UserError(f"--ray is {address}: say auto, local, or HOST:PORT of the cluster's head.")
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--ray needs the extra `ray`: pip install 'worldmodels-pytorch[ray]'.")
-
-
-def bounds(hint: Any) -> list[Ge | Gt | Lt]:
-    """The bounds in a field's annotation, also in those of `… | None`."""
-    found = [bound for bound in getattr(hint, "__metadata__", ()) if isinstance(bound, (Ge, Gt, Lt))]
-    return found + [bound for part in getattr(hint, "__args__", ()) for bound in bounds(part)]
-
-
-def check_bound(flag: str, value: Any, bound: Ge | Gt | Lt) -> None:
-    """UserError for a number on the wrong side, and for one that is none."""
-    match bound:
-        case Ge(ge=least) if not least <= value < math.inf:
-            raise UserError(f"{flag} is {value}: it must be at least {least}.")
-        case Gt(gt=limit) if not limit < value < math.inf:
-            raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
-        case Lt(lt=limit) if not value < limit:
-            raise UserError(f"{flag} is {value}: it must be below {limit}.")

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from worldmodels.agent import Agent, Eyes
-from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs import World, make
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs.directory import RunDir
 from worldmodels.show.mp4 import mp4_writer

@@ -84,37 +84,3 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 def write_grid(path: Path, rows: Sequence[np.ndarray]) -> None:
     """Write a PNG of frames, each row uint8 (columns, height, width, 3), one row under the other."""
     write_png(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
-
-
-def write_animation(path: Path, pictures: Sequence[np.ndarray], fps: float, most_bytes: int) -> None:
-    """Write an endless .gif or .webp, atomically; frames are dropped evenly until it is small enough.
-
-    Args:
-        path: ends in .gif or .webp.
-        pictures: at least one.
-        fps: pictures per second, before any is dropped.
-        most_bytes: size it must stay below.
-    """
-    stride = 1
-    while True:
-        kept = [Image.fromarray(picture) for picture in pictures[::stride]]
-        with io.BytesIO() as buffer:
-            _animate(buffer, kept, path.suffix, duration=round(1000 * stride / fps))
-            data = buffer.getvalue()
-        if len(data) < most_bytes or len(kept) == 1:
-            break
-        stride += 1
-    write_atomically(path, data)
-
-
-def _animate(file: io.BytesIO, pictures: list[Image.Image], suffix: str, duration: int) -> None:
-    """Encode an endless animation, `duration` milliseconds per picture."""
-    rest = pictures[1:]
-    if suffix == ".gif":
-        palette = pictures[len(pictures) // 2].quantize(128)
-        pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    else:
-        pictures[0].save(
-            file, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=80, method=4
-        )

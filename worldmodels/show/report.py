@@ -1,4 +1,4 @@
-"""The page of a run: what its files hold → plain values → report.html.j2.
+"""The page of a run: what its files hold (found.py) → plain values → report.html.j2.
 
 A section of the page is a function Run → Section in SECTIONS; the template prints whatever parts a section has.
 """
@@ -6,9 +6,7 @@ A section of the page is a function Run → Section in SECTIONS; the template pr
 import base64
 import io
 import itertools
-import json
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +18,12 @@ from PIL import Image
 
 from worldmodels import __version__
 from worldmodels.envs.seeds import HELD_OUT
-from worldmodels.errors import UserError
-from worldmodels.runs import checkpoint
-from worldmodels.runs.metrics import Row, read
-from worldmodels.runs.settings import STAGES
+from worldmodels.runs.metrics import Row
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
+from worldmodels.show.found import FRAME, Run, data, meta, training_seconds, used
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.training.quality import trusted
 
-FRAME = 64  # pixels: side of a frame
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
 
 
@@ -65,8 +60,6 @@ SCALES = {  # part of the environment's id → what is known of it
         "much; 2,100 tics are a whole game.",
     ),
 }
-NEUTRAL = {"iterations": 1, "sigma_decay": 1.0, "average": 1}  # settings that change nothing at this value
-USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
 
 Fact = tuple[str, str]  # (value, what it is)
 
@@ -89,109 +82,6 @@ def page(logdir: Path, playable: bool = False) -> str:
         glance=glance(run),
         sections=[section(run) for section in SECTIONS],
     )
-
-
-# ------------------------------------------------------------------------------------------- what a run holds
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the files of a run hold; what is missing or damaged is empty."""
-
-    logdir: Path
-    config: dict[str, Any]
-    evaluation: dict[str, Any] | None
-    vae: list[Row]
-    mdrnn: list[Row]
-    ctrl: list[Row]
-
-    @staticmethod
-    def read(logdir: Path) -> "Run":
-        return Run(
-            logdir,
-            read_object(logdir / "config.json"),
-            checked_evaluation(read_object(logdir / "evaluation.json")),
-            read(logdir / "vae" / "metrics.jsonl", "epoch"),
-            read(logdir / "mdrnn" / "metrics.jsonl", "epoch"),
-            read(logdir / "ctrl" / "metrics.jsonl", "generation"),
-        )
-
-    @property
-    def name(self) -> str:
-        return self.logdir.resolve().name
-
-    @property
-    def episode(self) -> str:
-        """What an episode is called there."""
-        asked = self.config.get("run")
-        env = self.evaluation["env"] if self.evaluation else asked.get("env", "") if isinstance(asked, dict) else ""
-        return "track" if "CarRacing" in str(env) else "episode"
-
-    def picture(self, stage: str, name: str) -> Image.Image | None:
-        """The picture samples/`name`_NNNN.png of the stage's latest epoch; None where there is no good one."""
-        paths = (self.logdir / stage / "samples").glob(f"{name}_*.png")
-        latest = max(paths, default=None, key=lambda path: path.stem.rpartition("_")[2].zfill(9))
-        try:
-            picture = Image.open(latest).convert("RGB") if latest else None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None
-        return picture if picture and picture.width >= FRAME and picture.height >= FRAME else None
-
-    def command(self, stage: str, *more: str) -> str:
-        """The command line that runs a stage here."""
-        return shlex.join(["worldmodels", stage, "--logdir", str(self.logdir), *more])
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def checked_evaluation(found: dict[str, Any]) -> dict[str, Any] | None:
-    """An evaluation in which the page finds what it shows; None otherwise."""
-    number = (int, float)
-    needed: dict[str, Any] = {
-        "env": str, "command": str, "episodes": int, "mean": number, "min": number, "max": number,
-        "seeds": list, "scores": list, "lengths": list, "versions": dict,
-    }  # fmt: skip
-    if not all(isinstance(found.get(name), kind) for name, kind in needed.items()):
-        return None
-    columns = [found[name] for name in ("seeds", "scores", "lengths")]
-    whole = len({len(column) for column in columns}) == 1 and all(
-        isinstance(value, number) and math.isfinite(value) for column in columns for value in column
-    )
-    spreads = all(found.get(name) is None or isinstance(found[name], number) for name in ("std", "stderr"))
-    return found if whole and spreads and columns[0] else None
-
-
-@dataclass(frozen=True)
-class Data:
-    """The episodes that V and M learned from."""
-
-    episodes: int
-    steps: int | None
-    """None: nobody counted them."""
-    size: int
-    """bytes"""
-
-
-def data(run: Run) -> Data | None:
-    """Where the episodes of the run lie, they are counted; None where there are none."""
-    whole = run.config.get("run")
-    asked = [run.config.get("train-vae"), whole.get("vae") if isinstance(whole, dict) else None]
-    recorded = [Path(str(found["rootdir"])) for found in asked if isinstance(found, dict) and found.get("rootdir")]
-    places = [place for folder in recorded for place in (run.logdir / folder, folder)]
-    folder = next((place for place in [*places, run.logdir / "rollouts"] if place.is_dir()), None)
-    files = sorted(folder.rglob("*.npz")) if folder else []
-    if not files:
-        return None
-    rows = [row for place in sorted({path.parent for path in files}) for row in read(place / "metrics.jsonl", "length")]
-    steps = sum(int(row["length"] or 0) for row in rows) if len(rows) == len(files) else None
-    return Data(len(files), steps, sum(path.stat().st_size for path in files))
 
 
 # ----------------------------------------------------------------------------------------- the top of the page
@@ -267,15 +157,6 @@ def sizes(run: Run) -> dict[str, str]:
     }  # fmt: skip
 
 
-def meta(folder: Path, name: str) -> dict[str, Any]:
-    """What a stage's best checkpoint says about its model; nothing where it is missing or damaged."""
-    try:
-        found = checkpoint.load(folder / "best.safetensors")[1]
-    except UserError:
-        return {}
-    return found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else {}
-
-
 def glance(run: Run) -> list[Fact]:
     """The size of the data, and how long the models were trained."""
     found, facts = data(run), []
@@ -290,14 +171,6 @@ def glance(run: Run) -> list[Fact]:
         parts = ", ".join(f"{letter} {duration(seconds)}" for letter, seconds in spent.items() if seconds)
         facts.append((duration(sum(spent.values())), f"of training by the clock: {parts}"))
     return facts
-
-
-def training_seconds(run: Run) -> list[tuple[str, float]]:
-    """(model, seconds) of every training, those of the iterations before included."""
-    stages = (("V", run.vae), ("M", run.mdrnn), ("C", run.ctrl))
-    here = [(letter, rows[-1].get("seconds") or 0.0) for letter, rows in stages if rows]
-    before = run.logdir / "previous"
-    return here + (training_seconds(Run.read(before)) if before.is_dir() else [])
 
 
 # ------------------------------------------------------------------------------------------------- sections
@@ -405,7 +278,7 @@ def memory(run: Run) -> Section:
 
 def foresight(run: Run) -> str:
     """How far ahead M foresees rewards, on its own z; nothing where that was not measured."""
-    measured = read_object(run.logdir / "mdrnn" / "quality.json").get("open_loop")
+    measured = run.quality.get("open_loop")
     r2 = measured.get("r2") if isinstance(measured, dict) else None
     if not isinstance(r2, list) or not r2 or not all(isinstance(value, (int, float)) for value in r2):
         return ""
@@ -415,7 +288,7 @@ def foresight(run: Run) -> str:
 
 def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | None:
     """What fixed policies earn in the world and in M's dream; nothing where that was not measured."""
-    measured = read_object(run.logdir / "mdrnn" / "quality.json").get("ranking")
+    measured = run.quality.get("ranking")
     number = (int, float)
     policies = measured.get("policies") if isinstance(measured, dict) else None
     if (
@@ -554,36 +427,6 @@ def settings(run: Run) -> Section | None:
         if groups.get("versions") == groups["versions of the evaluation"]:
             del groups["versions of the evaluation"]
     return Section("Settings and versions", groups=groups) if groups else None
-
-
-def used(run: Run) -> dict[str, dict[str, Any]]:
-    """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not."""
-    whole = run.config.get("run")
-    whole = dict(whole) if isinstance(whole, dict) else {}
-    ran = {"collect": data(run), "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation}
-    again = whole.get("iterations", 1) > 1
-    hidden = {stage for stage, left in ran.items() if whole and not left} | (set() if again else {"again"})
-    stages = {name: whole.pop(name) for name in list(whole) if isinstance(whole[name], dict)}
-    for name, own in run.config.items():  # a command's own entry is the later one
-        if isinstance(own, dict) and name != "run":
-            stages[STAGES.get(name, name)] = own
-    if not again:
-        whole.pop("early_generations", None)
-    whole |= {name: value for name, value in run.config.items() if not isinstance(value, dict)}
-    groups = {"run": mattering(whole)}
-    for name, own in stages.items():
-        said = {} if name == "versions" else groups["run"]
-        groups[name] = mattering({key: value for key, value in own.items() if key not in said or said[key] != value})
-    return {name: group for name, group in groups.items() if group and name not in hidden}
-
-
-def mattering(group: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a group that change something."""
-    return {
-        name: value
-        for name, value in group.items()
-        if NEUTRAL.get(name) != value and (value or (name in USED_AT_ZERO and value == 0 and value is not False))
-    }
 
 
 SECTIONS: tuple[Callable[[Run], Section | None], ...] = (vision, memory, controller, evaluation, settings)

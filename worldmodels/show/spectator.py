@@ -15,17 +15,14 @@ import numpy as np
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory
-from worldmodels.agent import Agent, Eyes, load
-from worldmodels.envs import Lanes, World, actions_in, describe, make_one
-from worldmodels.envs.seeds import HELD_OUT
-from worldmodels.errors import UserError
+from worldmodels.agent import Agent, Eyes
+from worldmodels.envs import Lanes, World, describe, make_one
 from worldmodels.rollout import Episode, drive
 from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer, require_ffmpeg
 from worldmodels.workers.places import limited_threads
 
 VIDEO_FPS = 25  # every second step of CarRacing's 50 per second
-GYMNASIUM_S = World("CarRacing-v3")
 LABELS = ("what V sees", "V's reconstruction", "M's next frame")
 
 
@@ -170,39 +167,6 @@ def film(agent: Agent, world: World, seed: int, path: Path, *, max_steps: int | 
             add(pictures.drive_view(now.view, frames, LABELS, caption))
 
         return watch(agent, world, seed, show, max_steps=max_steps, stride=stride)
-
-
-def readme_picture(
-    logdir: Path, path: Path, *, world: World = GYMNASIUM_S, seed: int = HELD_OUT, first: int = 60, steps: int = 400
-) -> None:
-    """Write what the README shows: a drive as V sees it, V's reconstruction, and M's prediction of the same frame.
-
-    Args:
-        logdir: a run with V, M and C.
-        path: the animation to write, .webp or .gif, below 3 MB; `reconstructions.png` is written beside it.
-        world: where to drive.
-        seed: the episode.
-        first: step at which the animation begins (the camera has come down by 50).
-        steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
-
-    Raises:
-        UserError: V, M or C is missing, or the drive ended before `first`.
-    """
-    seen: list[Glimpse] = []
-    agent = load(logdir, actions_in(world))
-    watch(agent, world, seed, seen.append, max_steps=first + steps, view=False)
-    if len(seen) <= first:
-        raise UserError(f"The drive with seed {seed} ended after {len(seen)} steps: choose another one.")
-    labels = ("real", "V's reconstruction", "M's prediction")
-    shown = [
-        pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
-        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
-    ]
-    pictures.write_animation(path, shown, fps=frames_per_second(world) / 2, most_bytes=3_000_000)
-    few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
-    grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
-            ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip
-    pictures.write_png(path.with_name("reconstructions.png"), np.concatenate(grid))
 
 
 def has_display() -> bool:

@@ -11,8 +11,9 @@ import torch
 
 from worldmodels import memory
 from worldmodels.controller import Controller
-from worldmodels.dream import Dreams, Population, Starts
+from worldmodels.dream import Starts
 from worldmodels.envs import Actions
+from worldmodels.fast_dream import Dreams, Population
 from worldmodels.runs import checkpoint
 from worldmodels.workers.driver import Job, Outcome
 from worldmodels.workers.places import Place

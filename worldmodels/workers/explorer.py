@@ -26,6 +26,9 @@ KEPT = 0.9  # of the smooth noise from one step to the next: it fades over ten
 class Witness(Eyes):
     """V, which remembers what it said last."""
 
+    last: tuple[Tensor, Tensor]
+    """z's mean and log-variance, (L, Z) each"""
+
     def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
         self.last = self.vae.encode(observations)
         return self.last[0]

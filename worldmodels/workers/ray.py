@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -49,6 +49,17 @@ class Task:
     began: float
     twin: bool = False
     """Whether it was handed out twice."""
+
+
+class Answer(NamedTuple):
+    """What comes back from a task: the outcome of its job, or why there is none."""
+
+    outcome: Any = None
+    steps: int = 0
+    seconds: float = 0.0
+    failure: Exception | None = None
+    trace: str = ""
+    """The traceback, as text."""
 
 
 class Ray:
@@ -122,14 +133,14 @@ class Ray:
                 task = running.pop(reference, None)
                 if task is None:
                     continue
-                outcome, steps = self.answer(reference)
+                answer = self.answer(reference)
                 done.add(task.index)
                 # A twin goes on, for nothing: who stops a worker that is still setting up stops it every time.
                 running = {other: twin for other, twin in running.items() if twin.index != task.index}
                 if on_step is not None:
-                    on_step(steps)
+                    on_step(answer.steps)
                 heard, silence = time.monotonic(), SAY
-                yield task.index, outcome
+                yield task.index, answer.outcome
             self.look()
             if time.monotonic() - heard > silence:
                 silence *= 2
@@ -153,14 +164,14 @@ class Ray:
         late = [task for task in running.values() if not task.twin and time.monotonic() - task.began > patience]
         return late[: max(0, self.workers - len(running))]
 
-    def answer(self, reference: Any) -> tuple[Any, int]:
-        """(outcome, steps) of a task that has ended.
+    def answer(self, reference: Any) -> Answer:
+        """Of a task that has ended.
 
         Raises:
             UserError: it lost its worker too often; a node does not fit; or what the job raised, as any exception.
         """
         try:
-            outcome, steps, seconds = ray.get(reference)
+            answer: Answer = ray.get(reference)
         except LOST as error:
             raise UserError(
                 f"A job lost its worker {ATTEMPTS + 1} times (out of memory, or killed from outside): "
@@ -171,12 +182,12 @@ class Ray:
                 "A node of the cluster cannot import worldmodels.workers.ray: install there what this machine has, "
                 f"worldmodels-pytorch {versions()['worldmodels']} with its extras."
             ) from error
-        if isinstance(outcome, Exception):
-            if not isinstance(outcome, UserError):
-                print(f"A worker failed:\n{steps}", file=sys.stderr)
-            raise outcome
-        self.seconds.append(seconds)
-        return outcome, steps
+        if answer.failure is not None:
+            if not isinstance(answer.failure, UserError):
+                print(f"A worker failed:\n{answer.trace}", file=sys.stderr)
+            raise answer.failure
+        self.seconds.append(answer.seconds)
+        return answer
 
 
 def say(sentence: str) -> None:
@@ -278,10 +289,16 @@ class Head:
 _workers: dict[str, Worker[Any, Any]] = {}
 
 
-def _work(
-    wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: Any, population: Any
-) -> tuple[Any, Any, float]:
-    """(outcome, steps, seconds) of a job, or (the exception, its traceback, 0) of one that failed."""
+def _work(wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: Any, population: Any) -> Answer:
+    """Do a job.
+
+    Args:
+        wanted: the versions of the machine that asks.
+        key, blob: of the setup: its hash, and where it lies in the object store (in a list, which Ray does not fetch).
+        place: device and threads.
+        job: without its population,
+        population: which is None where it has none.
+    """
     began, steps = time.monotonic(), 0
 
     def count(done: int) -> None:
@@ -295,9 +312,9 @@ def _work(
             if population is not None:
                 job = replace(job, population=population.copy())  # the store's memory cannot be written to
             outcome = _workers[key](job, count)
-        return outcome, steps, time.monotonic() - began
+        return Answer(outcome, steps, time.monotonic() - began)
     except Exception as error:
-        return portable(error), traceback.format_exc(), 0.0
+        return Answer(failure=portable(error), trace=traceback.format_exc())
 
 
 def _set_up(wanted: dict[str, str], blob: Any, place: Place) -> Worker[Any, Any]:
@@ -308,6 +325,6 @@ def _set_up(wanted: dict[str, str], blob: Any, place: Place) -> Worker[Any, Any]
                 raise UserError(f"{name} is {found} there and {version} here: install the same versions")
         setup: Setup[Any, Any] = pickle.loads(ray.get(blob))
         return setup(place)
-    except (UserError, ImportError) as error:
+    except (UserError, ImportError) as error:  # an extra that is missing there
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
         raise UserError(f"Node {node} cannot help: {error}") from error

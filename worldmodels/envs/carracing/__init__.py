@@ -4,7 +4,8 @@ from worldmodels.envs.carracing import kernels
 
 with kernels.writable_cache():
     from worldmodels.envs.carracing import physics
-    from worldmodels.envs.carracing.env import CarRacing, CarRacingVectorEnv
+    from worldmodels.envs.carracing.env import CarRacing
+    from worldmodels.envs.carracing.vector_env import CarRacingVectorEnv
 
 __all__ = ["CarRacing", "CarRacingVectorEnv"]
 

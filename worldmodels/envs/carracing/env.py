@@ -1,11 +1,11 @@
-"""Gymnasium's CarRacing-v3 as environments: the scalar one and the batch.
+"""Gymnasium's CarRacing-v3 as an environment of one car, and what it shares with that of many (vector_env.py).
 
 Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64). An observation is a
 frame uint8 (S,S,3), or what the options make of it: (S,S) in grey, or the state vector float32 (D,).
 
-`batch.Batch` drives N lanes; `CarRacingVectorEnv` gives it the interface of `gymnasium.vector` (autoreset, seeding and
-infos as `SyncVectorEnv`), `CarRacing` that of `gymnasium.Env`: one rule, one copy. docs/carracing.md says how closely
-all this follows Gymnasium 1.4.0 and where it does not.
+`batch.Batch` drives N lanes; `CarRacing` gives it the interface of `gymnasium.Env`, `CarRacingVectorEnv` that of
+`gymnasium.vector`: one rule, one copy. docs/carracing.md says how closely all this follows Gymnasium 1.4.0 and where it
+does not.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
-from gymnasium.utils import EzPickle, seeding
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.utils import EzPickle
 
 from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors, read_track_seeds
 from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W, Rules
@@ -56,29 +54,29 @@ class Window:
         self.pygame.quit()
 
 
-def _action_space(continuous: bool) -> spaces.Box | spaces.Discrete:
+def action_space_of(continuous: bool) -> spaces.Box | spaces.Discrete:
     if continuous:
         return spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
     return spaces.Discrete(5)
 
 
-def _observation_space(view: View) -> spaces.Box:
+def observation_space_of(view: View) -> spaces.Box:
     if view.observation == "state":
         return spaces.Box(-np.inf, np.inf, view.shape, np.float32)
     return spaces.Box(0, 255, view.shape, np.uint8)
 
 
-def _rules(lap_complete_percent: float, lap_rule: str) -> Rules:
+def rules_of(lap_complete_percent: float, lap_rule: str) -> Rules:
     if lap_rule not in ("gymnasium", "crossing"):
         raise UserError(f'lap_rule is {lap_rule!r}: give "gymnasium" or "crossing" (any crossing of the start line).')
     return Rules(float(lap_complete_percent), lap_rule == "crossing")
 
 
-def _track_seeds(track_seed: int | Sequence[int] | None) -> tuple[int, ...]:
+def track_seeds_of(track_seed: int | Sequence[int] | None) -> tuple[int, ...]:
     return () if track_seed is None else read_track_seeds(track_seed, "argument track_seed")
 
 
-def _pedals(actions: np.ndarray) -> np.ndarray:
+def pedals(actions: np.ndarray) -> np.ndarray:
     """Continuous actions (N,3 or more) of any numeric dtype → float64 (N,3), as Gymnasium reads an action.
 
     Gymnasium clips the gas and leaves steering and brake as they are: so do we (in `physics.step`).
@@ -93,297 +91,18 @@ def _pedals(actions: np.ndarray) -> np.ndarray:
     return actions[:, :3].astype(np.float64)
 
 
-def _refuse_nan_gas(controls: np.ndarray, lanes: np.ndarray) -> None:
+def refuse_nan_gas(controls: np.ndarray, lanes: np.ndarray) -> None:
     """Gymnasium's car vanishes into NaN there and its drawing raises ValueError; any other NaN or infinity drives."""
     if np.isnan(controls[lanes, 1]).any():
         raise ValueError(f"the gas is NaN in lanes {np.flatnonzero(lanes & np.isnan(controls[:, 1])).tolist()}")
 
 
-def _refuse_invalid(action: Any, space: gymnasium.Space) -> None:
+def refuse_invalid(action: Any, space: gymnasium.Space) -> None:
     if not space.contains(action):
         raise InvalidAction(f"you passed the invalid action `{action}`. The supported action_space is `{space}`")
 
 
 # ------------------------------------------------------------------------------------------ environments
-
-
-class CarRacingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """N lanes of CarRacing-v3 as one `gymnasium.vector` environment; `gymnasium.make_vec` makes it.
-
-    ## Spaces
-    Actions, rewards, endings and infos are those of Gymnasium's CarRacing-v3; observations uint8 (N,S,S,3).
-
-    ## Episodes
-    `autoreset_mode` is NEXT_STEP (default), SAME_STEP or DISABLED, each as in `gymnasium.vector.SyncVectorEnv`, with
-    one difference: in DISABLED mode a lane whose episode has ended rests. Stepping it changes nothing, costs nothing
-    and pays 0, its last frame and flags stay, until `reset(options={"reset_mask": mask})` begins it anew.
-    An episode is cut (truncated) after `max_episode_steps` steps; None and −1 never cut.
-
-    ## Seeding
-    Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
-    seed per lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, place or threads.
-
-    ## Reset options
-    "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
-    or a pair to draw between), "zoomed" (past the first second's zoom) and "track_seed" (one for all lanes, or a list
-    of one per lane).
-
-    Args:
-        num_envs: N.
-        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (lane 0); `render()` gives one picture per lane.
-        verbose: print the length of each track.
-        lap_complete_percent: as Gymnasium's.
-        domain_randomize: new colours at each reset, as Gymnasium's.
-        continuous: steer, gas, brake, or Gymnasium's five discrete actions.
-        obs_size: 96, or 64 for the 96×96 frame averaged to 64×64.
-        num_threads: threads that share the lanes (None: all cores).
-        autoreset_mode: see above.
-        max_episode_steps: see above.
-        copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
-        frames: "fast", or "exact": every pixel as Gymnasium draws it, at about a seventh of the speed.
-        observation: "pixels", or "state": the vector of `observe.STATE` instead of a frame, which is not drawn.
-        frame_skip: steps for which an action is held; rewards add up, the last step is observed.
-        hud: False leaves the bar with score and indicators black.
-        grayscale: observe luminance (S,S), as `gymnasium.wrappers.GrayscaleObservation`.
-        track_seed: drive the track of this seed at every reset, or one drawn from a list of seeds.
-        telemetry: "progress" (visited tiles as a share) and "speed" (units/s) in every info.
-        lap_rule: "gymnasium", or "crossing": a lap of enough tiles ends whenever a wheel comes onto tile 0.
-
-    Raises:
-        UserError: an argument that means nothing, or two that contradict each other.
-    """
-
-    metadata: dict[str, Any] = METADATA
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        render_mode: str | None = None,
-        verbose: bool = False,
-        lap_complete_percent: float = 0.95,
-        domain_randomize: bool = False,
-        continuous: bool = True,
-        obs_size: int = 96,
-        num_threads: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        max_episode_steps: int | None = 1000,
-        copy: bool = True,
-        *,
-        frames: str = "fast",
-        observation: str = "pixels",
-        frame_skip: int = 1,
-        hud: bool = True,
-        grayscale: bool = False,
-        track_seed: int | Sequence[int] | None = None,
-        telemetry: bool = False,
-        lap_rule: str = "gymnasium",
-    ):
-        super().__init__()
-        view = View(observation, frames, obs_size, hud, grayscale)
-        rules, track_seeds = _rules(lap_complete_percent, lap_rule), _track_seeds(track_seed)
-        self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
-        self.num_envs = num_envs
-        self.render_mode = render_mode
-        self.verbose = verbose
-        self.continuous = continuous
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps  # Gymnasium's −1
-        self.copy = copy
-        self.telemetry = telemetry
-        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self.single_action_space = _action_space(continuous)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.single_observation_space = _observation_space(view)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-
-        seeded = [seeding.np_random() for _ in range(num_envs)]
-        self._generators = [generator for generator, _ in seeded]
-        self._seeds = [seed for _, seed in seeded]
-        if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
-            for lane, generator in enumerate(self._generators):
-                draw_colors(generator, self.batch.tracks, lane)
-        self._terminated = np.zeros(num_envs, np.bool_)
-        self._truncated = np.zeros(num_envs, np.bool_)
-        self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
-        self._elapsed = np.zeros(num_envs, np.int64)  # steps in this episode
-        self._started = False
-        self._window: Window | None = None
-
-    @property  # type: ignore[misc]
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """Each lane's generator, as `SyncVectorEnv` gives them."""
-        return tuple(self._generators)
-
-    @property
-    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Each lane's seed, as `SyncVectorEnv` gives them."""
-        return tuple(self._seeds)
-
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
-        """Begin episodes in all lanes or in those of `options["reset_mask"]` bool (N,).
-
-        Returns observations of all lanes and an info, empty without `telemetry`.
-
-        Raises:
-            TypeError, ValueError: a reset mask or seeds of the wrong type or shape (as `SyncVectorEnv`).
-            gymnasium.error.Error: a seed that is no natural number.
-            UserError: an option of ours has a value that means nothing.
-        """
-        if self.closed:
-            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
-        if seed is None:
-            seeds: Sequence[int | None] = [None] * self.num_envs
-        elif isinstance(seed, int):
-            seeds = [seed + lane for lane in range(self.num_envs)]
-        else:
-            seeds = seed
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
-        lanes = self._reset_mask(options)
-        start = Start.from_options(options, self.num_envs)
-        for lane in np.flatnonzero(lanes).tolist():
-            if seeds[lane] is not None:
-                self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
-        self._begin(lanes, start)
-        self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
-        self._started = True
-        self._show()
-        infos: dict[str, Any] = {}
-        for lane in np.flatnonzero(lanes).tolist():
-            infos = self._add_info(infos, self._telemetry(lane), lane)
-        return self._observations(), infos
-
-    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
-        """Lanes to reset, bool (N,); refuses what `SyncVectorEnv` refuses, and takes the mask out of the options."""
-        if options is None or "reset_mask" not in options:
-            return np.ones(self.num_envs, np.bool_)
-        mask = options.pop("reset_mask")
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-            raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
-        if mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(
-                f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}'
-            )
-        if not (self._started or mask.all()):
-            raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
-        return mask
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
-        """One step of every lane: actions float (N,3) steer, gas, brake, or int (N,).
-
-        Returns observations (N,…), rewards float64 (N,), terminated and truncated bool (N,), infos.
-
-        Raises:
-            ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
-            AttributeError, IndexError, TypeError, ValueError, InvalidAction: actions that Gymnasium refuses too.
-        """
-        if self.closed:
-            raise ClosedEnvironmentError("step() after close(): make a new environment.")
-        if not self._started:
-            raise ResetNeeded("step() before reset(): reset the environment first.")
-        active = ~self._ended
-        controls = self._controls(actions, active)
-
-        observations = np.empty_like(self.batch.frames) if self.copy else None
-        rewards, terminated = self.batch.advance(controls, active, observations)
-        self._elapsed += active
-        begun = self._ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            terminated |= self._terminated & self._ended  # resting lanes keep their flags
-            truncated = self._truncated & self._ended
-        else:
-            truncated = np.zeros(self.num_envs, np.bool_)
-        if self.max_episode_steps is not None:
-            truncated |= active & (self._elapsed >= self.max_episode_steps)
-        ended = terminated | truncated
-        endings = {lane: self._ending(lane, bool(terminated[lane])) for lane in np.flatnonzero(ended & active).tolist()}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            begun = ended
-        else:
-            self._ended = ended
-        if begun is not None and begun.any():
-            self._begin(begun, Start())
-            if observations is not None:
-                observations[begun] = self.batch.frames[begun]
-        infos = self._infos(active if begun is None else active | begun, endings)
-        self._terminated, self._truncated = terminated, truncated
-        self._show()
-        shown = self.batch.frames if observations is None else observations
-        return shown, rewards, terminated.copy(), truncated.copy(), infos
-
-    def _ending(self, lane: int, terminated: bool) -> dict[str, Any]:
-        """What `SyncVectorEnv` tells about an episode that has just ended, before its lane begins anew."""
-        info = self._telemetry(lane) | (self.batch.info(lane) if terminated else {})
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            return {"final_obs": self.batch.frames[lane].copy(), "final_info": info}
-        return info
-
-    def _telemetry(self, lane: int) -> dict[str, Any]:
-        return self.batch.telemetry(lane) if self.telemetry else {}
-
-    def _infos(self, awake: np.ndarray, endings: dict[int, dict[str, Any]]) -> dict[str, Any]:
-        """The infos of a step, lane by lane as `SyncVectorEnv` adds them; awake: bool (N,)."""
-        infos: dict[str, Any] = {}
-        for lane in np.flatnonzero(awake).tolist() if self.telemetry else sorted(endings):
-            ending = endings.get(lane, {})
-            infos = self._add_info(infos, ending, lane)
-            if "progress" not in ending:
-                infos = self._add_info(infos, self._telemetry(lane), lane)
-        return infos
-
-    def _controls(self, actions: Any, active: np.ndarray) -> np.ndarray:
-        """Actions as given → steer, gas, brake float64 (N,3); refuses what Gymnasium refuses, before anything moves."""
-        if not self.continuous:
-            return DISCRETE_CONTROLS[self._discrete(actions)]
-        if not isinstance(actions, np.ndarray):  # Gymnasium takes any sequence of arrays
-            actions = np.stack([action.astype(np.float64) for action in actions])
-        if actions.ndim and len(actions) != self.num_envs:
-            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
-        controls = _pedals(actions)
-        _refuse_nan_gas(controls, active)
-        return controls
-
-    def _discrete(self, actions: Any) -> np.ndarray:
-        if len(actions) != self.num_envs:
-            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
-        for action in actions:
-            _refuse_invalid(action, self.single_action_space)
-        return np.asarray(actions, np.int64)
-
-    def _begin(self, lanes: np.ndarray, start: Start) -> None:
-        self.batch.begin(lanes, self._generators, start)
-        self._elapsed[lanes] = 0
-        if self.verbose:
-            for lane in np.flatnonzero(lanes).tolist():
-                print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
-
-    def _observations(self) -> np.ndarray:
-        return self.batch.frames.copy() if self.copy else self.batch.frames
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self.render()
-
-    def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
-        """One picture per lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
-        if self.render_mode is None or not self._started:
-            return (None,) * self.num_envs
-        assert self.render_mode in METADATA["render_modes"], f"unknown render mode {self.render_mode!r}"
-        if self.render_mode == "human":
-            self._window = self._window or Window()
-            self._window.show(self.batch.picture(0, "human"))
-            return (None,) * self.num_envs
-        return tuple(self.batch.picture(lane, self.render_mode) for lane in range(self.num_envs))
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the window."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
 
 
 class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
@@ -421,14 +140,14 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
             track_seed=track_seed, telemetry=telemetry, lap_rule=lap_rule,
         )  # fmt: skip
         view = View(observation, frames, obs_size, hud, grayscale)
-        rules, track_seeds = _rules(lap_complete_percent, lap_rule), _track_seeds(track_seed)
+        rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
         self.batch = Batch(1, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
-        self.action_space = _action_space(continuous)
+        self.action_space = action_space_of(continuous)
         self.telemetry = telemetry
-        self.observation_space = _observation_space(view)
+        self.observation_space = observation_space_of(view)
         if domain_randomize:
             draw_colors(self.np_random, self.batch.tracks, 0)
         self._started = self._closed = False
@@ -484,10 +203,10 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
     def _controls(self, action: Any) -> np.ndarray:
         """An action as given → steer, gas, brake float64 (1,3)."""
         if not self.continuous:
-            _refuse_invalid(action, self.action_space)
+            refuse_invalid(action, self.action_space)
             return DISCRETE_CONTROLS[[int(action)]]
-        controls = _pedals(action.astype(np.float64)[None])
-        _refuse_nan_gas(controls, self.batch.everyone)
+        controls = pedals(action.astype(np.float64)[None])
+        refuse_nan_gas(controls, self.batch.everyone)
         return controls
 
     def render(self) -> np.ndarray | None:

@@ -14,7 +14,13 @@ from numba.core import event
 
 PACKAGE = "worldmodels.envs.carracing"
 PATIENCE = 2.0  # s of compiling before a line on stderr says so
-NO_KERNELS = ("__init__", "env", "kernels", "video")  # files that neither hold kernels nor constants of them
+NO_KERNELS = (
+    "__init__",
+    "env",
+    "kernels",
+    "vector_env",
+    "video",
+)  # files without kernels or their constants
 
 
 def _probe() -> None:

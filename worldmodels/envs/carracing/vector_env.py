@@ -1,0 +1,260 @@
+"""Gymnasium's CarRacing-v3 for many cars: autoreset, seeding and infos as `gymnasium.vector.SyncVectorEnv`'s.
+
+Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors
+from worldmodels.envs.carracing.env import (
+    DISCRETE_CONTROLS,
+    METADATA,
+    Window,
+    action_space_of,
+    observation_space_of,
+    pedals,
+    refuse_invalid,
+    refuse_nan_gas,
+    rules_of,
+    track_seeds_of,
+)  # fmt: skip
+from worldmodels.envs.seeded import SeededLanes
+
+
+class CarRacingVectorEnv(SeededLanes):
+    """N lanes of CarRacing-v3 as one `gymnasium.vector` environment; `gymnasium.make_vec` makes it.
+
+    ## Spaces
+    Actions, rewards, endings and infos are those of Gymnasium's CarRacing-v3; observations uint8 (N,S,S,3).
+
+    ## Episodes
+    `autoreset_mode` is NEXT_STEP (default), SAME_STEP or DISABLED, each as in `gymnasium.vector.SyncVectorEnv`, with
+    one difference: in DISABLED mode a lane whose episode has ended rests. Stepping it changes nothing, costs nothing
+    and pays 0, its last frame and flags stay, until `reset(options={"reset_mask": mask})` begins it anew.
+    An episode is cut (truncated) after `max_episode_steps` steps; None and −1 never cut.
+
+    ## Seeding
+    Each lane has its own generator, seeded as Gymnasium seeds: `reset(seed=7)` gives lane i the seed 7 + i, a list one
+    seed per lane, None goes on. What a lane returns depends on its seed and actions alone: not on N, place or threads.
+
+    ## Reset options
+    "reset_mask" bool (N,), Gymnasium's "randomize", and for training "start" ("random" or a tile), "speed" (units/s
+    or a pair to draw between), "zoomed" (past the first second's zoom) and "track_seed" (one for all lanes, or a list
+    of one per lane).
+
+    Args:
+        num_envs: N.
+        render_mode: "rgb_array" (600×400), "state_pixels" or "human" (lane 0); `render()` gives one picture per lane.
+        verbose: print the length of each track.
+        lap_complete_percent: as Gymnasium's.
+        domain_randomize: new colours at each reset, as Gymnasium's.
+        continuous: steer, gas, brake, or Gymnasium's five discrete actions.
+        obs_size: 96, or 64 for the 96×96 frame averaged to 64×64.
+        num_threads: threads that share the lanes (None: all cores).
+        autoreset_mode: see above.
+        max_episode_steps: see above.
+        copy: hand out fresh observations; False hands out the buffer that the next call overwrites.
+        frames: "fast", or "exact": every pixel as Gymnasium draws it, at about a seventh of the speed.
+        observation: "pixels", or "state": the vector of `observe.STATE` instead of a frame, which is not drawn.
+        frame_skip: steps for which an action is held; rewards add up, the last step is observed.
+        hud: False leaves the bar with score and indicators black.
+        grayscale: observe luminance (S,S), as `gymnasium.wrappers.GrayscaleObservation`.
+        track_seed: drive the track of this seed at every reset, or one drawn from a list of seeds.
+        telemetry: "progress" (visited tiles as a share) and "speed" (units/s) in every info.
+        lap_rule: "gymnasium", or "crossing": a lap of enough tiles ends whenever a wheel comes onto tile 0.
+
+    Raises:
+        UserError: an argument that means nothing, or two that contradict each other.
+    """
+
+    metadata: dict[str, Any] = METADATA
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        render_mode: str | None = None,
+        verbose: bool = False,
+        lap_complete_percent: float = 0.95,
+        domain_randomize: bool = False,
+        continuous: bool = True,
+        obs_size: int = 96,
+        num_threads: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = 1000,
+        copy: bool = True,
+        *,
+        frames: str = "fast",
+        observation: str = "pixels",
+        frame_skip: int = 1,
+        hud: bool = True,
+        grayscale: bool = False,
+        track_seed: int | Sequence[int] | None = None,
+        telemetry: bool = False,
+        lap_rule: str = "gymnasium",
+    ):
+        super().__init__(num_envs)
+        view = View(observation, frames, obs_size, hud, grayscale)
+        rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
+        self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
+        self.render_mode = render_mode
+        self.verbose = verbose
+        self.continuous = continuous
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps  # Gymnasium's −1
+        self.copy = copy
+        self.telemetry = telemetry
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self.single_action_space = action_space_of(continuous)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.single_observation_space = observation_space_of(view)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+
+        if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
+            for lane, generator in enumerate(self._generators):
+                draw_colors(generator, self.batch.tracks, lane)
+        self._terminated = np.zeros(num_envs, np.bool_)
+        self._truncated = np.zeros(num_envs, np.bool_)
+        self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
+        self._elapsed = np.zeros(num_envs, np.int64)  # steps in this episode
+        self._window: Window | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+        """Begin episodes in all lanes or in those of `options["reset_mask"]` bool (N,).
+
+        Returns observations of all lanes and an info, empty without `telemetry`.
+
+        Raises:
+            TypeError, ValueError: a reset mask or seeds of the wrong type or shape (as `SyncVectorEnv`).
+            gymnasium.error.Error: a seed that is no natural number.
+            UserError: an option of ours has a value that means nothing.
+        """
+        lanes, seeds = self._to_begin(seed, options)
+        start = Start.from_options(options, self.num_envs)
+        self._seed(lanes, seeds)
+        self._begin(lanes, start)
+        self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
+        self._started = True
+        self._show()
+        infos: dict[str, Any] = {}
+        for lane in np.flatnonzero(lanes).tolist():
+            infos = self._add_info(infos, self._telemetry(lane), lane)
+        return self._observations(), infos
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:  # fmt: skip
+        """One step of every lane: actions float (N,3) steer, gas, brake, or int (N,).
+
+        Returns observations (N,…), rewards float64 (N,), terminated and truncated bool (N,), infos.
+
+        Raises:
+            ResetNeeded, ClosedEnvironmentError: before the first reset, after close.
+            AttributeError, IndexError, TypeError, ValueError, InvalidAction: actions that Gymnasium refuses too.
+        """
+        self._refuse_wrong_order()
+        active = ~self._ended
+        controls = self._controls(actions, active)
+
+        observations = np.empty_like(self.batch.frames) if self.copy else None
+        rewards, terminated = self.batch.advance(controls, active, observations)
+        self._elapsed += active
+        begun = self._ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            terminated |= self._terminated & self._ended  # resting lanes keep their flags
+            truncated = self._truncated & self._ended
+        else:
+            truncated = np.zeros(self.num_envs, np.bool_)
+        if self.max_episode_steps is not None:
+            truncated |= active & (self._elapsed >= self.max_episode_steps)
+        ended = terminated | truncated
+        endings = {lane: self._ending(lane, bool(terminated[lane])) for lane in np.flatnonzero(ended & active).tolist()}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            begun = ended
+        else:
+            self._ended = ended
+        if begun is not None and begun.any():
+            self._begin(begun, Start())
+            if observations is not None:
+                observations[begun] = self.batch.frames[begun]
+        infos = self._infos(active if begun is None else active | begun, endings)
+        self._terminated, self._truncated = terminated, truncated
+        self._show()
+        shown = self.batch.frames if observations is None else observations
+        return shown, rewards, terminated.copy(), truncated.copy(), infos
+
+    def _ending(self, lane: int, terminated: bool) -> dict[str, Any]:
+        """What `SyncVectorEnv` tells about an episode that has just ended, before its lane begins anew."""
+        info = self._telemetry(lane) | (self.batch.info(lane) if terminated else {})
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            return {"final_obs": self.batch.frames[lane].copy(), "final_info": info}
+        return info
+
+    def _telemetry(self, lane: int) -> dict[str, Any]:
+        return self.batch.telemetry(lane) if self.telemetry else {}
+
+    def _infos(self, awake: np.ndarray, endings: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        """The infos of a step, lane by lane as `SyncVectorEnv` adds them; awake: bool (N,)."""
+        infos: dict[str, Any] = {}
+        for lane in np.flatnonzero(awake).tolist() if self.telemetry else sorted(endings):
+            ending = endings.get(lane, {})
+            infos = self._add_info(infos, ending, lane)
+            if "progress" not in ending:
+                infos = self._add_info(infos, self._telemetry(lane), lane)
+        return infos
+
+    def _controls(self, actions: Any, active: np.ndarray) -> np.ndarray:
+        """Actions as given → steer, gas, brake float64 (N,3); refuses what Gymnasium refuses, before anything moves."""
+        if not self.continuous:
+            return DISCRETE_CONTROLS[self._discrete(actions)]
+        if not isinstance(actions, np.ndarray):  # Gymnasium takes any sequence of arrays
+            actions = np.stack([action.astype(np.float64) for action in actions])
+        if actions.ndim and len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
+        controls = pedals(actions)
+        refuse_nan_gas(controls, active)
+        return controls
+
+    def _discrete(self, actions: Any) -> np.ndarray:
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
+        for action in actions:
+            refuse_invalid(action, self.single_action_space)
+        return np.asarray(actions, np.int64)
+
+    def _begin(self, lanes: np.ndarray, start: Start) -> None:
+        self.batch.begin(lanes, self._generators, start)
+        self._elapsed[lanes] = 0
+        if self.verbose:
+            for lane in np.flatnonzero(lanes).tolist():
+                print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
+
+    def _observations(self) -> np.ndarray:
+        return self.batch.frames.copy() if self.copy else self.batch.frames
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
+    def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
+        """One picture per lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
+        if self.render_mode is None or not self._started:
+            return (None,) * self.num_envs
+        assert self.render_mode in METADATA["render_modes"], f"unknown render mode {self.render_mode!r}"
+        if self.render_mode == "human":
+            self._window = self._window or Window()
+            self._window.show(self.batch.picture(0, "human"))
+            return (None,) * self.num_envs
+        return tuple(self.batch.picture(lane, self.render_mode) for lane in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None

@@ -1,0 +1,74 @@
+"""Lanes of our own vector environments, seeded and begun as those of `gymnasium.vector.SyncVectorEnv`.
+
+Shapes: N lanes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import VectorEnv
+
+
+class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """N lanes, each with a generator of its own; and what their `reset` and `step` refuse as `SyncVectorEnv` does."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__()
+        self.num_envs = num_envs
+        seeded = [seeding.np_random() for _ in range(num_envs)]
+        self._generators, self._seeds = [generator for generator, _ in seeded], [seed for _, seed in seeded]
+        self._started = False
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each lane's generator, as `SyncVectorEnv` gives them."""
+        return tuple(self._generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Each lane's seed, as `SyncVectorEnv` gives them."""
+        return tuple(self._seeds)
+
+    def _to_begin(
+        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
+    ) -> tuple[np.ndarray, Sequence[int | None]]:
+        """(the lanes that `reset` begins, bool (N,), a seed or None for each lane); takes the mask out of the options.
+
+        Raises:
+            ClosedEnvironmentError: after close.
+            TypeError, ValueError: a reset mask or seeds of the wrong type or shape.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
+        seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds = [None] * self.num_envs if seeds is None else seeds
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
+        if options is None or "reset_mask" not in options:
+            return np.ones(self.num_envs, np.bool_), seeds
+        mask = options.pop("reset_mask")
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+            raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
+        if mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(
+                f'options["reset_mask"] must name a lane and have the shape ({self.num_envs},), got {mask}'
+            )
+        if not (self._started or mask.all()):
+            raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
+        return mask, seeds
+
+    def _seed(self, lanes: np.ndarray, seeds: Sequence[int | None]) -> None:
+        """A fresh generator for those of the lanes, bool (N,), that have a seed."""
+        for lane in np.flatnonzero(lanes).tolist():
+            if seeds[lane] is not None:
+                self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+
+    def _refuse_wrong_order(self) -> None:
+        """ResetNeeded, ClosedEnvironmentError for a step before the first reset, or after close."""
+        if self.closed:
+            raise ClosedEnvironmentError("step() after close(): make a new environment.")
+        if not self._started:
+            raise ResetNeeded("step() before reset(): reset the environment first.")

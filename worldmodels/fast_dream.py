@@ -1,0 +1,451 @@
+"""Many dreams side by side on the CPU: the rule of dream.py, about twice as fast as PyTorch alone.
+
+Shapes: N lanes (dreams side by side), B a block of them, Z latent, A action, H hidden, K mixtures, O C's outputs, P
+population.
+
+Matrix products in PyTorch, gates, sampling and C in numba. Noise is no state: it is a function of (the lane's key,
+step), so all who dream with one key meet the same luck, and a lane depends on its key and actions alone.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from worldmodels import memory
+from worldmodels.controller import Controller
+from worldmodels.envs.actions import Actions
+from worldmodels.errors import UserError
+
+BLOCK = 64  # lanes of one matrix product: always as many rows, since float32 results depend on their number
+FAST: dict[str, Any] = {
+    "fastmath": {"contract", "nsz", "arcp", "nnan", "ninf"},  # no reordering of sums
+    "error_model": "numpy",  # division without a check: only so do loops become vector instructions
+    "cache": True,
+}
+
+
+# -------------------------------------------------------------------------------------------------- noise
+
+
+@njit(cache=True)
+def _bits(key, counter):  # type: ignore[no-untyped-def]
+    """64 random bits: number `counter` of the SplitMix64 generator seeded with `key` (Steele et al. 2014)."""
+    x = np.uint64(key) + (np.uint64(counter) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True)
+def _draw(key, step, uniform, normal):  # type: ignore[no-untyped-def]
+    """Fill uniform (Z,) in [0, 1) and normal (Z,) with the noise of (key, step)."""
+    size = uniform.shape[0]
+    mixed = _bits(key, step)
+    for i in range(size):
+        bits = _bits(mixed, i)
+        uniform[i] = np.float32(bits >> np.uint64(40)) * np.float32(2.0**-24)
+    for i in range(0, size, 2):  # Box and Muller: two at a time
+        bits = _bits(mixed, size + i)
+        radius = (np.float32(bits >> np.uint64(40)) + np.float32(0.5)) * np.float32(2.0**-24)
+        angle = np.float32((bits >> np.uint64(8)) & np.uint64(0xFFFFFF)) * np.float32(2 * np.pi * 2.0**-24)
+        radius = np.sqrt(np.float32(-2) * np.log(radius))
+        normal[i] = radius * np.cos(angle)
+        if i + 1 < size:
+            normal[i + 1] = radius * np.sin(angle)
+
+
+@njit(cache=True)
+def _noise(keys, steps, uniform, normal):  # type: ignore[no-untyped-def]
+    for lane in range(len(keys)):
+        _draw(keys[lane], steps[lane], uniform[lane], normal[lane])
+
+
+def noise(keys: np.ndarray, steps: np.ndarray, z_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The noise of integer `keys` (N,) at `steps` (N,): uniform in [0, 1) and standard normal, float32 (N, Z) each."""
+    uniform, normal = np.empty((2, len(keys), z_size), dtype=np.float32)
+    _noise(keys.astype(np.int64), steps.astype(np.int64), uniform, normal)
+    return uniform, normal
+
+
+# ------------------------------------------------------------------------------------------- the dreams
+
+
+@njit(inline="always", **FAST)
+def _exp(x):  # type: ignore[no-untyped-def]
+    """exp(x) in float32 within 1e-7, in a form that the compiler turns into vector instructions (Cephes, expf)."""
+    x = min(max(x, np.float32(-87)), np.float32(87))
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375)
+    r = r + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1)
+    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(inline="always", **FAST)
+def _sigmoid(x):  # type: ignore[no-untyped-def]
+    return np.float32(1) / (np.float32(1) + _exp(-x))
+
+
+@njit(inline="always", **FAST)
+def _tanh(x):  # type: ignore[no-untyped-def]
+    return np.float32(1) - np.float32(2) / (np.float32(1) + _exp(x + x))
+
+
+@njit(cache=True, inline="always")
+def _strange(row):  # type: ignore[no-untyped-def]
+    """Whether one of these float32 is NaN or infinite; from their bits, as the fast arithmetic does not know NaN."""
+    largest = np.int32(0)
+    for j in range(len(row)):
+        largest = max(largest, np.float32(row[j]).view(np.int32) & np.int32(0x7FFFFFFF))
+    return largest >= np.int32(0x7F800000)
+
+
+@njit(nogil=True, **FAST)
+def _cell(gates, active, x, first_h, c):  # type: ignore[no-untyped-def]
+    """The LSTM's gates (B, 4H: input, forget, cell, output) → h (in x from column `first_h` on) and c (B, H).
+
+    Only of the active lanes. Returns the first active lane whose gates are no numbers, or −1.
+    """
+    size = c.shape[1]
+    for lane in range(len(active)):
+        if not active[lane]:
+            continue
+        if _strange(gates[lane]):
+            return lane
+        i, f, g, o = (
+            gates[lane, :size], gates[lane, size : 2 * size], gates[lane, 2 * size : 3 * size], gates[lane, 3 * size :],
+        )  # fmt: skip
+        kept, h = c[lane], x[lane, first_h:]
+        for j in range(size):
+            kept[j] = _sigmoid(f[j]) * kept[j]
+        for j in range(size):
+            kept[j] += _sigmoid(i[j]) * _tanh(g[j])
+        for j in range(size):
+            h[j] = _sigmoid(o[j]) * _tanh(kept[j])
+    return -1
+
+
+@njit(nogil=True, **FAST)
+def _imagine(  # type: ignore[no-untyped-def]
+    out, active, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, step_reward,
+    terminal_at, death, x, reward, end,
+):  # fmt: skip
+    """M's head (B, …) → the next z (in x), reward and end (B,) of the active lanes, and their steps + 1.
+
+    Returns the first active lane whose head is no number, or −1.
+    """
+    uniform, normal = np.empty(size, np.float32), np.empty(size, np.float32)
+    weights = np.empty(rows * gaussians, np.float32)
+    spread = np.float32(np.sqrt(temperature))
+    means, log_sigmas = rows * gaussians, (rows + size) * gaussians
+    for lane in range(len(active)):
+        if not active[lane]:
+            reward[lane] = 0.0
+            continue
+        if _strange(out[lane]):
+            return lane
+        for row in range(rows):
+            likeliest = out[lane, row * gaussians]
+            for k in range(1, gaussians):
+                likeliest = max(likeliest, out[lane, row * gaussians + k])
+            for k in range(gaussians):
+                weights[row * gaussians + k] = out[lane, row * gaussians + k] - likeliest
+        if temperature > 0:
+            for i in range(rows * gaussians):
+                weights[i] = _exp(weights[i] / temperature)
+            _draw(keys[lane], steps[lane], uniform, normal)
+        chosen = 0
+        for i in range(size):
+            if i < rows:
+                first = i * gaussians
+                chosen = 0
+                if temperature > 0:
+                    total = np.float32(0)
+                    for k in range(gaussians):
+                        total += weights[first + k]
+                    below, target = weights[first], uniform[i] * total
+                    while chosen < gaussians - 1 and target >= below:
+                        chosen += 1
+                        below += weights[first + chosen]
+                else:
+                    while weights[first + chosen] < 0:
+                        chosen += 1
+            place = i * gaussians + chosen
+            x[lane, i] = out[lane, means + place]
+            if temperature > 0:
+                sigma = _exp(min(max(out[lane, log_sigmas + place], low), high))
+                x[lane, i] += spread * sigma * normal[i]
+        reward[lane] = out[lane, reward_at] * reward_scale if reward_at >= 0 else step_reward
+        end[lane] = terminal_at >= 0 and out[lane, terminal_at] > death
+        steps[lane] += 1
+    return -1
+
+
+class Dreams:
+    """N dreams side by side on the CPU, advanced together; a lane that is over rests.
+
+    Lanes are computed in blocks of `BLOCK` rows, one thread a block: what a lane dreams depends on neither N, nor its
+    place, nor the number of threads (on one kind of processor).
+    """
+
+    def __init__(
+        self,
+        mdrnn: memory.MDRNN,
+        lanes: int,
+        *,
+        temperature: float = 1.0,
+        threads: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ):
+        """
+        Args:
+            mdrnn: M, on the CPU.
+            lanes: N.
+            temperature: of all the dreams.
+            threads: that share the blocks.
+            dtype: of the matrix products; bfloat16 pays on processors that have it.
+
+        Raises:
+            UserError: a temperature below 0 or not finite, or no lane.
+        """
+        if not (np.isfinite(temperature) and temperature >= 0):
+            raise UserError(f"temperature is {temperature}: give 0 (no noise) or a finite number above it.")
+        if lanes < 1:
+            raise UserError(f"{lanes} dreams side by side: give at least 1.")
+        if threads < 1:
+            raise UserError(f"{threads} threads: give at least 1.")
+        self.mdrnn, self.lanes, self.temperature, self.dtype = mdrnn, lanes, np.float32(temperature), dtype
+        self.first_h = mdrnn.z_size + mdrnn.action_size + mdrnn.include_restart
+        rows = -(-lanes // BLOCK) * BLOCK  # N, filled up
+        # What the LSTM reads, one row a lane: z, action, restart, h. z and h live here.
+        self.x = torch.zeros(rows, self.first_h + mdrnn.hidden_size)
+        self.c_rows = torch.zeros(rows, mdrnn.hidden_size)
+        self.mask: Tensor | None = None  # (rows, H) of dropout
+        self.keys, self.steps = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        self.active = np.zeros(rows, dtype=np.bool_)
+        self.reward, self.end = np.zeros(rows, dtype=np.float32), np.zeros(rows, dtype=np.bool_)
+
+        lstm, head = mdrnn.lstm, mdrnn.head
+        weight = torch.cat([lstm.get_parameter("weight_ih_l0"), lstm.get_parameter("weight_hh_l0")], dim=1)
+        bias = lstm.get_parameter("bias_ih_l0") + lstm.get_parameter("bias_hh_l0")
+        self.lstm = (bias.detach().to(dtype), weight.detach().t().to(dtype).contiguous())
+        self.head = (head.bias.detach().to(dtype), head.weight.detach().t().to(dtype).contiguous())
+        self.gates = torch.empty(rows, 4 * mdrnn.hidden_size, dtype=dtype)
+        self.out = torch.empty(rows, head.out_features, dtype=dtype)
+        first = (mdrnn.logit_rows + 2 * mdrnn.z_size) * mdrnn.gaussians
+        self.reward_at = first if mdrnn.include_reward else -1
+        self.terminal_at = first + mdrnn.include_reward if mdrnn.include_terminal else -1
+        self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.threads = threads
+
+    # Views of the state, float32; writing to them moves the dream.
+    @property
+    def z(self) -> np.ndarray:
+        """(N, Z)"""
+        return self.x[: self.lanes, : self.mdrnn.z_size].numpy()
+
+    @property
+    def h(self) -> np.ndarray:
+        """(N, H)"""
+        return self.x[: self.lanes, self.first_h :].numpy()
+
+    @property
+    def c(self) -> np.ndarray:
+        """(N, H)"""
+        return self.c_rows[: self.lanes].numpy()
+
+    def begin(
+        self,
+        lanes: np.ndarray,
+        keys: np.ndarray,
+        z: np.ndarray,
+        h: np.ndarray | float = 0.0,
+        c: np.ndarray | float = 0.0,
+        restart: np.ndarray | float = 1.0,
+        mask: Tensor | None = None,
+    ) -> None:
+        """Begin dreams in `lanes` int64 (n,), with the noise of integer `keys` (n,).
+
+        Args:
+            lanes, keys: which lanes, and whose noise.
+            z, h, c: (n, Z), (n, H), (n, H) the state in which they begin.
+            restart: (n,), 1 where that state is the first of an episode.
+            mask: (n, H) of dropout.
+        """
+        self.z[lanes], self.h[lanes], self.c[lanes] = z, h, c
+        self.keys[lanes], self.steps[lanes], self.active[lanes], self.end[lanes] = keys, 0, True, False
+        if self.mdrnn.include_restart:
+            self.x.numpy()[lanes, self.first_h - 1] = restart
+        if mask is not None and self.mask is None:
+            self.mask = torch.ones_like(self.c_rows)
+        if self.mask is not None:
+            self.mask[torch.as_tensor(lanes)] = 1.0 if mask is None else mask
+
+    def rest(self, lanes: np.ndarray) -> None:
+        """`lanes` (indices or bool (N,)) dream no further until they begin again."""
+        self.active[: self.lanes][lanes] = False
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions float32 (N, A) → rewards float32 (N,) and ends bool (N,); z, h and c move on.
+
+        Lanes that rest, or that an end has sent to rest, do not move and are paid 0; their end stays.
+
+        Raises:
+            UserError: M's prediction is no number, named with its lane and step.
+        """
+        first = self.mdrnn.z_size
+        self.x.numpy()[: self.lanes, first : first + self.mdrnn.action_size] = actions
+        blocks = [i for i in range(0, len(self.x), BLOCK) if self.active[i : i + BLOCK].any()]
+        self.reward[:] = 0.0
+        self.each(self.step_block, blocks)
+        reward, end = self.reward[: self.lanes], self.end[: self.lanes]
+        self.active[: self.lanes] &= ~end
+        return reward.copy(), end.copy()
+
+    def play(self, act: Callable[[slice], np.ndarray], steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Dream on for at most `steps` steps, each block of lanes to its end on its own thread.
+
+        Args:
+            act: rows of a block → its action vectors float32 (BLOCK, A); a `Population`.
+            steps: at most.
+
+        Returns:
+            Returns float64 (N,) and lengths int64 (N,).
+
+        Raises:
+            UserError: M's prediction is no number, named with its lane and step.
+        """
+        returns, lengths = np.zeros(len(self.x)), np.zeros(len(self.x), dtype=np.int64)
+        actions = self.x.numpy()[:, self.mdrnn.z_size : self.mdrnn.z_size + self.mdrnn.action_size]
+
+        def block(start: int) -> None:
+            rows = slice(start, start + BLOCK)
+            for _ in range(steps):
+                if not self.active[rows].any():
+                    return
+                actions[rows] = act(rows)
+                lengths[rows] += self.active[rows]
+                self.step_block(start)
+                returns[rows] += self.reward[rows]
+                self.active[rows] &= ~self.end[rows]
+
+        self.each(block, list(range(0, len(self.x), BLOCK)))
+        return returns[: self.lanes], lengths[: self.lanes]
+
+    def each(self, work: Callable[[int], None], blocks: list[int]) -> None:
+        """Run `work` on every block, one PyTorch thread each."""
+        if self.threads > 1 and len(blocks) > 1:
+            for _ in self.pool.map(work, blocks):
+                pass
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for block in blocks:
+                work(block)
+        finally:
+            torch.set_num_threads(threads)
+
+    def step_block(self, start: int) -> None:
+        """One step of the lanes from `start` on, `BLOCK` of them."""
+        rows = slice(start, start + BLOCK)
+        x, c, gates, out, active = self.x[rows], self.c_rows[rows], self.gates[rows], self.out[rows], self.active[rows]
+        h = x[:, self.first_h :]
+        with torch.no_grad():
+            torch.addmm(self.lstm[0], x.to(self.dtype), self.lstm[1], out=gates)
+            bad = _cell(gates.float().numpy(), active, x.numpy(), self.first_h, c.numpy())
+            seen = h if self.mask is None else h * self.mask[rows]
+            torch.addmm(self.head[0], seen.to(self.dtype), self.head[1], out=out)
+        if bad < 0:
+            bad = _imagine(
+                out.float().numpy(), active, self.keys[rows], self.steps[rows], self.temperature,
+                self.mdrnn.z_size, self.mdrnn.gaussians, self.mdrnn.logit_rows, np.float32(memory.LOG_SIGMA_RANGE[0]),
+                np.float32(memory.LOG_SIGMA_RANGE[1]), self.reward_at, np.float32(self.mdrnn.reward_scale),
+                np.float32(self.mdrnn.step_reward), self.terminal_at, np.float32(memory.DEATH_LOGIT), x.numpy(),
+                self.reward[rows], self.end[rows],
+            )  # fmt: skip
+        if bad >= 0:
+            raise UserError(
+                f"M predicts what is no number in lane {start + bad} at step {self.steps[start + bad]} of its dream: "
+                "train it again with a lower --learning-rate."
+            )
+        if self.mdrnn.include_restart:
+            x[:, self.first_h - 1] = 0.0
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()
+
+
+# ------------------------------------------------------------------------------------------ C on the fast path
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _control(x, c, first_h, z_size, inputs, parameters, candidate, out):  # type: ignore[no-untyped-def]
+    """C's raw outputs (B, O) of one parameter vector a lane: O rows of weights, then O biases where there is room.
+
+    `inputs` counts the vectors of h and c that C sees beside z: 0, 1 (h) or 2 (c, then h).
+    """
+    outputs, size = out.shape[1], c.shape[1]
+    width = z_size + inputs * size
+    for lane in range(len(out)):
+        row = parameters[candidate[lane]]
+        z, h, inner = x[lane, :z_size], x[lane, first_h:], c[lane]
+        for o in range(outputs):
+            weights, total = row[o * width : (o + 1) * width], np.float32(0)
+            of_z, of_c, of_h = weights[:z_size], weights[z_size : width - size], weights[width - size :]
+            for j in range(z_size):
+                total += of_z[j] * z[j]
+            if inputs == 2:
+                for j in range(size):
+                    total += of_c[j] * inner[j]
+            if inputs >= 1:
+                for j in range(size):
+                    total += of_h[j] * h[j]
+            out[lane, o] = total + (row[outputs * width + o] if len(row) > outputs * width else np.float32(0))
+
+
+class Population:
+    """Linear Cs in N dreams, for `Dreams.play`: `Controller.act` of the lanes, without a copy of what they see."""
+
+    def __init__(
+        self, dreams: Dreams, controller: Controller, parameters: np.ndarray, candidate: np.ndarray, actions: Actions
+    ):
+        """
+        Args:
+            dreams: N lanes.
+            controller: the shape of C, without a hidden layer.
+            parameters: (P, n) parameter vectors of C.
+            candidate: (N,) which of them acts in each lane.
+            actions: how C's outputs become actions.
+
+        Raises:
+            UserError: C has a hidden layer.
+        """
+        if controller.hidden:
+            raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
+        self.dreams, self.actions, self.inputs = dreams, actions, len(controller.inputs) - 1
+        self.parameters = np.ascontiguousarray(parameters, dtype=np.float32)
+        self.candidate = np.zeros(len(dreams.x), dtype=np.int64)
+        self.candidate[: dreams.lanes] = candidate
+        self.raw = np.zeros((len(dreams.x), controller.outputs), dtype=np.float32)
+
+    def __call__(self, rows: slice) -> np.ndarray:
+        """The action vectors float32 (BLOCK, A) of a block."""
+        dreams, raw = self.dreams, self.raw[rows]
+        x, c = dreams.x[rows].numpy(), dreams.c_rows[rows].numpy()
+        _control(
+            x, c, dreams.first_h, dreams.mdrnn.z_size, self.inputs, self.parameters, self.candidate[rows], raw
+        )  # fmt: skip
+        return self.actions.squash(raw)

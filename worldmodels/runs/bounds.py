@@ -1,0 +1,75 @@
+"""What a setting can be: bounds for the annotations of its field, and their check.
+
+A number's bounds stand in its annotation; folders and the address of a cluster are known by the name of the setting.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from annotated_types import Ge, Gt, Lt
+
+from worldmodels.errors import UserError
+
+Count = Annotated[int, Ge(1), Lt(10**9)]
+OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+Above = Annotated[float, Gt(0)]
+Share = Annotated[float, Gt(0), Lt(1)]
+
+FOLDERS = ("logdir", "rootdir", "output")
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """UserError for the first number that cannot be, by its flag; nested settings included."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for name, hint in hints.items():
+        value, flag = getattr(settings, name), f"--{prefix}{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            check(value, f"{name}.")
+        elif value is not None:
+            for bound in bounds(hint):
+                check_bound(flag, value, bound)
+            if name in FOLDERS:
+                check_folder(flag, value)
+            if name == "ray":
+                check_cluster(value)
+
+
+def check_folder(flag: str, value: str) -> None:
+    """UserError for what cannot be a folder."""
+    if value == "":
+        raise UserError(f"{flag} is empty: name a folder.")
+    if value.encode(errors="replace").decode() != value:
+        raise UserError(f"{flag} is {value}, whose name is no UTF-8, which TensorBoard needs: choose another folder.")
+    for path in (Path(value), *Path(value).parents):
+        if path.is_file():
+            raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
+
+
+def check_cluster(address: str) -> None:
+    """UserError for what is no address of a Ray cluster, or without the extra."""
+    if not re.fullmatch(r"auto|local|[^/]+:[0-9]{1,5}", address):
+        raise UserError(f"--ray is {address}: say auto, local, or HOST:PORT of the cluster's head.")
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs the extra `ray`: pip install 'worldmodels-pytorch[ray]'.")
+
+
+def bounds(hint: Any) -> list[Ge | Gt | Lt]:
+    """The bounds in a field's annotation, also in those of `… | None`."""
+    found = [bound for bound in getattr(hint, "__metadata__", ()) if isinstance(bound, (Ge, Gt, Lt))]
+    return found + [bound for part in getattr(hint, "__args__", ()) for bound in bounds(part)]
+
+
+def check_bound(flag: str, value: Any, bound: Ge | Gt | Lt) -> None:
+    """UserError for a number on the wrong side, and for one that is none."""
+    match bound:
+        case Ge(ge=least) if not least <= value < math.inf:
+            raise UserError(f"{flag} is {value}: it must be at least {least}.")
+        case Gt(gt=limit) if not limit < value < math.inf:
+            raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
+        case Lt(lt=limit) if not value < limit:
+            raise UserError(f"{flag} is {value}: it must be below {limit}.")
