@@ -23,7 +23,7 @@ def main() -> None:
     text = RESULTS.read_text(encoding="utf-8")
     ablations(table(text, "Ablations"), output / "ablations.png")
     speed(table(text, "Speed of the pipeline"), output / "speed.png")
-    dream_rounds(table(text, "Driving learned in the dream", number=2), output / "dream_rounds.png")
+    dream_rounds(table(text, "Driving learned in the dream", number=3), output / "dream_rounds.png")
 
 
 def table(text: str, title: str, number: int = 1) -> list[list[str]]:

@@ -111,8 +111,7 @@ class Dreamer:
         real = torch.stack([episodes[i].rewards[t : t + self.horizon].sum() for i, t in probes])
         rest = torch.stack([after[i][t + self.horizon - 1] for i, t in probes])
         sums = {"dreamed": dreamed, "real": real, "promised": dreamed + value, "paid": real + rest}
-        corr = float(torch.corrcoef(torch.stack([dreamed + value, real + rest]))[0, 1])
-        return {name: float(sum_.mean()) for name, sum_ in sums.items()} | {"corr": corr}
+        return {name: float(sum_.mean()) for name, sum_ in sums.items()}
 
 
 def straight(actions: Actions, raw: Tensor) -> Tensor:
