@@ -10,11 +10,15 @@ from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
+import hypothesis
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the commands that tests start
 
 from tests.helpers import compiled
+
+hypothesis.settings.register_profile("tests", deadline=None)  # speed is never asserted
+hypothesis.settings.load_profile("tests")
 
 if find_spec("Box2D") is None:
     collect_ignore = [f"envs/test_{name}.py" for name in ("conformance", "options", "physics", "render", "track")]

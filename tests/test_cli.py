@@ -392,7 +392,7 @@ def entries(draw) -> tuple[str, object]:
 
 
 @given(entries())
-@hypothesis.settings(deadline=None, max_examples=150, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=150, suppress_health_check=list(hypothesis.HealthCheck))
 def test_any_config_is_read_or_refused_in_a_sentence(tmp_path, entry: tuple[str, object]) -> None:
     command, said = entry
     (tmp_path / "config.json").write_text(json.dumps({command: said}))

@@ -303,7 +303,7 @@ def test_a_reward_that_cannot_be_stored_names_environment_seed_and_step(
 @given(
     height=st.integers(1, 90), width=st.integers(1, 90), channels=st.sampled_from([0, 1, 3]), seed=st.integers(0, 99)
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_images_of_any_size_become_their_area_average(height: int, width: int, channels: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, channels)[: 3 if channels else 2], np.uint8)
     frame = as_frames(image[None])[0]

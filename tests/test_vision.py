@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from worldmodels import pretrained, vision
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
-from worldmodels.vision import VAE, to_images, vae_loss
+from worldmodels.vision import VAE, moved, to_images, vae_loss
 
 
 @pytest.mark.parametrize(("z_size", "parameters"), [(32, 4_348_547), (64, 4_446_915)])
@@ -57,6 +57,40 @@ def test_free_bits_leave_a_small_kl_alone() -> None:
         vae_loss(images, images, mean, logvar, free_bits)[0].backward()
         assert mean.grad is not None
         assert bool(mean.grad.abs().sum() > 0) == pushed
+
+
+def test_what_moves_is_seen_through_a_flash_of_the_whole_picture() -> None:
+    pairs = np.full((3, 2, 64, 64, 3), 90, dtype=np.uint8)
+    pairs[0, 1, 10:14, 20:25] = (250, 200, 40)  # something arrives
+    pairs[1, 0, 40:43, 5:8] = (250, 230, 40)  # it was there and has left, while
+    pairs[1, 1, ..., 0] = 170  # all the rest turns red
+    expected = np.zeros((3, 64, 64), dtype=bool)
+    expected[0, 10:14, 20:25] = expected[1, 40:43, 5:8] = True
+    np.testing.assert_array_equal(moved(pairs, torch.device("cpu")).numpy(), expected)
+
+
+def test_the_loss_weighs_pixels_and_reports_them_unweighted() -> None:
+    images, reconstruction, zeros = torch.zeros(2, 3, 64, 64), torch.zeros(2, 3, 64, 64), torch.zeros(2, 8)
+    reconstruction[0, 0, 3, 4], reconstruction[1, 2, 7, 7] = 1.0, 0.5
+    weight = torch.ones(2, 64, 64)
+    weight[0, 3, 4] = 5.0
+    loss, metrics = vae_loss(images, reconstruction, zeros, zeros, 0.0, weight)
+    assert loss.item() == (5 + 0.25) / 2
+    assert metrics["reconstruction"].item() == (1 + 0.25) / 2
+
+
+def test_weights_scaled_for_relu_keep_the_size_of_what_passes() -> None:
+    """The picture depends on z, and z on the frame, from the start; with PyTorch's weights hardly so."""
+    torch.manual_seed(0)
+    z, frames = torch.randn(64, 32), torch.rand(64, 3, 64, 64)
+    spread = {}
+    for scaled in (False, True):
+        vae = VAE()
+        if scaled:
+            vae.scale_for_relu()
+        with torch.no_grad():
+            spread[scaled] = vae.reconstruct(z).std(0).mean().item(), vae.posterior(frames)[0].std(0).mean().item()
+    assert all(ours > 20 * plain for ours, plain in zip(spread[True], spread[False], strict=True))
 
 
 def test_a_checkpoint_rebuilds_v_by_itself(tmp_path) -> None:

@@ -127,7 +127,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
     cfg = tyro.cli(
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
-        config=() if command == "run" else (tyro.conf.OmitArgPrefixes,),
+        config=None if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
     bounds.check(cfg)
     check_env(getattr(cfg, "env", None), said.env is not None, run)

@@ -99,8 +99,8 @@ class MDRNN(nn.Module):
         self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal + bool(discount))
 
     def look_ahead(self, discount: float) -> None:
-        """Let the value look so far. Its unit is a reward of one, for ever: a head trained for another discount is
-        right on the average."""
+        """Let the value look so far. Its unit is a reward of one, for ever: a head of another discount is right
+        on the average."""
         self.discount, self.value_scale = discount, self.reward_scale / (1 - discount)
 
     def forward(

@@ -15,6 +15,8 @@ from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 
+CHANGE = 38  # grey levels of 255, by which a pixel must change in a step to count as moved over
+
 
 class VAE(nn.Module):
     """A convolutional VAE: 4,348,547 parameters with z of 32 numbers, 4,446,915 with 64."""
@@ -35,6 +37,26 @@ class VAE(nn.Module):
         self.deconv3 = nn.ConvTranspose2d(64, 32, 6, stride=2)  # 13 → 30
         self.deconv4 = nn.ConvTranspose2d(32, 3, 6, stride=2)  # 30 → 64
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the convolutions' fast layout; uint8 frames are in it already
+        self.deconv1.weight.data = self.deconv1.weight.contiguous()  # a matrix: see `first_deconvolution`
+
+    def scale_for_relu(self) -> None:
+        """Draw the weights so that a layer's outputs are as large as its inputs (He et al. 2015), and set biases to 0.
+
+        PyTorch's own start makes every layer's outputs smaller than its inputs, eight layers in a row: V begins with
+        hardly a trace of the frame in its picture. Each output pixel of a transposed convolution of stride 2 sums over
+        a quarter of the kernel's places, the first one's over a single place.
+        """
+        gains = {
+            self.conv1: 2, self.conv2: 2, self.conv3: 2, self.conv4: 2, self.mean: 1, self.logvar: 0.01,
+            self.dense: 1, self.deconv1: 2, self.deconv2: 2, self.deconv3: 2, self.deconv4: 1,
+        }  # fmt: skip
+        for layer, gain in gains.items():
+            places = layer.weight[0, 0].numel()
+            summed = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                summed = len(layer.weight) * (1 if layer is self.deconv1 else places / 4)
+            nn.init.normal_(layer.weight, std=(gain / summed) ** 0.5)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images float32 (B, 3, 64, 64) in [0, 1] → mean and log-variance of z, each (B, Z)."""
@@ -57,9 +79,9 @@ class VAE(nn.Module):
         On a single pixel a transposed convolution is a matrix product; as one, V trains 1.5 times as fast on a CPU,
         which spends more time on turning the convolution's 3.3 million weights around than on multiplying them.
         """
-        weight = self.deconv1.weight.permute(0, 2, 3, 1).flatten(1)  # (1024, 5 · 5 · 128), as it lies in memory
-        product = (x @ weight).reshape(-1, 5, 5, 128) + self.deconv1.get_parameter("bias")
-        return product.permute(0, 3, 1, 2)
+        product = x @ self.deconv1.weight.flatten(1)  # (B, 128 · 5 · 5)
+        images = product.reshape(-1, 128, 5, 5) + self.deconv1.get_parameter("bias")[:, None, None]
+        return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, 64, 64) and standard normal noise (B, Z) → reconstruction, mean, log-variance."""
@@ -94,8 +116,22 @@ def to_images(frames: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
+def moved(pairs: np.ndarray, device: torch.device) -> Tensor:
+    """Pairs uint8 (B, 2, 64, 64, 3) of the frame before and the frame → bool (B, 64, 64), the pixels that something
+    has moved over: those that differ by `CHANGE` more than the median pixel of their frame, which a flash of the whole
+    screen changes with all the others."""
+    before, now = torch.from_numpy(pairs).to(device).short().unbind(1)
+    change = (now - before).abs().amax(-1)  # (B, 64, 64)
+    return change > change.flatten(1).median(1).values[:, None, None] + CHANGE
+
+
 def vae_loss(
-    images: Tensor, reconstruction: Tensor, mean: Tensor, logvar: Tensor, free_bits: float
+    images: Tensor,
+    reconstruction: Tensor,
+    mean: Tensor,
+    logvar: Tensor,
+    free_bits: float,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of squared error per image + KL, which is not pushed below `free_bits` nats per dimension on the total.
 
@@ -105,14 +141,18 @@ def vae_loss(
         mean: (B, Z).
         logvar: (B, Z).
         free_bits: the paper's code holds the total KL of an image at 0.5 · Z; 0 is the plain VAE.
+        weight: (B, 64, 64) of each pixel's squared error in the loss; None: 1.
 
     Returns:
-        The loss, a scalar mean over the batch, and its parts `loss`, `reconstruction` and `kl` without a graph.
+        The loss, a scalar mean over the batch, and its parts `loss`, `reconstruction` (every pixel alike) and `kl`
+        without a graph.
     """
-    error = (reconstruction - images).square().sum(dim=(1, 2, 3))  # (B,)
+    error = (reconstruction - images).square().sum(dim=1)  # (B, 64, 64)
+    plain = error.detach().sum(dim=(1, 2)).mean()
+    weighted = (error if weight is None else error * weight).sum(dim=(1, 2))  # (B,)
     kl = -0.5 * (1 + logvar - mean.square() - logvar.exp()).sum(dim=1)  # (B,) nats
-    loss = (error + kl.clamp(min=free_bits * mean.shape[1])).mean()
-    return loss, {"loss": loss.detach(), "reconstruction": error.detach().mean(), "kl": kl.detach().mean()}
+    loss = (weighted + kl.clamp(min=free_bits * mean.shape[1])).mean()
+    return loss, {"loss": loss.detach(), "reconstruction": plain, "kl": kl.detach().mean()}
 
 
 def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> VAE:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.episodes import an_episode, damage, save_arrays, some_episodes
@@ -94,7 +94,6 @@ def digests(dataset: Dataset) -> set[str]:
     return {head.digest for head in dataset.heads}
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(2, 60), fraction=st.floats(0, 1, exclude_min=True, exclude_max=True), first=st.integers(0, 999)
 )
@@ -121,7 +120,6 @@ def test_of_few_episodes_the_nearest_goes_to_the_empty_side():
     assert digests(split(few, 1 - 1e-9)[0]) == {ranked[2]}
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(100, 200), more=st.integers(1, 300), seed=st.integers(0, 99),
     roots=st.permutations(["run/rollouts", "run/previous/rollouts", "a", "z/deep/er"]),

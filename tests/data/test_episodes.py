@@ -17,7 +17,7 @@ from worldmodels.data.episodes import BadFile, Head, encode, inspect, load_frame
 from worldmodels.envs import as_frames
 from worldmodels.rollout import Rollout
 
-SHARED_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_a_rollout_comes_back_and_numpy_reads_it(tmp_path):

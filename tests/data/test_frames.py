@@ -49,7 +49,7 @@ def dataset(tmp_path_factory) -> Dataset:
     return some_episodes(tmp_path_factory.mktemp("episodes"), LENGTHS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), size=st.integers(1, 500), buffer=st.integers(1, 1000), key=st.tuples(*[st.integers(0, 9)] * 2))
 def test_every_frame_once_and_skip_leaves_the_rest_unchanged(dataset, data, size, buffer, key):
     changes = {"buffer_frames": buffer, "seed": key[0], "epoch": key[1]}
@@ -58,6 +58,13 @@ def test_every_frame_once_and_skip_leaves_the_rest_unchanged(dataset, data, size
     assert [len(batch) for batch in whole[:-1]] == [size] * (len(whole) - 1)
     skip = data.draw(st.integers(0, len(whole) + 1), label="skip")
     assert [tags(batch) for batch in batches(dataset, size, skip=skip, **changes)] == whole[skip:]
+
+
+def test_each_frame_comes_with_the_one_before_it(dataset):
+    for plain, pairs in zip(batches(dataset), batches(dataset, before=True), strict=True):
+        assert np.array_equal(pairs[:, 1], plain)
+        expected = [(episode, max(time - 1, 0)) for episode, time in tags(plain)]
+        assert tags(pairs[:, 0]) == expected
 
 
 def test_frames_of_both_layouts_come_as_rollouts_have_them(tmp_path):

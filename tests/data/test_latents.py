@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -59,7 +59,6 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_skip_leaves_out_the_f
     assert len(rest) == len(first) - 2 and torch.equal(rest[0].mean, first[2].mean)
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), length=st.integers(1, 15),
     batch_size=st.integers(1, 6), seed=st.integers(0, 9), epoch=st.integers(0, 9), data=st.data(),

@@ -107,9 +107,19 @@ def test_discrete_actions_are_held_as_the_papers_code_holds_them():
     assert runs.mean() == pytest.approx(3.6 * 4 / 3, rel=0.06) and runs.min() == 1
 
 
-def test_mixed_is_held_or_legs_all_through_an_episode():
-    longest = [
-        max(len(list(run)) for _, run in itertools.groupby(row[:, 0])) for row in actions("mixed", a_kind("box"))
-    ]
-    assert {length <= 10 for length in longest} == {True, False} and max(longest) >= 100
-    assert all(length <= 10 or length >= 30 for length in longest)
+def runs_of(row: np.ndarray) -> list[int]:
+    """How long the same number stays, from the first step to the last."""
+    return [len(list(run)) for _, run in itertools.groupby(row)]
+
+
+def test_stays_holds_an_action_for_long():
+    driven = actions("stays", a_kind("box"), 40, 2_000)[:, :, 0]
+    runs = [length for row in driven for length in runs_of(row)[:-1]]  # the last one is cut
+    assert min(runs) >= 30 and 380 < max(runs) < 400
+    assert np.mean(runs) == pytest.approx(214.5, rel=0.08)
+
+
+def test_mixed_is_one_of_three_policies_all_through_an_episode():
+    longest = [max(runs_of(row)[:-1]) for row in actions("mixed", a_kind("box"), 300, 1_500)[:, :, 0]]
+    shares = np.histogram(longest, [0, 11, 150, 400])[0] / len(longest)
+    assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.08)

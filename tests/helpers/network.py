@@ -73,7 +73,7 @@ class Machine:
         return [pid for pid, line in lines.items() if line.exists() and text in line.read_text().replace("\0", " ")]
 
     def kill(self, text: str = "") -> int:
-        """Kill them; how many there were. Without a text, until none is left: Ray starts no second head beside one."""
+        """Kill them; how many there were. Without a text, until none is left."""
         killed = set[int]()
         while left := [pid for pid in self.processes(text) if not text or pid not in killed]:
             for pid in left:

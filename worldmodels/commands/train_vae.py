@@ -22,7 +22,7 @@ from worldmodels.runs.settings import TrainVAE
 from worldmodels.show.pictures import write_grid
 from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.training.ranks import Ranks
-from worldmodels.vision import VAE, to_images, vae_loss
+from worldmodels.vision import VAE, moved, to_images, vae_loss
 from worldmodels.workers.places import choose_bfloat16, choose_device
 
 
@@ -35,17 +35,23 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
     train, test = split(dataset, cfg.test_fraction)
 
     torch.manual_seed(cfg.seed)
-    vae = VAE(cfg.z_size).to(device)
+    vae = VAE(cfg.z_size)
+    if cfg.init == "he":
+        vae.scale_for_relu()
+    vae.to(device)
     vae.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     precision = "bfloat16" if vae.use_bfloat16 else "float32"
     optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
     trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision)
 
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
+        weight = None
+        if cfg.motion:
+            weight, frames = 1 + cfg.motion * moved(frames, device), frames[:, 1]
         images = to_images(frames, device)
         epsilon = torch.randn(len(frames), cfg.z_size, generator=noise, device=device)
         reconstruction, mean, logvar = vae(images, epsilon)
-        value, metrics = vae_loss(images, reconstruction, mean, logvar, cfg.free_bits)
+        value, metrics = vae_loss(images, reconstruction, mean, logvar, cfg.free_bits, weight)
         return value, metrics, len(frames)
 
     def pictures(epoch: int) -> None:
@@ -61,11 +67,13 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         cfg,
         data=dataset.fingerprint,
         cut=f"{cfg.batch_size} frames",
-        batches=lambda epoch, skip: frame_batches(train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip),
+        batches=lambda epoch, skip: frame_batches(
+            train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip, before=bool(cfg.motion)
+        ),
         batches_per_epoch=math.ceil(train.frames / cfg.batch_size),
         loss=loss,
         ranks=ranks,
-        test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0),
+        test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0, before=bool(cfg.motion)),
         rate_name="frames_per_second",
         after_epoch=None if cfg.nosamples else pictures,
         begin=begin,

@@ -23,6 +23,9 @@ class _Part:
     def __init__(self, dataset: Dataset, members: list[int], readers: ThreadPoolExecutor):
         ends = np.cumsum([dataset.heads[member].length + 1 for member in members])
         self.frames = np.empty((ends[-1], FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
+        self.before = np.arange(-1, len(self.frames) - 1)
+        """(frames,) the place of the frame before each in its episode; a first frame's own"""
+        self.before[[0, *ends[:-1]]] += 1
         self._reads: list[tuple[slice, Future[None]]] = []
         for member, begin, end in zip(members, [0, *ends], ends, strict=False):
             place = slice(begin, end)
@@ -61,8 +64,9 @@ def _parts(dataset: Dataset, order: np.ndarray, limit: int) -> list[list[int]]:
 
 
 def frame_batches(
-    dataset: Dataset, batch_size: int, *, seed: int, epoch: int, skip: int = 0, buffer_frames: int = 60_000
-) -> Iterator[np.ndarray]:
+    dataset: Dataset, batch_size: int, *, seed: int, epoch: int, skip: int = 0, buffer_frames: int = 60_000,
+    before: bool = False,
+) -> Iterator[np.ndarray]:  # fmt: skip
     """One pass over all the frames in random order: batches uint8 (B, 64, 64, 3), the last one perhaps smaller.
 
     The files are shuffled, then the frames of a part of them that fits in half the buffer; the other half is being
@@ -76,6 +80,8 @@ def frame_batches(
         seed, epoch: the key of the order.
         skip: leave out the first batches (those already trained on) without reading more than needed.
         buffer_frames: frames in memory at a time, 12 kB each.
+        before: yield pairs (B, 2, 64, 64, 3) instead, of the frame before and the frame; an episode's first frame
+            stands for the one before it.
 
     Raises:
         UserError: no file could be read.
@@ -94,7 +100,7 @@ def frame_batches(
         ahead = _Part(dataset, parts[first], readers) if first < len(parts) else None
         for part in range(first, len(parts)):
             assert ahead is not None
-            frames, (intact, bad) = ahead.frames, ahead.wait()
+            frames, earlier, (intact, bad) = ahead.frames, ahead.before, ahead.wait()
             ahead = _Part(dataset, parts[part + 1], readers) if part + 1 < len(parts) else None
             for error in bad:
                 say_damaged(error)
@@ -104,7 +110,8 @@ def frame_batches(
             order = shuffles[part].permutation(counts[part])
             for number in range(max(skip, begin // batch_size), -(-end // batch_size)):
                 chosen = order[max(number * batch_size - begin, 0) : (number + 1) * batch_size - begin]
-                batch.append(frames[chosen[intact[chosen]]])
+                chosen = chosen[intact[chosen]]
+                batch.append(frames[np.stack([earlier[chosen], chosen], axis=1)] if before else frames[chosen])
                 if (number + 1) * batch_size <= end or end == ends[-1]:
                     whole, batch = np.concatenate(batch), []
                     if len(whole):

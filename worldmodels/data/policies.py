@@ -17,6 +17,7 @@ from worldmodels.rollout import Episode
 TIME_STEP = 1 / 50  # s; the frame of CarRacing, and the step of ctallec's random walk in every environment
 LONGEST_HOLD = 10  # steps; the paper's code for Take Cover holds a random action for 1–10 frames
 LEG = (30, 150)  # steps of a leg, the last not included: from wall to wall are 102 tics of Take Cover
+STAY = (30, 400)  # steps of one and the same action, the last not included: few games of Take Cover last longer so
 BLOCK = 64  # steps of noise drawn at a time: what one costs is mostly the call
 NOISE_STREAM = 1  # keeps the noise apart from the draw of the track, which has the key (seed, rollout)
 
@@ -105,11 +106,21 @@ def legs(actions: Actions, rng: np.random.Generator) -> Stream:
         side = -side
 
 
+def stays(actions: Actions, rng: np.random.Generator) -> Stream:
+    """Random actions held for 30–399 steps: what becomes of one who stands still, or walks against a wall."""
+    while True:
+        action = actions.noise(rng, 1)[0]
+        for _ in range(rng.integers(*STAY)):
+            yield action
+
+
 def mixed(actions: Actions, rng: np.random.Generator) -> Stream:
-    """An episode of `held` or one of `legs`: the small steps of the one and the walls of the other."""
-    return legs(actions, rng) if rng.random() < 0.5 else held(actions, rng)
+    """Two episodes of `legs` and two of `held` for one of `stays`: the walls of the one, the small steps of the other,
+    and the third, without which M takes a corner for a safe place."""
+    kind = np.searchsorted((0.4, 0.6), rng.random(), side="right")
+    return (legs, stays, held)[kind](actions, rng)
 
 
 STREAMS: dict[str, Callable[[Actions, np.random.Generator], Stream]] = {
-    "brown": brown, "white": white, "gas": gas, "held": held, "legs": legs, "mixed": mixed,
+    "brown": brown, "white": white, "gas": gas, "held": held, "legs": legs, "stays": stays, "mixed": mixed,
 }  # fmt: skip

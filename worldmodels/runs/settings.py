@@ -29,10 +29,11 @@ class Collection:
     """Episodes in the folder when the command is done; an interrupted collection continues."""
     threads: OrNone = 0
     """Worker processes (0: one per core)."""
-    policy: Literal["brown", "white", "gas", "held", "legs", "mixed", "agent"] = "brown"
+    policy: Literal["brown", "white", "gas", "held", "legs", "stays", "mixed", "agent"] = "brown"
     """brown: a random walk of the action; white: the space's own samples; gas: smooth steering with the foot on the
     gas, which really drives; held: random actions for 1-10 steps (paper, Take Cover); legs: to and fro for 30-149
-    steps; mixed: every episode one of these two; agent: the trained V, M and C of --logdir."""
+    steps; stays: random actions for 30-399 steps; mixed: every episode one of these three; agent: the trained V, M and
+    C of --logdir."""
     start: Literal["line", "anywhere"] = "line"
     """anywhere: begin on a random tile at a random speed (our simulator only), so that V and M see the whole track."""
     max_steps: Count | None = None
@@ -84,6 +85,8 @@ class Training:
     learning_rate: Above = 1e-4
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss, the same ones for V and M."""
+    anneal: bool = False
+    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
@@ -108,6 +111,11 @@ class VAETraining(Training):
     """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
     free_bits: Annotated[float, Ge(0)] = 0.5
     """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
+    motion: Annotated[float, Ge(0)] = 0.0
+    """So much more weighs the error of pixels that changed since the frame before, the whole picture's change apart:
+    small things in flight are learned first (0: all pixels alike, as the paper)."""
+    init: Literal["pytorch", "he"] = "pytorch"
+    """The first weights; he: scaled for ReLU (He et al. 2015), which learns faster."""
 
 
 @dataclass(frozen=True)

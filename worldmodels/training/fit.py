@@ -277,6 +277,7 @@ def train_epoch(
     title = f"{trainee.title} epoch {loop.epoch + 1}/{cfg.epochs}"
     with progress(total=count, initial=loop.batch, unit="batch", desc=title) as bar:
         for batch in batches(loop.epoch, loop.batch):
+            trainee.set_learning_rate(loop.learning_rate * share_of_rate(cfg, loop, count))
             metrics, weight = backward(trainee, batch, loss, ranks, loop, cfg.seed)
             if clip is not None:
                 torch.nn.utils.clip_grad_value_(trainee.model.parameters(), clip)
@@ -292,6 +293,12 @@ def train_epoch(
                 trainee.save_last(loop, data)
         sums.check()
     return (loop.weight - weight_before) / (time.perf_counter() - began)
+
+
+def share_of_rate(cfg: Settings, loop: Loop, count: int) -> float:
+    """What is left of the learning rate at the next batch, of `count` per epoch: with `anneal`, half a cosine."""
+    done = (loop.epoch + min(loop.batch / count, 1)) / cfg.epochs
+    return (1 + math.cos(math.pi * done)) / 2 if cfg.anneal else 1.0
 
 
 def backward(

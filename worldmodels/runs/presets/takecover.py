@@ -6,11 +6,13 @@ from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evoluti
 
 COFFEE = Run(
     env=TAKECOVER,
-    collect=Collection(rollouts=320, policy="mixed", longer_than=100),
-    vae=VAETraining(epochs=1, batch_size=25, learning_rate=7e-4, z_size=64),
+    collect=Collection(rollouts=400, policy="mixed", longer_than=100),
+    vae=VAETraining(
+        epochs=1, batch_size=32, learning_rate=1e-3, anneal=True, init="he", motion=4.0, z_size=64
+    ),
     mdrnn=MDRNNTraining(
-        include_terminal=True, include_restart=True, hidden_size=256, epochs=12, batch_size=32, sequence_length=125,
-        learning_rate=1.5e-3,
+        include_terminal=True, include_restart=True, hidden_size=256, epochs=30, batch_size=16, sequence_length=125,
+        learning_rate=1.5e-3, anneal=True,
     ),
     controller=Evolution(
         dream=True, temperature=1.15, horizon=2100, inputs="zch", sample_z=True, strategy="pgpe", pop_size=64,
@@ -19,12 +21,12 @@ COFFEE = Run(
     evaluate=Evaluation(video=True),
 )  # fmt: skip
 """Two cores, no GPU, a coffee break. Smaller than the paper's: the data, the training of V and M, h (256 numbers), and
-the search. Frames, z and the game are whole."""
+the search. Frames, z and the game are whole. V's loss weighs what moves five times."""
 
 NIGHT = dataclasses.replace(
     COFFEE,
     collect=dataclasses.replace(COFFEE.collect, rollouts=2000),
-    vae=dataclasses.replace(COFFEE.vae, epochs=3, batch_size=50),
+    vae=dataclasses.replace(COFFEE.vae, epochs=2),
     mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=40, sequence_length=500, learning_rate=1e-3),
     controller=dataclasses.replace(COFFEE.controller, n_samples=16, epochs=150, select_tracks=64, average=5),
     evaluate=Evaluation(episodes=1000, video=True),
