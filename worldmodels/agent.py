@@ -66,7 +66,7 @@ class Agent:
             seed: of the samples of z, which depend on (seed, episode, candidate) alone.
             rows: fewest rows of a matrix product, filled up with copies: a lane of few is rounded otherwise than one of
                 many. From 8 on, on one thread of one kind of processor, it does not matter how many lanes there are.
-            threads: the lanes act in so many parts, where each has `rows` lanes.
+            threads: the lanes act in at most so many parts, a part for every `rows` lanes begun.
             each: `map`, or that of `threads` threads on which PyTorch computes alone.
 
         Raises:
@@ -101,7 +101,7 @@ class Agent:
 
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         """Observations of `lanes` int64 (L,), frames uint8 (L, 64, 64, 3) → actions float32 (L, A); h moves on."""
-        parts = max(1, min(self.threads, len(lanes) // self.rows))
+        parts = max(1, min(self.threads, -(-len(lanes) // self.rows)))
         acted = self.each(self.act_part, np.array_split(lanes, parts), np.array_split(observations, parts))
         return np.concatenate(list(acted))
 
