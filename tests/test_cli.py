@@ -68,7 +68,9 @@ def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
     assert asked("--preset", "laptop", "--noreload").epochs == LAPTOP.vae.epochs
 
 
-def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path) -> None:
+def test_the_same_command_again_asks_the_same_and_a_switch_can_be_turned_off(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may hold an exp_dir
+
     def asked(*flags: str) -> config.TrainMDRNN:
         cfg, _ = cli.parse("train-mdrnn", ["--logdir", str(tmp_path), "--rootdir", str(tmp_path / "data"), *flags])
         record.write("train-mdrnn", cfg, None)
@@ -357,7 +359,8 @@ def test_a_command_in_a_sentence_can_be_copied(tmp_path, capsys) -> None:
     assert f"worldmodels train-vae --logdir '{tmp_path}/a run'" in capsys.readouterr().err
 
 
-def test_the_episodes_of_an_environment_and_of_a_driver_have_a_folder_of_their_own() -> None:
+def test_the_episodes_of_an_environment_and_of_a_driver_have_a_folder_of_their_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a checkout may hold an exp_dir
     assert cli.parse("collect", [])[0].folder == Path("datasets/carracing")
     assert cli.parse("collect", ["--env", "CarRacing-v3"])[0].folder == Path("datasets/carracing")
     assert cli.parse("collect", ["--env", "worldmodels/TakeCover-v0"])[0].folder == Path("datasets/takecover")
