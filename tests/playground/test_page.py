@@ -221,9 +221,12 @@ def test_a_photo_is_something_to_dream_from(page, shipped, tmp_path):
     before = page.evaluate("[...playground.drawnZ]")
     page.set_input_files("#photo", tmp_path / "photo.webp")
     page.wait_for_function("before => playground.drawnZ.some((value, i) => value !== before[i])", arg=before)
+    seen = page.evaluate("[...playground.drawnZ]")
+    assert seen != before
     (tmp_path / "photo.webp").write_bytes(b"no picture")
     page.set_input_files("#photo", tmp_path / "photo.webp")
     page.wait_for_function("document.querySelector('#status').textContent.includes('no picture')")
+    assert page.evaluate("[...playground.drawnZ]") == seen
 
 
 def test_real_beside_dream(page):
