@@ -270,6 +270,8 @@ def test_looking_farther_ahead_keeps_a_steady_reward_s_value() -> None:
     memory.look_ahead(0.99)
     assert memory.discount == 0.99 and before is not None
     torch.testing.assert_close(memory.predict(h).value, before * 10)
+    memory.look_ahead(0.99, supply=200.0)  # of which two are paid in every step
+    torch.testing.assert_close(memory.predict(h).value, before * 5)
 
 
 def test_m_reads_where_an_episode_begins() -> None:

@@ -63,6 +63,7 @@ class MDRNN(nn.Module):
         reward_scale: float = 1.0,
         dropout: float = 0.0,
         discount: float = 0.0,
+        supply: float = 0.0,
         step_reward: float = 0.0,
         action_kind: str | None = None,
         action_bounds: tuple[list[float], list[float]] | None = None,
@@ -77,6 +78,7 @@ class MDRNN(nn.Module):
             dropout: share of h that the head does not see, another one in each sequence (training) or dream.
             discount: a head for the value, the sum of later rewards, each step's worth so much of the one before; 0: no
                 such head.
+            supply: what an episode has to pay in all, about: `faded` says what of it is left; 0: without end.
             step_reward: what each step pays where that is all that is paid (Take Cover: 1); needs no head.
             action_kind: how actions are to be understood ("car", "box", "discrete", …); None: nobody said.
             action_bounds: lowest and highest values of a "box" action, A each.
@@ -88,7 +90,7 @@ class MDRNN(nn.Module):
             include_reward, include_terminal, include_restart,
         )  # fmt: skip
         self.reward_scale, self.dropout, self.step_reward = reward_scale, dropout, step_reward
-        self.look_ahead(discount)
+        self.look_ahead(discount, supply)
         self.action_kind, self.action_bounds = action_kind, action_bounds
         self.use_bfloat16 = False  # arithmetic of the LSTM in `forward`; the mixture is always float32
         self.lstm = nn.LSTM(z_size + action_size + include_restart, hidden_size, batch_first=True)
@@ -98,10 +100,15 @@ class MDRNN(nn.Module):
         mixture_size = (self.logit_rows + 2 * z_size) * gaussians
         self.head = nn.Linear(hidden_size, mixture_size + include_reward + include_terminal + bool(discount))
 
-    def look_ahead(self, discount: float) -> None:
-        """Let the value look so far. Its unit is a reward of one, for ever: a head of another discount is right
-        on the average."""
-        self.discount, self.value_scale = discount, self.reward_scale / (1 - discount)
+    def look_ahead(self, discount: float, supply: float = 0.0) -> None:
+        """Let the value look so far. Its unit is a reward of one in every step to come: a head of another discount is
+        right on the average."""
+        self.discount, self.supply = discount, supply
+        self.value_scale = self.reward_scale / (1 - discount + (self.reward_scale / supply if supply else 0.0))
+
+    def faded(self, reward: Tensor) -> Tensor:
+        """What later rewards are worth after one of this size (any shape): it was taken from the episode's supply."""
+        return torch.exp(-reward.clamp(min=0) / self.supply) if self.supply else torch.ones_like(reward)
 
     def forward(
         self,

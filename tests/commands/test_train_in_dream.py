@@ -24,7 +24,7 @@ from worldmodels.workers.explorer import Explorer, explore
 
 ROUNDS = Dreaming(
     rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=0, updates=2, batch_size=3,
-    sequence_length=8, select_every=2, select_tracks=2, discount=0.9,
+    sequence_length=8, select_every=2, select_tracks=2, discount=0.9, supply=30,
 )  # fmt: skip
 
 
@@ -58,7 +58,8 @@ def test_rounds_resume_where_they_stopped(before: Path, tmp_path: Path) -> None:
         assert (whole / name / "best.safetensors").read_bytes() == (halves / name / "best.safetensors").read_bytes()
     assert rows[-1]["selected"] is not None and rows[0]["selected"] is None and rows[1]["selected"] is not None
     assert (whole / "ctrl" / "dream.mp4").stat().st_size > 1000
-    assert load(whole).memory.discount == 0.9, "the driver reads the M that it learned in"
+    m = load(whole).memory
+    assert (m.discount, m.supply) == (0.9, 30), "the driver reads the M that it learned in"
 
 
 def test_m_looks_farther_from_round_to_round(before: Path, tmp_path: Path) -> None:

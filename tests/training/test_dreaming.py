@@ -55,9 +55,28 @@ def test_values_are_discounted_sums(ends: bool) -> None:
     assert float(values(cut, 0.9, False)[-1]) == pytest.approx(float(cut.rewards.mean()) / 0.1)
 
 
-def test_the_dream_is_dream_step_and_its_gradient_is_its_own() -> None:
+def test_what_is_paid_is_taken_from_the_supply() -> None:
+    """Against the sum written out; of all that a steady drive will be paid, its speed decides less than without."""
+    one = episode(6, 0)
+    left = [0.9 * np.exp(-max(float(r), 0) / 5) for r in one.rewards]
+    usual = float(one.rewards.mean())
+    tail = usual / (1 - 0.9 * np.exp(-max(usual, 0) / 5))
+    wanted = [
+        sum(float(np.prod(left[t + 1 : k])) * float(one.rewards[k]) for k in range(t + 1, 6))
+        + float(np.prod(left[t + 1 :])) * tail
+        for t in range(6)
+    ]
+    np.testing.assert_allclose(values(one, 0.9, False, 5.0), wanted, rtol=1e-5)
+    slow, fast = (one._replace(rewards=torch.full((6,), reward)) for reward in (1.0, 2.0))
+    for supply, ratio in ((0.0, 2.0), (20.0, 1.36), (1e9, 2.0)):
+        ahead = [float(values(drive, 0.99, False, supply)[0]) for drive in (slow, fast)]
+        assert ahead[1] / ahead[0] == pytest.approx(ratio, rel=0.2 if supply == 20 else 1e-3)
+
+
+@pytest.mark.parametrize("supply", [0.0, 3.0])
+def test_the_dream_is_dream_step_and_its_gradient_is_its_own(supply: float) -> None:
     """A dream of a Dreamer against DreamStep step by step, and its gradient against differences."""
-    mdrnn, shape = world(), Controller(Z, H, 3)
+    mdrnn, shape = world(supply=supply), Controller(Z, H, 3)
     starts = bank(mdrnn, [episode(30, 1)], 6, seed=0)
     dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=5)
     parameters = torch.randn(shape.size, generator=torch.Generator().manual_seed(3)) * 0.3
@@ -66,13 +85,15 @@ def test_the_dream_is_dream_step_and_its_gradient_is_its_own() -> None:
     paid, value = dreamer.dream(many, starts, torch.Generator().manual_seed(5))
 
     draw, (z, h, c, restart), total = torch.Generator().manual_seed(5), vars(starts).values(), torch.zeros(6)
+    left = torch.ones(6)
     for _ in range(5):
         action = torch.from_numpy(car().squash(shape.act(many, shape.see(z, (h, c))).numpy()))
         uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
         z, h, c, reward, _ = DreamStep(mdrnn)(z, action, h, c, restart, uniform, normal, 1.0)
-        total += reward
+        total += left * reward
+        left *= torch.exp(-reward.clamp(min=0) / supply) if supply else 1.0
     torch.testing.assert_close(paid, total)
-    torch.testing.assert_close(value, mdrnn.predict(h).value)
+    torch.testing.assert_close(value, left * mdrnn.predict(h).value)
 
     weights = parameters.clone().requires_grad_(True)
     paid, value = dreamer.dream(weights.expand(6, -1), starts, torch.Generator().manual_seed(5))
@@ -174,3 +195,16 @@ def test_the_promise_is_held_against_what_was_paid() -> None:
     assert promise is not None
     assert promise == pytest.approx({"dreamed": 5.0, "real": 10.0, "promised": 10.0, "paid": 20.0})
     assert dreamer.promise(population, [episode(10, 0)] * 2, torch.Generator().manual_seed(0)) is None
+    mdrnn.look_ahead(0.9, 20.0)
+    with torch.no_grad():
+        mdrnn.head.bias[-1] = 5 / mdrnn.value_scale
+    promise = dreamer.promise(population, episodes, torch.Generator().manual_seed(0))
+    assert promise is not None
+
+    def ten(reward: float, after: float) -> tuple[float, float]:
+        kept = np.exp(-reward / 20)
+        return reward * (1 - kept**10) / (1 - kept), kept**10 * after
+
+    dreamed, real = ten(0.5, 5.0), ten(1.0, 1 / (1 - 0.9 * np.exp(-1 / 20)))
+    wanted = {"dreamed": dreamed[0], "real": real[0], "promised": sum(dreamed), "paid": sum(real)}
+    assert promise == pytest.approx(wanted, rel=1e-4)

@@ -57,6 +57,7 @@ UNPAID = 40  # steps without a reward at the end of an episode that was lost,
 BEFORE = (15, 90)  # and how many before that a quarter of the dreams begin
 LANES = 8  # fewest of a thread: with less to do it would be waited for
 LONGEST = 1.0  # gradient of M's loss, cut to this length
+AHEAD = ("discount", "supply")  # what M's value counts, and a driver's M says of itself
 FIXED = ("env", "horizon", "seed")
 """Settings that a C keeps from its first round to its last."""
 
@@ -164,8 +165,8 @@ def beginnings(episodes: list[Latents], count: int, rng: np.random.Generator) ->
 def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float]:
     """M learns from all the episodes so far, half of the sequences from the newest; returns the parts of its loss."""
     m, old = learner.mdrnn, [episode for episodes in learner.rounds for episode in episodes]
-    m.look_ahead(discount_of(cfg, learner.first_discount, number))
-    sequences = Sequences(old, cfg.sequence_length, cfg.batch_size, m.discount, m.include_terminal)
+    m.look_ahead(discount_of(cfg, learner.first_discount, number), cfg.supply)
+    sequences = Sequences(old, cfg.sequence_length, cfg.batch_size, m.discount, m.include_terminal, m.supply)
     lengths = np.array([len(episode.actions) for episode in old], dtype=np.float64)
     new = np.arange(len(old)) >= len(old) - len(learner.newest(NEW))
     share = (lengths / lengths.sum() + new * lengths / (new * lengths).sum()) / 2
@@ -281,7 +282,7 @@ class Learner:
             shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
         if path.exists():
             learner.resume(run, *checkpoint.load(path))
-        mdrnn.look_ahead(discount_of(cfg, learner.first_discount, learner.loop.generation))
+        mdrnn.look_ahead(discount_of(cfg, learner.first_discount, learner.loop.generation), cfg.supply)
         if not learner.rounds[0]:
             raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
         return learner
@@ -324,8 +325,8 @@ class Learner:
             self.loop.best = float(scores.mean())
             parameters = torch.from_numpy(self.average.astype(np.float32))
             m = {name: tensor.clone() for name, tensor in self.mdrnn.state_dict().items()}
-            discount = torch.tensor(self.mdrnn.discount, dtype=torch.float64)
-            self.best = {"parameters": parameters, "discount": discount, **checkpoint.pack("mdrnn", m)}
+            ahead = {name: torch.tensor(getattr(self.mdrnn, name), dtype=torch.float64) for name in AHEAD}
+            self.best = {"parameters": parameters, **ahead, **checkpoint.pack("mdrnn", m)}
             self.publish(run)
         return float(scores.mean())
 
@@ -333,7 +334,7 @@ class Learner:
         """Make the best C, with its M, the run's driver."""
         _, meta = checkpoint.load(run.mdrnn / "last.safetensors")
         tensors = checkpoint.pack("mdrnn", checkpoint.unpack("mdrnn", self.best))
-        settings = meta["mdrnn"] | {"discount": float(self.best["discount"])}
+        settings = meta["mdrnn"] | {name: float(self.best[name]) for name in AHEAD if name in self.best}
         about_m = {"mdrnn": settings, "precision": "float32", "went_on": True}
         checkpoint.save(run.mdrnn / "best.safetensors", tensors, about_m)
         about = {"agent": {"sample_z": False, "seed": self.settings["seed"]}, "env": self.settings["env"]}

@@ -151,18 +151,20 @@ def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
     return Latents(mean, logvar, torch.from_numpy(rollout.actions), torch.from_numpy(rollout.rewards), terminals)
 
 
-def values(episode: Latents, discount: float, ends: bool) -> Tensor:
+def values(episode: Latents, discount: float, ends: bool, supply: float = 0.0) -> Tensor:
     """(T,): after each step of an episode, the sum of its later rewards, each worth `discount` of the one before.
 
-    With `ends` nothing comes after a terminal step. Elsewhere an episode is taken to go on at the rate of its last
-    `TAIL` steps, without a terminal one: a time limit is no loss, and neither is a lap that is finished.
+    With a `supply` of rewards, what is paid is taken from it: a reward r makes all later ones exp(−r / supply) of what
+    they were. With `ends` nothing comes after a terminal step. Elsewhere an episode is taken to go on at the rate of
+    its last `TAIL` steps, without a terminal one: a time limit is no loss, and neither is a lap that is finished.
     """
     rewards, ended = episode.rewards.double().numpy(), bool(episode.terminals[-1])
     usual = rewards[: -1 if ended and len(rewards) > 1 else None][-TAIL:].mean()  # what ended it is paid once
-    after, value = np.empty(len(rewards)), 0.0 if ended and ends else float(usual) / (1 - discount)
+    kept = discount * np.exp(-np.maximum(np.append(rewards, usual), 0) / (supply or np.inf))  # of what comes after
+    after, value = np.empty(len(rewards)), 0.0 if ended and ends else float(usual / (1 - kept[-1]))
     for t in range(len(rewards) - 1, -1, -1):
         after[t] = value
-        value = rewards[t] + discount * value
+        value = rewards[t] + kept[t] * value
     return torch.from_numpy(after).float()
 
 
@@ -177,13 +179,15 @@ class Sequences:
     """Of the values; 0: nobody asks for them, and they are 0."""
     ends: bool = False
     """Whether nothing comes after a terminal step."""
+    supply: float = 0.0
+    """Of rewards, in `values`; 0: without end."""
 
     @cached_property
     def values(self) -> list[Tensor]:
         """(T,) of every episode."""
         if not self.discount:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
-        return [values(episode, self.discount, self.ends) for episode in self.episodes]
+        return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
 
     @property
     def steps(self) -> int:

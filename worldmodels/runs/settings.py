@@ -278,6 +278,9 @@ class Dreaming:
     """Of M's value in the end. M may be trained with a lower one, since what looks less far ahead is learned sooner,"""
     farther: OrNone = 20
     """and comes to look so far in this many rounds."""
+    supply: Annotated[float, Ge(0)] = 0.0
+    """Rewards that an episode has to give, about: what is paid is taken from it, so that to be quick pays little and to
+    be lost costs all that is left (0: without end)."""
     temperature: Annotated[float, Ge(0)] = 1.0
     """Of the dream: 1 is M's own uncertainty."""
     gate: Annotated[float, Ge(1)] = 1.5

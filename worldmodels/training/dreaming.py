@@ -42,7 +42,7 @@ class Dreamer:
 
         Returns:
             The sum of the dream's rewards (D,) and the value of its last state (D,); what comes after M's end counts as
-            much as M believes that the dream has not ended.
+            much as M believes that the dream has not ended, and what is paid is taken from M's `supply`.
         """
         z, h, c, restart = starts.z, starts.h, starts.c, starts.restart
         hidden = self.mdrnn.dropout_mask(len(z), draw)
@@ -54,7 +54,9 @@ class Dreamer:
             uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
             z, restart = memory.sample(prediction, self.temperature, uniform, normal), torch.zeros_like(restart)
             assert prediction.value is not None
-            paid = paid + alive * (self.mdrnn.step_reward if prediction.reward is None else prediction.reward)
+            reward = torch.full_like(paid, self.mdrnn.step_reward) if prediction.reward is None else prediction.reward
+            paid = paid + alive * reward
+            alive = alive * self.mdrnn.faded(reward)
             if prediction.terminal is not None:
                 alive = alive * torch.sigmoid(-prediction.terminal)
             value = alive * prediction.value
@@ -107,9 +109,11 @@ class Dreamer:
         parameters = torch.from_numpy(population[owner]).float()
         dreamed, value = self.dream(parameters, states(self.mdrnn, episodes, owner, step), draw)
         ends = self.mdrnn.include_terminal
-        after = [values(episode, self.mdrnn.discount, ends) for episode in episodes]
-        real = torch.stack([episodes[i].rewards[t : t + self.horizon].sum() for i, t in probes])
-        rest = torch.stack([after[i][t + self.horizon - 1] for i, t in probes])
+        after = [values(episode, self.mdrnn.discount, ends, self.mdrnn.supply) for episode in episodes]
+        rewards = torch.stack([episodes[i].rewards[t : t + self.horizon] for i, t in probes])
+        left = self.mdrnn.faded(rewards).cumprod(dim=1)  # after each step
+        real = rewards[:, 0] + (left[:, :-1] * rewards[:, 1:]).sum(dim=1)
+        rest = left[:, -1] * torch.stack([after[i][t + self.horizon - 1] for i, t in probes])
         sums = {"dreamed": dreamed, "real": real, "promised": dreamed + value, "paid": real + rest}
         return {name: float(sum_.mean()) for name, sum_ in sums.items()}
 
