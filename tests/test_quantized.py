@@ -5,10 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from worldmodels import quantized
+from worldmodels import envs, pretrained, quantized
+from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.quantized import KEY, QuantizedVAE, largest_activations, quantize
-from worldmodels.vision import VAE
+from worldmodels.runs import checkpoint
+from worldmodels.vision import VAE, build
 
 here = pytest.mark.skipif(not quantized.supported(), reason="a processor with VNNI")
 CPU = torch.device("cpu")
@@ -64,6 +66,17 @@ def test_z_is_v_s_to_three_hundredths_of_its_spread(vae) -> None:
     unseen = frames(200, seed=1)
     for ours, theirs in zip(quick.encode(unseen), vae.encode(unseen), strict=True):
         assert (ours - theirs).std() < 0.03 * theirs.std()
+
+
+@here
+def test_the_package_s_v_sees_the_road_in_integers() -> None:
+    tensors, meta = checkpoint.load(pretrained.folder("carracing") / "vae" / "best.safetensors")
+    vae = build("V", tensors, meta)
+    env = envs.make(World.practice(envs.CARRACING), 8)
+    env.reset(seed=list(range(8)))
+    seen = np.concatenate([env.step(np.tile(np.float32([0.02, 0.3, 0]), (8, 1)))[0].copy() for _ in range(60)][20:])
+    ours, theirs = quantize(vae, tensors).encode(seen)[0], vae.encode(seen)[0]
+    assert (ours - theirs).std() < 0.02 * theirs.std()
 
 
 @here

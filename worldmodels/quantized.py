@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldmodels.errors import UserError
 from worldmodels.vision import VAE, to_images
+from worldmodels.workers.places import choose_bfloat16
 
 KEY = "largest"  # of the tensor beside V's weights in its checkpoint
 
@@ -100,6 +101,18 @@ def obstacle(tensors: dict[str, Tensor], device: torch.device) -> str | None:
     if KEY not in tensors:
         return "The checkpoint of V does not say how large its activations become, as those from now on do"
     return None
+
+
+def choose_precision(asked: str, tensors: dict[str, Tensor], device: torch.device) -> str:
+    """In which arithmetic V, of the tensors of its checkpoint, encodes while C drives: float32, bfloat16 or int8.
+
+    `auto` is int8 where nothing is in the way, else bfloat16 where that is fast.
+    """
+    if asked != "auto":
+        return asked
+    if obstacle(tensors, device) is None:
+        return "int8"
+    return "bfloat16" if choose_bfloat16("auto", device) else "float32"
 
 
 def quantize(vae: VAE, tensors: dict[str, Tensor]) -> QuantizedVAE:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from worldmodels import envs, memory, quantized, vision
+from worldmodels import envs, memory, vision
 from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
 from worldmodels.dream import Starts
@@ -28,6 +28,7 @@ from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.evolution.standing import State, resume, save_best
+from worldmodels.quantized import choose_precision
 from worldmodels.rollout import GiveUp
 from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
@@ -50,7 +51,9 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     refuse(cfg, description)
     shape = shape_of_c(cfg, run)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
-    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision_of(cfg, run, places))
+    # Decided once, here: workers on unlike machines must not decide differently.
+    precision = choose_precision(cfg.precision, checkpoint.load(run.trained("vae"))[0], torch.device(places[0].device))
+    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision)
     world = World.practice(cfg.env)
     real = Drivers(world, cfg.batch_size, models)
     dream = dreamers(cfg, run, shape, places) if cfg.dream else None
@@ -252,16 +255,6 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     weights = run.trained("mdrnn").read_bytes()
     bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), torch.device(places[0].device))
     return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
-
-
-def precision_of(cfg: TrainController, run: RunDir, places: tuple[Place, ...]) -> str:
-    """Of V on the road; decided once, here: workers on unlike machines must not decide differently."""
-    device = torch.device(places[0].device)
-    if cfg.precision == "auto" and not quantized.obstacle(checkpoint.load(run.trained("vae"))[0], device):
-        return "int8"
-    if cfg.precision == "auto":
-        return "bfloat16" if choose_bfloat16("auto", device) else "float32"
-    return cfg.precision
 
 
 def training_course(cfg: TrainController, description: Description, generation: int) -> Course:
