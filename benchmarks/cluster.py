@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from worldmodels import pretrained
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.data.episodes import save_rollout
 from worldmodels.envs import CARRACING, World, actions_in
 from worldmodels.evolution import strategies
@@ -73,8 +73,8 @@ class OneProduct(Driver):
     """Drives in one product of all lanes that drive, whatever their number, on all threads."""
 
     def policy(self, job: Job, actions):  # type: ignore[no-untyped-def]
-        models, (vae, memory) = self.setup.models, self.models
-        return Agent(Eyes(vae, models.sample_z), memory, models.controller, job.population, actions, models.seed)
+        models, (eyes, memory) = self.setup.models, self.models
+        return Agent(eyes, memory, models.controller, job.population, actions, models.seed)
 
 
 def rows(repeats: int, steps: int) -> float:

@@ -24,7 +24,9 @@ from worldmodels.controller import Controller
 from worldmodels.data.latents import ENCODE_BATCH
 from worldmodels.envs import World
 from worldmodels.evolution.fitness import fitness
+from worldmodels.quantized import choose_precision
 from worldmodels.rollout import Episode
+from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.vision import VAE, to_images, vae_loss
 from worldmodels.workers.driver import Course, Drivers, best_of
@@ -180,7 +182,8 @@ def act_the_port_s_way(frames: np.ndarray) -> Callable[[], int]:
 def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> Callable[[], int]:
     """A generation of the shipped driver with a little noise: environment, V, M, C and the loop around them."""
     models, mean = best_of(RunDir(pretrained.folder("carracing")), envs.actions_in(World("worldmodels/CarRacing-v3")))
-    models = replace(models, precision="auto")
+    tensors = checkpoint.parse(models.vae, "V")[0]
+    models = replace(models, precision=choose_precision("auto", tensors, CPU))
     candidates = mean + 1e-3 * np.random.default_rng(0).standard_normal((population, len(mean)))
     places = choose_places(CPU, 0, batched=True)
     pool = open_pool(Drivers(World("worldmodels/CarRacing-v3"), 128, models), places)

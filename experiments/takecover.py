@@ -2,33 +2,37 @@
 
     worldmodels run --preset takecover --logdir doom
     python -m experiments.takecover doom [--temperatures 0.1 0.5 1.0 1.15 1.3] [--seeds 2] [--games 500]
+        [--resolution 320x240]
 
 V and M are the run's, and so is how C evolves, but for the temperature and the seed. Each C lives in a run of its own
 below doom/temperatures, so that a killed table goes on. Dreamed scores are of 256 dreams that no candidate has met, at
-the temperature at which C evolved; real ones of development games (seeds from 950,000) at 640×480. ± is the standard
-deviation of an episode.
+the temperature at which C evolved; real ones of development games (seeds from 950,000), by default at 640×480 as
+`evaluate` plays; 320×240, at which episodes are gathered, costs a third. ± is the standard deviation of an episode.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from worldmodels import controller
+from worldmodels import controller, envs
 from worldmodels.cli import parse
-from worldmodels.commands import evaluate, train_controller
-from worldmodels.envs import TAKECOVER, describe
+from worldmodels.commands import train_controller
+from worldmodels.envs import TAKECOVER, World, describe
 from worldmodels.envs.seeds import DEVELOPMENT
+from worldmodels.envs.takecover import RESOLUTIONS
 from worldmodels.evolution.fitness import fitness
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.settings import Evaluate, TrainController
-from worldmodels.workers.driver import Course
+from worldmodels.runs.files import read_json, write_json
+from worldmodels.runs.settings import TrainController
+from worldmodels.workers.driver import Course, Drivers, best_of
 from worldmodels.workers.places import choose_device, choose_places
 from worldmodels.workers.pool import open_pool
 
 DREAMS = 256
+LANES = 32  # games side by side
+BLOCK = 100  # games after which their scores are kept
 
 
 def settings(logdir: Path, temperature: float, seed: int, generations: int | None) -> TrainController:
@@ -53,10 +57,23 @@ def dreamed(cfg: TrainController) -> np.ndarray:
         return fitness(pool, parameters[None], seeds, Course(max_steps=cfg.horizon), cfg.batch_size)[0][0]
 
 
-def real(cfg: TrainController, games: int) -> np.ndarray:
-    """Scores (games,) of the kept C in the game."""
-    evaluate.main(Evaluate(logdir=cfg.logdir, env=TAKECOVER, episodes=games, seed=DEVELOPMENT))
-    return np.array(json.loads(RunDir.of(cfg.logdir).evaluation.read_text())["scores"])
+def real(cfg: TrainController, games: int, resolution: str) -> np.ndarray:
+    """Scores (games,) of the kept C in the game, kept in real_<resolution>.json every `BLOCK` games."""
+    run, world = RunDir.of(cfg.logdir), World(TAKECOVER, {"resolution": resolution})
+    places = choose_places(choose_device(cfg.device), cfg.max_workers, describe(TAKECOVER).batched)
+    models, parameters = best_of(run, envs.actions_in(world))
+    models = replace(models, precision=train_controller.precision_of(cfg, places))
+    driver = run.driver()
+    path = run.path / f"real_{resolution}.json"
+    found = read_json(path) if path.exists() else {}
+    scores: list[float] = found["scores"] if found.get("driver") == driver else []
+    with open_pool(Drivers(world, LANES, models), places) as pool:
+        while len(scores) < games:
+            first = DEVELOPMENT + len(scores)
+            seeds = range(first, min(first + BLOCK, DEVELOPMENT + games))
+            scores += fitness(pool, parameters[None], seeds, Course(), LANES)[0][0].tolist()
+            write_json(path, {"driver": driver, "first seed": DEVELOPMENT, "scores": scores})
+    return np.array(scores[:games])
 
 
 def main() -> None:
@@ -65,6 +82,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1, 0.5, 1.0, 1.15, 1.3])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--games", type=int, default=500)
+    parser.add_argument("--resolution", choices=RESOLUTIONS, default=RESOLUTIONS[0], help="of the real games")
     parser.add_argument("--generations", type=int, help="of C (the run's own number otherwise)")
     arguments = parser.parse_args()
     rows = ["| temperature | seed of C | dreamed | real | standard error |", "|---|---|---|---|---|"]
@@ -72,7 +90,7 @@ def main() -> None:
         for seed in range(arguments.seeds):
             cfg = settings(arguments.logdir, temperature, seed, arguments.generations)
             train_controller.main(cfg)
-            imagined, played = dreamed(cfg), real(cfg, arguments.games)
+            imagined, played = dreamed(cfg), real(cfg, arguments.games, arguments.resolution)
             rows.append(
                 f"| {temperature:g} | {seed} | {imagined.mean():.0f} ± {imagined.std(ddof=1):.0f} "
                 f"| {played.mean():.0f} ± {played.std(ddof=1):.0f} | {played.std(ddof=1) / len(played) ** 0.5:.0f} |"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels import envs, pretrained
+from worldmodels import envs, pretrained, quantized
 from worldmodels.agent import Agent, Eyes
 from worldmodels.controller import Controller
 from worldmodels.envs import World
@@ -62,18 +62,25 @@ def test_a_lane_does_not_feel_the_others(models, settings) -> None:
     np.testing.assert_allclose(together, apart, atol=1e-5)
 
 
-@pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=pytest.mark.skipif(
-    not places.choose_bfloat16("auto", torch.device("cpu")), reason="a processor with bfloat16"))])  # fmt: skip
-def test_bits_depend_neither_on_how_many_lanes_act_nor_on_the_threads(models, bfloat16: bool) -> None:
+@pytest.mark.parametrize("precision", [
+    "float32",
+    pytest.param("bfloat16", marks=pytest.mark.skipif(
+        not places.choose_bfloat16("auto", torch.device("cpu")), reason="a processor with bfloat16")),
+    pytest.param("int8", marks=pytest.mark.skipif(not quantized.supported(), reason="a processor with VNNI")),
+])  # fmt: skip
+def test_bits_depend_neither_on_how_many_lanes_act_nor_on_the_threads(models, precision: str) -> None:
     """Products of 8 rows and more, filled up where there are fewer: each lane is rounded as it is alone."""
     vae, mdrnn = VAE().requires_grad_(False), models[1]
     vae.load_state_dict(models[0].state_dict())
-    vae.use_bfloat16 = bfloat16
+    vae.use_bfloat16 = precision == "bfloat16"
+    eyes = Eyes(vae, True)
+    if precision == "int8":
+        eyes = Eyes(vae, True, quantized.QuantizedVAE(vae, quantized.largest_activations(vae, frames(0))).encode)
     images = np.random.default_rng(0).integers(256, size=(3, 70, 64, 64, 3), dtype=np.uint8)
 
     def acted(lanes: list[int], threads: int = 1) -> np.ndarray:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            agent = Agent(Eyes(vae, True), mdrnn, C, population(), CAR, 3, rows=ROWS, threads=threads, each=pool.map)
+            agent = Agent(eyes, mdrnn, C, population(), CAR, 3, rows=ROWS, threads=threads, each=pool.map)
             agent.begin(np.array(lanes), [Episode(lane, lane % 3) for lane in lanes])
             return np.stack([agent.act(np.array(lanes), step[lanes]) for step in images])
 

@@ -263,7 +263,13 @@ def test_an_unwritable_logdir_is_one_sentence(tmp_path) -> None:
     assert done.returncode == 2 and "is a file" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("text", ["{half", "[]", '{"train-vae": 3}', '{"train-vae": {"epochs": "many"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{half", "[]", '{"train-vae": 3}', '{"train-vae": {"epochs": "many"}}',
+        pytest.param("[" * 100_000, id="deep"), pytest.param(f'{{"a": {"1" * 5000}}}', id="long number"),
+    ],
+)  # fmt: skip
 def test_a_damaged_config_is_one_sentence(tmp_path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json (is damaged|says epochs is 'many')"):
@@ -311,6 +317,10 @@ def test_help_is_a_command_too(capsys) -> None:
             "collect --env broken_module:X-v0",
             "The module broken_module of broken_module:X-v0 cannot be imported (Synta",
         ),
+        (
+            "collect --env module_that_exits:X-v0",
+            "The module module_that_exits of module_that_exits:X-v0 cannot be imported (SystemExit: usage: mine)",
+        ),
         ("report --logdir nowhere", "nowhere does not exist"),
     ],
 )
@@ -318,6 +328,7 @@ def test_more_mistakes_in_one_sentence(tmp_path, monkeypatch, capsys, arguments:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_module.py").write_text("def half(:")
+    (tmp_path / "module_that_exits.py").write_text("raise SystemExit('usage: mine')")  # argparse without a main guard
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments.split(" "))

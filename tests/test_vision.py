@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from worldmodels import pretrained, vision
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
-from worldmodels.vision import VAE, moved, to_images, vae_loss
+from worldmodels.vision import VAE, deconvolve, moved, to_images, vae_loss
 
 
 @pytest.mark.parametrize(("z_size", "parameters"), [(32, 4_348_547), (64, 4_446_915)])
@@ -31,6 +31,23 @@ def test_images_are_the_frames_in_0_to_1() -> None:
     images = to_images(frames, torch.device("cpu"))
     assert images.shape == (2, 3, 64, 64)
     np.testing.assert_array_equal((images * 255).round().byte().permute(0, 2, 3, 1).numpy(), frames)
+
+
+@pytest.mark.parametrize("name", ["deconv2", "deconv4"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_deconvolution_in_phases_is_pytorch_s_and_so_are_its_gradients(name: str, batch: int) -> None:
+    torch.manual_seed(0)
+    layer = getattr(VAE(), name).double()
+    side = {"deconv2": 5, "deconv4": 30}[name]
+    ours = torch.randn(batch, layer.in_channels, side, side, dtype=torch.double, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    image, expected = deconvolve(layer, ours), layer(theirs)
+    torch.testing.assert_close(image, expected)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((image * weights).sum(), [ours, *layer.parameters()])
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad((expected * weights).sum(), [theirs, *layer.parameters()])
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 7])

@@ -25,6 +25,9 @@ from worldmodels.rollout import Episode
 from worldmodels.runs.directory import RunDir
 from worldmodels.vision import VAE
 
+Moments = tuple[Tensor, Tensor]
+"""Mean and log-variance of z, each float32 (B, Z)."""
+
 
 class Encoder(Protocol):
     """Turns observations into z."""
@@ -40,12 +43,13 @@ class Encoder(Protocol):
 class Eyes:
     """V as an encoder: the mean of z, or a sample of it (the paper's code)."""
 
-    def __init__(self, vae: VAE, samples: bool = False):
-        self.vae, self.z_size, self.samples = vae, vae.z_size, samples
+    def __init__(self, vae: VAE, samples: bool = False, encode: Callable[[np.ndarray], Moments] | None = None):
+        """`encode` takes the place of V's own, where it is done in another arithmetic."""
+        self.vae, self.z_size, self.samples, self.encode = vae, vae.z_size, samples, encode or vae.encode
 
     def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
         """Frames uint8 (L, 64, 64, 3) → z (L, Z)."""
-        mean, logvar = self.vae.encode(observations)
+        mean, logvar = self.encode(observations)
         return mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
 
 

@@ -69,9 +69,9 @@ class VAE(nn.Module):
     def reconstruct(self, z: Tensor) -> Tensor:
         """z (B, Z) → images float32 (B, 3, 64, 64) in [0, 1]."""
         x = F.relu(self.first_deconvolution(self.dense(z)))  # (B, 128, 5, 5)
-        x = F.relu(self.deconv2(x))
+        x = F.relu(deconvolve(self.deconv2, x))
         x = F.relu(self.deconv3(x))
-        return torch.sigmoid(self.deconv4(x))
+        return torch.sigmoid(deconvolve(self.deconv4, x))
 
     def first_deconvolution(self, x: Tensor) -> Tensor:
         """`deconv1` of x (B, 1024), one pixel a channel → (B, 128, 5, 5).
@@ -80,7 +80,8 @@ class VAE(nn.Module):
         which spends more time on turning the convolution's 3.3 million weights around than on multiplying them.
         """
         product = x @ self.deconv1.weight.flatten(1)  # (B, 128 · 5 · 5)
-        images = product.reshape(-1, 128, 5, 5) + self.deconv1.get_parameter("bias")[:, None, None]
+        bias = self.deconv1.get_parameter("bias").to(product.dtype)
+        images = product.reshape(-1, 128, 5, 5) + bias[:, None, None]
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,6 +110,45 @@ class VAE(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.mean.weight.device
+
+
+def deconvolve(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution of stride 2 without padding, of x (B, channels, height, width).
+
+    On a CPU `deconv2` and `deconv4` take a third of the time as `_Phases`, and V's training 13% less.
+    """
+    if x.device.type != "cpu":
+        return layer(x)  # type: ignore[no-any-return]
+    weight, bias = layer.weight.to(x.dtype), layer.get_parameter("bias").to(x.dtype)
+    return _Phases.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Phases(torch.autograd.Function):
+    """Output pixels of even and of odd row and column each are an ordinary convolution of the input with every other
+    row and column of the kernel (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
+    The gradients are those of the transposed convolution.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x (B, i, h, w), weight (i, o, k, k), bias (o,) → (B, o, 2 h + k − 2, 2 w + k − 2)."""
+        ctx.save_for_backward(x, weight)
+        inputs, outputs, size, _ = weight.shape
+        half = -(-size // 2)
+        kernel = F.pad(weight, (0, size % 2, 0, size % 2)).view(inputs, outputs, half, 2, half, 2).flip(2, 4)
+        kernel = kernel.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, half, half)  # row, column, output
+        phases = F.conv2d(x, kernel, bias.repeat(4), padding=half - 1).permute(0, 2, 3, 1)  # (B, h', w', 4 o)
+        batch, height, width, _ = phases.shape
+        pixels = phases.reshape(batch, height, width, 2, 2, outputs).permute(0, 1, 3, 2, 4, 5)
+        image = pixels.reshape(batch, 2 * height, 2 * width, outputs).permute(0, 3, 1, 2)
+        image = image[:, :, : 2 * height - size % 2, : 2 * width - size % 2]
+        return image.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        whole = [weight.shape[1]], [2, 2], [0, 0], [1, 1], True, [0, 0], 1, [True, True, True]
+        return torch.ops.aten.convolution_backward(gradient, x, weight, *whole)  # type: ignore[no-any-return]
 
 
 def to_images(frames: np.ndarray, device: torch.device) -> Tensor:

@@ -107,8 +107,8 @@ def events(rootdir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def times(rootdir: Path) -> dict[str, int]:
-    """When each file was written, but collect.json, which every call writes."""
-    files = [path for path in rootdir.iterdir() if path.is_file() and path.name != "collect.json"]
+    """When each file was written, but collect.json and the lock, which every call writes."""
+    files = [path for path in rootdir.iterdir() if path.is_file() and path.name not in ("collect.json", ".lock")]
     return {path.name: path.stat().st_mtime_ns for path in files}
 
 

@@ -117,6 +117,7 @@ def test_a_refused_run_is_what_it_was_asked_before(finished: Path, tmp_path: Pat
     [
         ({"controller": replace(SMOKE.controller, strategy="pgpe", pop_size=5)}, "--pop-size must be even"),
         ({"controller": replace(SMOKE.controller, start="anywhere")}, "cannot start 'anywhere'"),
+        ({"controller": replace(SMOKE.controller, dream=True)}, "predicts no reward"),
         ({"evaluate": replace(SMOKE.evaluate, env="NoSuch-v0")}, "NoSuch-v0 is not registered"),
         ({"device": "cuda"}, "No CUDA device"),
     ],

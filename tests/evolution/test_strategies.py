@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from safetensors import numpy as safetensors
 
 from worldmodels.errors import UserError
+from worldmodels.evolution import standing
 from worldmodels.evolution import strategies as evolution
 from worldmodels.evolution.strategies import cma
+from worldmodels.runs.directory import RunDir
 
 NAMES = ["cma", "sep-cma", "openai-es", "pgpe"]
 
@@ -51,15 +53,18 @@ def test_different_seeds_draw_different_candidates(name: str) -> None:
     assert not np.allclose(first, second)
 
 
-def test_cma_is_the_package_s_own() -> None:
-    """Same random numbers, same scores: the mean follows cma.CMAEvolutionStrategy minimising the negative."""
-    ours, generator = evolution.make("cma", 6, 8, 0.1, seed=5), np.random.default_rng(5)
-    options = {"popsize": 8, "randn": lambda *shape: generator.standard_normal(shape), "seed": np.nan, "verbose": -9}
+@pytest.mark.parametrize("name", ["cma", "sep-cma"])
+def test_cma_is_the_package_s_own(name: str, capsys) -> None:
+    """Same random numbers, same scores: the mean follows cma.CMAEvolutionStrategy minimising the negative, silently."""
+    ours, generator = evolution.make(name, 6, 8, 0.1, seed=5), np.random.default_rng(5)
+    options = {"popsize": 8, "randn": lambda *shape: generator.standard_normal(shape), "seed": np.nan, "verbose": -9,
+               "CMA_diagonal": name == "sep-cma"}  # fmt: skip
     theirs = cma.CMAEvolutionStrategy(np.zeros(6), 0.1, options)
+    assert capsys.readouterr().out == ""
     for _ in range(10):
         candidates = theirs.ask()
         np.testing.assert_array_equal(ours.ask(), np.array(candidates))
-        scores = -(np.array(candidates) ** 2).sum(axis=1)
+        scores = -(np.array(candidates) ** 2 * np.arange(1, 7)).sum(axis=1)
         theirs.tell(candidates, list(-scores))
         ours.tell(scores)
     np.testing.assert_array_equal(ours.mean, theirs.mean)
@@ -237,6 +242,29 @@ def test_a_replay_that_went_elsewhere_is_noticed(name: str) -> None:
     assert not evolution.arrived(after(3, [history[0][::-1], *history[1:]]), mean, sigma)
 
 
+@pytest.mark.parametrize("name", ["cma", "sep-cma"])
+def test_an_evolution_whose_scores_lead_elsewhere_is_not_continued(name: str, tmp_path) -> None:
+    strategy, history, means = evolution.make(name, 12, 8, 0.1, seed=3), [], []
+    for _ in range(6):
+        history.append(rounded(10 * strategy.ask()))
+        strategy.tell(history[-1])
+        means.append(strategy.mean)
+    arrays = {"means": np.array(means[-2:])} | {f"strategy.{key}": x for key, x in strategy.state().items()}
+
+    def bring_back(scores: list[np.ndarray], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        fresh = evolution.make(name, 12, 8, 0.1, seed=3)
+        return list(standing.bring_back(fresh, scores, arrays, RunDir(tmp_path)))
+
+    np.testing.assert_array_equal(bring_back(history, arrays), means)
+    assert len(bring_back(history[::-1], {})) == 6, "version 0.1 kept no means"
+    for scores, kept in [
+        ([history[0][::-1], *history[1:]], arrays),
+        (history, arrays | {"strategy.sigma": arrays["strategy.sigma"] * 1.01}),
+    ]:
+        with pytest.raises(UserError, match="lead elsewhere"):
+            bring_back(scores, kept)
+
+
 # ------------------------------------------------------------------------- the published implementations
 
 
@@ -338,6 +366,15 @@ def test_one_step_of_openai_es() -> None:
     m = (0.9 * 0.1 * gradient + 0.1 * second) / (1 - 0.9**2)
     v = (0.999 * 0.001 * gradient**2 + 0.001 * second**2) / (1 - 0.999**2)
     np.testing.assert_allclose(strategy.mean, 0.05 + 0.045 * m / np.sqrt(v), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [evolution.OpenAIES, evolution.PGPE])
+def test_a_number_that_nobody_tried_stays_and_the_others_move(kind) -> None:
+    strategy = kind(2, 4, 0.1, 0, 1.0)
+    strategy.generator = Given([[1, 0], [2, 0]])
+    strategy.ask()
+    strategy.tell(np.array([9.0, 3.0, 1.0, 2.0]))
+    assert strategy.mean[0] > 0 and strategy.mean[1] == 0
 
 
 def test_adam_s_epsilon_only_matters_to_gradients_as_small() -> None:

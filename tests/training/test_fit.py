@@ -1,5 +1,6 @@
 """The training loop: halving on a plateau, early stopping, best apart from last, and a loss that is no number."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,15 @@ def test_v_runs_once_over_the_data(trained, monkeypatch) -> None:
     monkeypatch.setattr(VAE, "encode", lambda *_: pytest.fail("V was run again"))
     train_mdrnn.main(replace(m, epochs=2, nosamples=True))
     assert [row["epoch"] for row in logs.read(Path(m.logdir) / "mdrnn" / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_v_looks_at_the_data_in_the_precision_asked_for(trained, tmp_path, monkeypatch, precision: str) -> None:
+    from worldmodels.vision import VAE
+
+    v, m = trained
+    shutil.copytree(Path(v.logdir) / "vae", tmp_path / "vae")
+    encode, looked = VAE.encode, []
+    monkeypatch.setattr(VAE, "encode", lambda vae, frames: looked.append(vae.use_bfloat16) or encode(vae, frames))
+    train_mdrnn.main(replace(m, logdir=str(tmp_path), precision=precision, nosamples=True))
+    assert set(looked) == {precision == "bfloat16"}

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.runs import H, Z, save_agent
 from tests.helpers.toy import TOY
-from worldmodels import pretrained
+from worldmodels import pretrained, quantized
 from worldmodels.commands import train_controller
 from worldmodels.controller import Controller
 from worldmodels.envs import World, actions_in
@@ -68,7 +68,8 @@ def test_a_crew_of_random_drivers_leaves_the_same_episodes_to_the_last_bit(worke
         assert outcome.rollouts == shared[index].rollouts and outcome.scores.tolist() == shared[index].scores.tolist()
 
 
-PRECISIONS = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+VNNI = pytest.mark.skipif(not quantized.supported(), reason="a processor with VNNI")
+PRECISIONS = pytest.mark.parametrize("precision", ["float32", "bfloat16", pytest.param("int8", marks=VNNI)])
 
 
 @pytest.mark.slow

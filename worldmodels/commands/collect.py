@@ -274,7 +274,7 @@ def recorded(root: Path) -> dict[str, Any] | None:
         return found
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): choose another --rootdir, or use --noreload.") from error
 
 

@@ -66,12 +66,14 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
 def refuse(cfg: Run) -> None:
     """UserError for what a later stage would refuse after hours."""
     todo = stages(cfg)
+    description = envs.find(cfg.env)
+    pays = todo.mdrnn.include_reward or bool(description.step_reward and todo.mdrnn.include_terminal)
     choose_device(cfg.device)
     if cfg.dream.rounds:
-        pays = todo.mdrnn.include_reward or bool(envs.describe(cfg.env).step_reward and todo.mdrnn.include_terminal)
         train_in_dream.refuse(todo.dream, pays, todo.mdrnn.discount)
     else:
-        train_controller.refuse(todo.controller, envs.find(cfg.env))
+        train_controller.refuse(todo.controller, description)
+        train_controller.refuse_dream(todo.controller, pays, description.step_reward)
     collect.try_out(todo.collect)
     evaluate.try_out(todo.evaluate)
 

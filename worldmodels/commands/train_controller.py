@@ -28,7 +28,9 @@ from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.evolution.standing import State, resume, save_best
+from worldmodels.quantized import choose_precision
 from worldmodels.rollout import GiveUp
+from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
@@ -49,7 +51,9 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     refuse(cfg, description)
     shape = shape_of_c(cfg, run)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
-    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision_of(cfg, places))
+    # Decided once, here: workers on unlike machines must not decide differently.
+    precision = choose_precision(cfg.precision, checkpoint.load(run.trained("vae"))[0], torch.device(places[0].device))
+    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision)
     world = World.practice(cfg.env)
     real = Drivers(world, cfg.batch_size, models)
     dream = dreamers(cfg, run, shape, places) if cfg.dream else None
@@ -217,6 +221,19 @@ def refuse(cfg: TrainController, description: Description) -> None:
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
 
 
+def refuse_dream(cfg: TrainController, pays: bool, step_reward: float) -> None:
+    """UserError for a C that cannot evolve in M's dream: nothing is paid there (each step of the world pays
+    `step_reward`), or C has a hidden layer."""
+    if cfg.dream and not pays:
+        head = "--include-terminal" if step_reward else "--include-reward"
+        raise UserError(
+            f"This M predicts no {head.removeprefix('--include-')}, so that nothing can be learned in its dream: "
+            f"`worldmodels train-mdrnn --noreload {head}` trains one that does."
+        )
+    if cfg.dream and cfg.hidden:
+        raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
+
+
 def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     """C as this V, M and environment need it; UserError when they do not fit each other."""
     vae, mdrnn, actions = vision.load(run), memory.load(run), envs.actions_in(World(cfg.env))
@@ -232,30 +249,18 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
         UserError: M's dream pays nothing, it has no starts, or M learned another kind of actions.
     """
     mdrnn, actions = memory.load(run), envs.actions_in(World(cfg.env))
-    if not mdrnn.pays:
-        head = "--include-terminal" if mdrnn.step_reward else "--include-reward"
-        raise UserError(
-            f"The M of {run.path} predicts no {head.removeprefix('--include-')}, so that nothing can be learned in its "
-            f"dream: `worldmodels train-mdrnn --noreload {head}` trains one that does."
-        )
+    refuse_dream(cfg, mdrnn.pays, mdrnn.step_reward)
     if mdrnn.action_kind not in (None, actions.name):
         raise UserError(
             f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
             "choose the environment it was trained on."
         )
-    if cfg.hidden:
-        raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
     starts = Starts.load(run.mdrnn / "starts.safetensors", mdrnn)
     if mdrnn.include_restart:  # it dreams episodes from their first step on, as the paper's Take Cover
         starts = starts.first()
     weights = run.trained("mdrnn").read_bytes()
-    bfloat16 = choose_bfloat16(cfg.precision, torch.device(places[0].device))
+    bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), torch.device(places[0].device))
     return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
-
-
-def precision_of(cfg: TrainController, places: tuple[Place, ...]) -> str:
-    """Decided once, here: workers on unlike machines must not decide differently."""
-    return "bfloat16" if choose_bfloat16(cfg.precision, torch.device(places[0].device)) else "float32"
 
 
 def training_course(cfg: TrainController, description: Description, generation: int) -> Course:

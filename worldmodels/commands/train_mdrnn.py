@@ -44,7 +44,9 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     check(cfg)
     ranks = Ranks(choose_device(cfg.device))
     run = RunDir.of(cfg.logdir)
+    bfloat16 = choose_bfloat16(cfg.precision, ranks.device)
     vae = vision.load(run, ranks.device)
+    vae.use_bfloat16 = bfloat16
     dataset = open_dataset(cfg.rootdir)
     parts = split(dataset, cfg.test_fraction)
     vae_path = run.trained("vae")
@@ -58,8 +60,8 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     collection = collection_of(dataset)
     mdrnn, settings, labels = untrained(cfg, next(iter(episodes.values())), collection)
     mdrnn = mdrnn.to(ranks.device)
-    mdrnn.use_bfloat16 = choose_bfloat16(cfg.precision, ranks.device)
-    precision = "bfloat16" if mdrnn.use_bfloat16 else "float32"
+    mdrnn.use_bfloat16 = bfloat16
+    precision = "bfloat16" if bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
 

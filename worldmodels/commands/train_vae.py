@@ -3,8 +3,9 @@
     worldmodels train-vae --logdir exp_dir          (ctallec's port: python trainvae.py --logdir exp_dir)
     torchrun --nproc-per-node 4 -m worldmodels train-vae --logdir exp_dir
 
-Writes <logdir>/vae: best.safetensors (lowest test loss), last.safetensors (to continue), metrics.jsonl, TensorBoard
-events, and after every epoch samples/reconstruction_NNNN.png (real above, V's below) and samples/samples_NNNN.png.
+Writes <logdir>/vae: best.safetensors (lowest test loss; with what `quantized` needs to know), last.safetensors (to
+continue), metrics.jsonl, TensorBoard events, and after every epoch samples/reconstruction_NNNN.png (real above, V's
+below) and samples/samples_NNNN.png.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodels import quantized
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.frames import frame_batches
 from worldmodels.runs.bounds import check
@@ -24,6 +26,8 @@ from worldmodels.training.fit import Trainee, fit, generator
 from worldmodels.training.ranks import Ranks
 from worldmodels.vision import VAE, moved, to_images, vae_loss
 from worldmodels.workers.places import choose_bfloat16, choose_device
+
+CALIBRATION = 512  # test frames on which V's largest activations are measured
 
 
 def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
@@ -42,7 +46,14 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
     vae.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     precision = "bfloat16" if vae.use_bfloat16 else "float32"
     optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
-    trainee = Trainee("vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision)
+
+    def beside() -> dict[str, Tensor]:
+        frames = next(frame_batches(test, min(CALIBRATION, test.frames), seed=cfg.seed, epoch=0))
+        return {quantized.KEY: quantized.largest_activations(vae, frames)}
+
+    trainee = Trainee(
+        "vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision, beside=beside
+    )
 
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         weight = None

@@ -108,7 +108,7 @@ def find(env_id: str) -> Description:
     if module and not registered(env_id):
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a module of the user's does
+        except (Exception, SystemExit) as error:  # whatever a module of the user's does
             raise UserError(f"The module {module} of {env_id} cannot be imported ({said(error)}).") from error
     try:
         gymnasium.spec(bare)
@@ -180,7 +180,7 @@ def make_any(world: World, *, max_steps: int | None = None, render_mode: str | N
     try:
         limit = limit_of(description, max_steps)
         return gymnasium.make(world.env_id, max_episode_steps=limit, **{**mode, **world.kwargs})
-    except Exception as error:  # whatever a constructor raises
+    except (Exception, SystemExit) as error:  # whatever a constructor raises
         if isinstance(error, gymnasium.error.DependencyNotInstalled) and "box2d" in str(error).lower():
             raise missing(f"Box2D or pygame, which {world.env_id} needs,", "box2d") from error
         raise UserError(f"The environment {world.env_id} cannot be made ({said(error)}).") from error

@@ -185,7 +185,8 @@ def bring_back(
     except (KeyError, ValueError):  # another version of cma
         pass
     means = list(strategies.replay(strategy, history))
-    if "means" in arrays and not np.allclose(strategy.mean, arrays["means"][-1], rtol=0, atol=1e-6 * strategy.sigma):
+    sigma = float(arrays.get("strategy.sigma", strategy.sigma))
+    if "means" in arrays and not strategies.arrived(strategy, arrays["means"][-1], sigma):
         raise UserError(
             f"The evolution in {run.ctrl} cannot be continued: its scores lead elsewhere with the cma and NumPy that "
             "are installed. Install the versions in config.json, or start over with --noreload."

@@ -12,7 +12,6 @@ PGPE where it is), and one that is no number is refused.
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,20 +94,19 @@ class Stateful:
     """A strategy whose state is some of its attributes, and that of its generator."""
 
     STATE: tuple[str, ...]
-    """Names of attributes, those of parts with a dot."""
+    """Names of attributes."""
     generator: np.random.Generator
 
     def state(self) -> dict[str, np.ndarray]:
-        arrays = {name: np.array(attrgetter(name)(self)) for name in self.STATE}
+        arrays = {name: np.array(getattr(self, name)) for name in self.STATE}
         drawn: Any = self.generator.bit_generator.state["state"]
         return arrays | {"generator": np.frombuffer(drawn["state"].to_bytes(16, "little"), np.uint8)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         for name in self.STATE:
-            part, _, attribute = name.rpartition(".")
-            value = np.empty_like(attrgetter(name)(self))  # how a matrix lies decides on a product's last bit
+            value = np.empty_like(getattr(self, name))  # how a matrix lies decides on a product's last bit
             value[...] = state[name]
-            setattr(attrgetter(part)(self) if part else self, attribute, value if value.ndim else value.item())
+            setattr(self, name, value if value.ndim else value.item())
         whole: Any = self.generator.bit_generator.state
         whole["state"]["state"] = int.from_bytes(state["generator"].tobytes(), "little")
         self.generator.bit_generator.state = whole
@@ -121,7 +119,7 @@ class CMAES:
     one (`sep-cma`) does. The package keeps more than can be put back: a state only proves that a replay arrived.
     """
 
-    def __init__(self, size: int, population: int, sigma: float, seed: int, diagonal: bool = False):
+    def __init__(self, size: int, population: int, sigma: float, seed: int, diagonal: bool):
         generator = np.random.default_rng(seed)
         options = {
             "popsize": population,
@@ -174,7 +172,6 @@ class OpenAIES(Stateful):
         self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
         self._sigma = sigma
         self._mean, self.moment1, self.moment2 = np.zeros(size), np.zeros(size), np.zeros(size)
-        self.noise = np.zeros((self.half, size))
         self.generation = 0  # of those that said something
         self.learning_rate = 0.5 * sigma  # Adam moves each parameter by about this much per generation
 
@@ -224,7 +221,6 @@ class PGPE(Stateful):
         assert population % 2 == 0, "mirrored sampling needs an even population"
         self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
         self._mean, self.velocity, self.sigmas = np.zeros(size), np.zeros(size), np.full(size, sigma)
-        self.noise = np.zeros((self.half, size))
         self.max_speed = sigma * np.sqrt(size) / 15  # Toklu et al.: the first radius over 15
         self.step_length = self.max_speed / 2
 

@@ -58,7 +58,7 @@ def _damage(name: object) -> Iterator[None]:
     """What reading a file of another kind raises, as one sentence."""
     try:
         yield
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
         raise UserError(
             f"{name} is damaged or no checkpoint of ours ({error}): delete it, or start over with --noreload."
         ) from error

@@ -237,9 +237,9 @@ class Evolution:
     """Evaluate, and keep, the average of the distribution's mean over so many generations (the paper: the last)."""
     select_tracks: Count = 16
     """Selection tracks: never used for training, never for the final evaluation."""
-    precision: Precision = "auto"
-    """Arithmetic in which V encodes training frames; auto: bfloat16 on a GPU and on processors that have it, else
-    float32. `evaluate` always takes float32."""
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Arithmetic in which V encodes training frames; auto: int8 on processors that multiply such integers fast (VNNI),
+    bfloat16 on a GPU and on processors that have it, else float32. `evaluate` always takes float32."""
 
 
 @dataclass(frozen=True)

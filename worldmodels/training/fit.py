@@ -90,12 +90,15 @@ class Trainee:
     labels: dict[str, Any] = field(default_factory=dict)
     """Stored with the settings, but no part of the architecture that a resumed training must share."""
 
+    beside: Callable[[], dict[str, Tensor]] = dict
+    """What is stored beside the best weights."""
+
     def tensors(self) -> dict[str, Tensor]:
         return checkpoint.pack(self.name, self.model.state_dict())
 
     def save_best(self) -> None:
         meta = {self.name: self.settings | self.labels, "precision": self.precision}
-        checkpoint.save(self.folder / "best.safetensors", self.tensors(), meta)
+        checkpoint.save(self.folder / "best.safetensors", self.tensors() | self.beside(), meta)
 
     def save_last(self, loop: Loop, data: str) -> None:
         """Replace last.safetensors; UserError instead when a weight is no number any more."""

@@ -22,9 +22,9 @@ from worldmodels.workers.places import Place, choose_bfloat16
 ROWS = 8  # fewest rows of a product: on one thread, from 4 on, a row's rounding does not depend on their number
 
 if TYPE_CHECKING:
+    from worldmodels.agent import Eyes
     from worldmodels.controller import Controller
     from worldmodels.memory import MDRNN
-    from worldmodels.vision import VAE
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Models:
     seed: int = 0
     """Of the samples of z."""
     precision: str = "float32"
-    """Of V: "float32" or "bfloat16"."""
+    """Of V: "float32", "bfloat16" or "int8"."""
 
     @staticmethod
     def of(run: RunDir, controller: "Controller", sample_z: bool, seed: int, precision: str = "float32") -> "Models":
@@ -155,11 +155,11 @@ class Driver:
         setup = self.setup
         if setup.models is None or self.models is None or job.population is None:
             return RandomPolicy(setup.policy, actions, setup.seed)
-        from worldmodels.agent import Agent, Eyes  # PyTorch: random policies do without, 0.2 GB and 2 s per worker
+        from worldmodels.agent import Agent  # PyTorch: random policies do without, 0.2 GB and 2 s per worker
 
-        vae, memory = self.models
+        eyes, memory = self.models
         return Agent(
-            Eyes(vae, setup.models.sample_z), memory, setup.models.controller, job.population, actions,
+            eyes, memory, setup.models.controller, job.population, actions,
             setup.models.seed, min(ROWS, setup.lanes), self.threads, self.pool.map if self.threads > 1 else map,
         )  # fmt: skip
 
@@ -177,12 +177,19 @@ def _compute_alone() -> None:
     torch.set_num_threads(1)
 
 
-def load_models(models: Models, device: str) -> tuple["VAE", "MDRNN"]:
-    """V and M on the device, ready to act."""
+def load_models(models: Models, device: str) -> tuple["Eyes", "MDRNN"]:
+    """V and M on the device, ready to act.
 
-    from worldmodels import memory, vision
+    Raises:
+        UserError: V cannot encode in the precision asked for, here.
+    """
+    from worldmodels import memory, quantized, vision
+    from worldmodels.agent import Eyes
     from worldmodels.runs import checkpoint
 
-    vae = vision.build("V", *checkpoint.parse(models.vae, "V")).to(device).eval()
+    tensors, meta = checkpoint.parse(models.vae, "V")
+    vae = vision.build("V", tensors, meta).to(device).eval()
     vae.use_bfloat16 = choose_bfloat16(models.precision, vae.device)
-    return vae, memory.build("M", *checkpoint.parse(models.mdrnn, "M")).to(device).eval()
+    encode = quantized.quantize(vae, tensors).encode if models.precision == "int8" else None
+    mdrnn = memory.build("M", *checkpoint.parse(models.mdrnn, "M")).to(device).eval()
+    return Eyes(vae, models.sample_z, encode), mdrnn
