@@ -48,7 +48,7 @@ DREAM = Run(
     mdrnn=dataclasses.replace(
         LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.99, hidden_size=128, gaussians=3
     ),
-    dream=Dreaming(start="anywhere", rounds=60, select_every=15, discount=0.998, supply=300),
+    dream=Dreaming(start="anywhere", rounds=45, select_every=15, discount=0.998, supply=300),
     evaluate=LAPTOP.evaluate,
 )
 """Two cores, no GPU: C learns in the dream alone."""
