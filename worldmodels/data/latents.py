@@ -87,7 +87,8 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     """The episodes of `dataset` through V, stored one safetensors file each in `folder` and mapped from there.
 
     A file is named after the content of its episode and carries the digest of V and its arithmetic: that of another V
-    is made anew, one of no episode of this dataset is deleted, and an interrupted encoding continues. Damaged episodes are named and left out.
+    is made anew, one of no episode of this dataset is deleted, and an interrupted encoding continues. Damaged episodes
+    are named and left out.
 
     Raises:
         UserError: not one episode could be read.
