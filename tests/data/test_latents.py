@@ -167,6 +167,16 @@ def test_two_paths_that_spell_alike_are_two_episodes(store) -> None:
     assert_equal(again[other], seen[other])
 
 
+def test_episodes_seen_in_another_arithmetic_are_seen_again(store) -> None:
+    """--precision float32 must not train M on what V saw in bfloat16, nor the other way round."""
+    exact = store.encode()
+    store.vae.use_bfloat16 = True
+    for path, seen in store.encode().items():
+        assert_equal(seen, encode_rollout(store.vae, path))
+        assert not torch.equal(seen.mean, exact[path].mean)
+    assert len(store.stored()) == 2
+
+
 def test_only_what_belongs_to_this_v_is_read(store) -> None:
     store.encode()
     store.new_v(1)

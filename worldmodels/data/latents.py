@@ -24,6 +24,7 @@ from worldmodels.runs import checkpoint
 from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
 
+BFLOAT16 = " bfloat16"  # beside the digest of a V that computed so
 ENCODE_BATCH = 64  # frames V encodes at once: their activations stay in the processor's cache
 TAIL = 50  # steps at the end of an episode that was cut, at whose rate it is taken to go on
 
@@ -85,17 +86,18 @@ def small_heap() -> Iterator[None]:
 def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> dict[Path, Latents]:
     """The episodes of `dataset` through V, stored one safetensors file each in `folder` and mapped from there.
 
-    A file is named after the content of its episode and carries the digest of V: another V's is made anew, one of no
-    episode of this dataset is deleted, and an interrupted encoding continues. Damaged episodes are named and left out.
+    A file is named after the content of its episode and carries the digest of V and its arithmetic: that of another V
+    is made anew, one of no episode of this dataset is deleted, and an interrupted encoding continues. Damaged episodes
+    are named and left out.
 
     Raises:
         UserError: not one episode could be read.
     """
     remove_stale(folder, {head.digest for head in dataset.heads})
-    vae_digest = digest(vae_path)
+    sight = digest(vae_path) + BFLOAT16 * vae.use_bfloat16
     episodes, damaged = {}, 0
     for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
-        stored, tag = folder / f"{head.digest}.safetensors", {"vae": vae_digest, "episode": head.digest}
+        stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
         latents = read_latents(stored, tag)
         if latents is None:
             try:
@@ -112,13 +114,14 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
 
 
 def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
-    """The episodes that `encode_dataset` stored last in `folder`, one after another, as this V sees them: another V's,
-    and files that are none of ours, are left out."""
+    """The episodes that `encode_dataset` stored last in `folder`, one after another, as this V sees them, in whatever
+    arithmetic: another V's, and files that are none of ours, are left out."""
     vae_digest = digest(vae_path)
     for path in sorted(folder.glob("*.safetensors")):
-        latents = read_latents(path, {"vae": vae_digest, "episode": path.stem})
-        if latents is not None:
-            yield latents
+        for sight in (vae_digest, vae_digest + BFLOAT16):
+            latents = read_latents(path, {"vae": sight, "episode": path.stem})
+            if latents is not None:
+                yield latents
 
 
 def remove_stale(folder: Path, digests: set[str]) -> None:

@@ -6,6 +6,7 @@ function of its argument, so that running it again changes nothing.
 """
 
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import signal
@@ -180,6 +181,7 @@ def _begin(setup: Setup[Any, Any], queue: Any, ready: Any) -> None:
     global _worker, _failure
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    multiprocessing.util.Finalize(None, _end_at_once, exitpriority=-1)  # after all the others
     place: Place = queue.get()
     ready.set()
     os.environ["OMP_NUM_THREADS"] = str(place.threads)  # for a PyTorch that is imported later
@@ -196,6 +198,13 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def _end_at_once() -> None:
+    """Python takes half a second to take PyTorch apart before it ends; the system needs no time for that."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _work(job: Any) -> tuple[Any, int]:

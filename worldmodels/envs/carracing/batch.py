@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numba
@@ -190,11 +190,15 @@ class Batch:
         self.tracks: Tracks
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
-        pixels = view.observation == "pixels"
-        self.painters = [view.painter() if pixels else None for _ in range(self.num_threads)]
         self.frames: np.ndarray = np.zeros((num_envs, *view.shape), view.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
         self._video_painter: Painter | None = None
+
+    @cached_property
+    def painters(self) -> list[Painter | None]:
+        """One per thread, none where no frame is observed; whoever only asks for the spaces does without (0.4 s)."""
+        pixels = self.view.observation == "pixels"
+        return [self.view.painter() if pixels else None for _ in range(self.num_threads)]
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator], start: Start) -> None:
         """Begin an episode in `lanes` bool (N,): new track, car at the start, Gymnasium's step without action."""
@@ -244,11 +248,11 @@ class Batch:
         """Step and draw `lanes`, as many of them on each thread; this thread works too."""
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
         rows = self.frames.reshape(*self.frames.shape[:2], -1)
-        chosen = np.flatnonzero(lanes)
+        chosen, painters = np.flatnonzero(lanes), self.painters
 
         def work(thread: int) -> None:
             first, last = thread * len(chosen) // threads, (thread + 1) * len(chosen) // threads
-            painter = self.painters[thread]
+            painter = painters[thread]
             tables, scratch, canvas = (painter.tables, painter.scratch, painter.canvas) if painter else (None,) * 3
             _advance_lanes(
                 self.tracks, self.cars, controls, chosen[first:last], self.rules, steps, paid,
