@@ -17,7 +17,7 @@ from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
 from worldmodels.runs.files import write_atomically
 from worldmodels.show import pictures
-from worldmodels.show.spectator import Glimpse, frames_per_second, watch
+from worldmodels.show.spectator import Glimpse, pace, watch
 
 GYMNASIUM_S = World("CarRacing-v3")
 
@@ -33,7 +33,7 @@ def readme_picture(
         world: where to drive.
         seed: the episode.
         first: step at which the animation begins (the camera has come down by 50).
-        steps: steps that it shows, every second one of them: 400 are eight seconds of CarRacing.
+        steps: steps that it shows, of CarRacing every second one: 400 are eight seconds.
 
     Raises:
         UserError: V, M or C is missing, or the drive ended before `first`.
@@ -44,11 +44,12 @@ def readme_picture(
     if len(seen) <= first:
         raise UserError(f"The drive with seed {seed} ended after {len(seen)} steps: choose another one.")
     labels = ("real", "V's reconstruction", "M's prediction")
+    stride, fps = pace(world)
     shown = [
         pictures.panels((now.frame, now.reconstruction, before.prediction), labels)
-        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: 2]
+        for before, now in list(zip(seen, seen[1:], strict=False))[first - 1 :: stride]
     ]
-    write_animation(path, shown, fps=frames_per_second(world) / 2, most_bytes=3_000_000)
+    write_animation(path, shown, fps=fps, most_bytes=3_000_000)
     few = seen[first :: max(1, (len(seen) - first) // 8)][:8]
     grid = [np.concatenate([pictures.fit(frame, 128, 128) for frame in row], axis=1) for row in
             ([now.frame for now in few], [now.reconstruction for now in few])]  # fmt: skip

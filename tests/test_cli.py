@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -207,6 +208,45 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         cli.parse(arguments.split()[0], ["--logdir", str(tmp_path), *arguments.split()[1:]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needs"),
+    [
+        ("collect --logdir exp", "--logdir says nothing without --policy agent"),
+        ("train-controller --temperature 1.15", "--temperature says nothing without --dream"),
+        ("train-controller --horizon 100", "--horizon says nothing without --dream"),
+        ("train-controller --sigma-decay 0.9", "--sigma-decay says nothing without --strategy openai-es or pgpe"),
+        ("train-controller --whole-after 3", "--whole-after says nothing without --max-steps or --start anywhere"),
+        ("run --again.rollouts 5", "--again.… says nothing without --iterations"),
+        ("run --early-generations 5", "--early-generations says nothing without --iterations"),
+        ("run --controller.horizon 100", "--controller.horizon says nothing without --dream"),
+        ("run --preset dream --controller.sigma 0.2", "--controller.… says nothing without --dream.rounds 0"),
+        ("evaluate --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
+        ("play --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
+        ("export --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(tmp_path, monkeypatch, arguments: str, needs: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(needs)):
+        cli.parse(arguments.split()[0], arguments.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "collect --policy agent --logdir exp", "train-controller --dream --temperature 1.15 --horizon 100",
+        "train-controller --strategy pgpe --sigma-decay 0.9", "train-controller --start anywhere --whole-after 3",
+        "train-controller --max-steps 300 --whole-after 3", "run --iterations 2 --again.rollouts 5",
+        "run --controller.dream --controller.horizon 100", "run --dream.rounds 2 --dream.horizon 50",
+        "run --preset dream --dream.horizon 50", "run --preset dream --dream.rounds 0 --controller.sigma 0.2",
+        "evaluate --pretrained carracing", "train-controller --horizon 250",
+    ],
+)  # fmt: skip
+def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli.parse(arguments.split()[0], arguments.split()[1:])
 
 
 def test_every_number_has_a_bound() -> None:

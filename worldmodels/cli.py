@@ -130,6 +130,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
         config=None if command == "run" else (tyro.conf.OmitArgPrefixes,),
     )  # fmt: skip
     bounds.check(cfg)
+    bounds.check_said(cfg, default)
     check_env(getattr(cfg, "env", None), said.env is not None, run)
     return cfg, preset
 

@@ -105,12 +105,29 @@ def test_workers_and_video_change_no_score(car_run: Path, tmp_path: Path, capfd:
     one, two = evaluated(tmp_path / "one"), evaluated(tmp_path / "two")
     assert one.pop("video") is None
     first = {"seed": 1_000_000, "score": one["scores"][0], "length": STEPS}
-    assert two.pop("video") == {"file": "evaluation.mp4", **first}
+    film = two.pop("video")
+    assert film == {"file": film["file"], **first}
+    assert (tmp_path / "two" / film["file"]).read_bytes() == (tmp_path / "two" / "evaluation.mp4").read_bytes()
     assert one == two
     assert one["scores"][0] == play(car_run, CAR, 1_000_000, STEPS)[0]
     assert len(set(one["scores"])) == 3 and one["lengths"] == [STEPS] * 3
     output = capfd.readouterr().out
     assert all(f"{score:.1f}" in output for score in one["scores"])
+
+
+def test_a_video_stays_that_of_its_evaluation(toy_run: Path, tmp_path: Path, capsys) -> None:
+    """Another one, of fewer episodes, is kept beside it; and the widest is filmed where it was not."""
+    shared = {"logdir": str(toy_run), "env": TOY, "output": str(tmp_path), "max_workers": 1, "video": True}
+    evaluate.main(Evaluate(**shared, episodes=2, seed=7))
+    shown, first = (tmp_path / "evaluation.mp4").read_bytes(), evaluated(tmp_path)["video"]
+    evaluate.main(Evaluate(**shared, episodes=1, seed=11))
+    assert (tmp_path / "evaluation.mp4").read_bytes() == shown and evaluated(tmp_path)["video"] == first
+    second = next(path for path in (tmp_path / "evaluation").glob("*.mp4") if str(first["file"]) not in str(path))
+    assert second.read_bytes() != shown and f"{second}." in capsys.readouterr().out
+    evaluate.main(Evaluate(**shared, episodes=3, seed=11))
+    assert (tmp_path / "evaluation.mp4").read_bytes() == second.read_bytes(), "of the same drive: not filmed again"
+    evaluate.main(Evaluate(**shared, episodes=2, seed=7))
+    assert (tmp_path / first["file"]).read_bytes() == shown
 
 
 def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

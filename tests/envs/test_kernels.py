@@ -57,6 +57,30 @@ def test_a_folder_of_anybody_elses_is_not_used(tmp_path, monkeypatch):
     assert kernels.private_folder() != mine
 
 
+def test_kernels_of_other_sources_are_dropped_and_clocks_have_no_say(tmp_path, monkeypatch):
+    package, cache = tmp_path / "package", tmp_path / "cache"
+    package.mkdir(), cache.mkdir()
+    source, plain, index = package / "physics.py", package / "env.py", cache / "physics.step-1.py311.nbi"
+    source.write_text("a = 1"), plain.write_text("b = 1")
+    monkeypatch.setattr(kernels, "__file__", str(package / "kernels.py"))
+
+    def stays() -> bool:
+        index.touch()
+        kernels.forget_stale(str(cache))
+        return index.exists()
+
+    assert not stays(), "compiled by nobody knows which version"
+    assert stays()
+    for clock in (0, 2**33):
+        os.utime(source, (clock, clock))
+        assert stays()
+    plain.write_text("b = 2")
+    assert stays(), "no kernel reads it"
+    source.write_text("a = 2")  # an older version, say: its time is not that of the change
+    os.utime(source, (0, 0))
+    assert not stays() and stays()
+
+
 def compile_event(module: str) -> SimpleNamespace:
     return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__=module))})
 

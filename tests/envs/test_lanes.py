@@ -151,3 +151,14 @@ def test_closing_closes_every_environment() -> None:
         env.close = lambda env=env: closed.append(env)  # type: ignore[method-assign]
     together.close()
     assert closed == together.envs
+
+
+@pytest.mark.parametrize("reward", [None, [1.0], np.zeros(2), "much"])
+def test_a_reward_that_is_no_number_is_named(reward, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = Lanes(make, 1)
+    together.reset(seed=0)
+    monkeypatch.setattr(
+        together.envs[0], "step", lambda action: (*together.envs[0].reset()[:1], reward, False, False, {})
+    )
+    with pytest.raises(UserError, match="paid .*: a reward must be a number"):
+        together.step(np.array([0]))

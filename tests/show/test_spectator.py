@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -75,9 +76,20 @@ def test_an_environment_that_draws_nothing_is_filmed_as_v_sees_it(tmp_path: Path
     driver = agent.load(str(save_agent(tmp_path / "run", actions=3)), actions_in(World(name)))
     seen: list[spectator.Glimpse] = []
     spectator.watch(driver, World(name), 3, seen.append)
-    assert len(seen) == 4 and spectator.frames_per_second(World(name)) == 30
+    assert len(seen) == 4 and spectator.pace(World(name)) == (1, 30)
     for now in seen:
         np.testing.assert_array_equal(now.view, now.frame)
+
+
+@pytest.mark.parametrize(
+    ("says", "pace"),
+    [(50, (2, 25)), (35, (1, 35)), (60.0, (2, 30)), (10, (1, 10))]
+    + [(nonsense, (1, 30)) for nonsense in (None, 0, -5, float("nan"), float("inf"), "fast")],
+)
+def test_a_video_runs_as_fast_as_its_world(says, pace, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = SimpleNamespace(metadata={"render_fps": says}, close=lambda: None)
+    monkeypatch.setattr(spectator, "make_one", lambda _: world)
+    assert spectator.pace(World("any")) == pace
 
 
 def test_without_pygame_there_is_no_window(monkeypatch: pytest.MonkeyPatch) -> None:

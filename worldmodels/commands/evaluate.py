@@ -14,8 +14,8 @@ simulators a block side by side in this process. Either way a score depends on t
 number of workers.
 
 Every evaluation is kept in evaluation/, by what was driven; episodes that this driver has driven there are not driven
-again, so that a run that is killed goes on, and 200 episodes extend 100. evaluation.json is the widest evaluation of
-the present driver. evaluation/ also gets metrics.jsonl, a row per episode, and TensorBoard events.
+again, so that a run that is killed goes on, and 200 episodes extend 100. evaluation.json (and evaluation.mp4) is the
+widest evaluation of the present driver. evaluation/ also gets metrics.jsonl, a row per episode, and TensorBoard events.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.files import alone, read_json, write_json
+from worldmodels.runs.files import alone, read_json, write_atomically, write_json
 from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import Evaluate
 from worldmodels.runs.versions import versions
@@ -96,7 +96,8 @@ def main(cfg: Evaluate) -> None:
     print(table(result))
     if known := envs.describe(result["env"]).baselines:
         print("Policies without eyes: " + ", ".join(f"{name} {mean:.0f}" for name, mean in known.items()) + ".")
-    print(f"Written to {written}" + (f" and {folder.video}." if book.video else "."))
+    shown = folder.video if written == folder.evaluation else book.film
+    print(f"Written to {written}" + (f" and {shown}." if book.video else "."))
 
 
 def whose(cfg: Evaluate) -> Evaluate:
@@ -226,7 +227,8 @@ class Book:
                     columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
                     rows = list(zip(*columns, strict=True))
                     book.scores |= {seed: Score(*driven) for seed, *driven in rows if driven[0] is not None}
-                    book.video = found["video"] or book.video
+                    if found["video"] and found["video"]["seed"] == seeds[0]:
+                        book.video = found["video"]
         return book
 
     @property
@@ -252,7 +254,12 @@ class Book:
     @property
     def filmed(self) -> bool:
         """Whether the video of this evaluation is there."""
-        return self.video is not None and self.video["seed"] == self.seeds[0] and self.folder.video.exists()
+        return self.video is not None and self.film.exists()
+
+    @property
+    def film(self) -> Path:
+        """The video: every evaluation has its own."""
+        return self.folder.path / self.video["file"] if self.video else self.path.with_suffix(".mp4")
 
     def blocks(self, size: int) -> list[tuple[int, ...]]:
         """The missing episodes, so many side by side."""
@@ -285,6 +292,8 @@ class Book:
                 print(f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} {self.episode}s.")
                 return self.path
         write_json(self.folder.evaluation, result)
+        if self.video and self.film != self.folder.video and self.film.exists():
+            write_atomically(self.folder.video, self.film.read_bytes())
         return self.folder.evaluation
 
 
@@ -403,5 +412,6 @@ def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
 def film(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive the first episode once more for the video."""
     driver, seed = agent.load(run, envs.actions_in(world_of(cfg))), book.seeds[0]
-    total, length = spectator.film(driver, world_of(cfg), seed, book.folder.video, max_steps=cfg.max_steps)
-    book.video = {"file": book.folder.video.name, "seed": seed, "score": total, "length": length}
+    total, length = spectator.film(driver, world_of(cfg), seed, book.film, max_steps=cfg.max_steps)
+    file = book.film.relative_to(book.folder.path).as_posix()
+    book.video = {"file": file, "seed": seed, "score": total, "length": length}

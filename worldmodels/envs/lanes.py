@@ -55,7 +55,8 @@ class Lanes(VectorEnv):
         """One step of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
         rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
         for lane in np.flatnonzero(~(self.terminated | self.truncated)):
-            observation, rewards[lane], terminated, truncated, info = self.envs[lane].step(actions[lane])
+            observation, reward, terminated, truncated, info = self.envs[lane].step(actions[lane])
+            rewards[lane] = number(reward, self.name)
             if "lap_finished" in info:  # the rest of an info is nobody's here
                 infos = self._add_info(infos, {"lap_finished": info["lap_finished"]}, int(lane))
             self.look(lane, observation)
@@ -86,3 +87,11 @@ class Lanes(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         for env in self.envs:
             env.close()
+
+
+def number(reward: Any, env: str) -> float:
+    """The reward of a step; UserError for what is none: None, a list, an array."""
+    try:
+        return float(reward)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{env} paid {reward!r}: a reward must be a number; correct the environment.") from error

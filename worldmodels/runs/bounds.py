@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -19,6 +20,17 @@ OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 Above = Annotated[float, Gt(0)]
 Share = Annotated[float, Gt(0), Lt(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """Marks a setting that nobody reads without another one."""
+
+    flag: str
+    """The other one, as it is said,"""
+    there: Callable[[Any], object]
+    """and whether it is there, of the stage's settings."""
+
 
 FOLDERS = ("logdir", "rootdir", "output")
 
@@ -37,6 +49,21 @@ def check(settings: Any, prefix: str = "") -> None:
                 check_folder(flag, value)
             if name == "ray":
                 check_cluster(value)
+    if getattr(settings, "pretrained", None) is not None and settings.logdir != type(settings).logdir:
+        raise UserError("--pretrained and --logdir both say whose driver: leave one of them out.")
+
+
+def check_said(settings: Any, unsaid: Any, prefix: str = "") -> None:
+    """UserError for a flag that would be ignored: it makes `settings` differ from those `unsaid`, for nobody."""
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        value, before, flag = getattr(settings, name), getattr(unsaid, name), f"--{prefix}{name.replace('_', '-')}"
+        if value != before:
+            for needs in getattr(hint, "__metadata__", ()):
+                if isinstance(needs, Needs) and not needs.there(settings):
+                    said = f"{flag}.…" if dataclasses.is_dataclass(value) else flag
+                    raise UserError(f"{said} says nothing without {needs.flag}: add that, or leave {said} out.")
+            if dataclasses.is_dataclass(value):
+                check_said(value, before, f"{name}.")
 
 
 def check_folder(flag: str, value: str) -> None:

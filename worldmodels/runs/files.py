@@ -1,9 +1,10 @@
 """Files that are whole or not there: written to a temporary name, then renamed. JSON in and out."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ from filelock import FileLock, Timeout
 
 from worldmodels.errors import UserError
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of network file systems without a lock service
+
 
 @contextmanager
 def alone(folder: Path, doing: str) -> Iterator[None]:
-    """Hold `folder` while something is done in it; UserError when another process does."""
+    """Hold `folder` while something is done in it, where its file system has locks; UserError when another process
+    does."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"Another process is {doing} in {folder}: wait for it, or stop it.") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout as error:
+            raise UserError(f"Another process is {doing} in {folder}: wait for it, or stop it.") from error
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+                raise
+        yield
 
 
 @contextmanager

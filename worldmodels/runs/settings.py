@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from worldmodels.runs.bounds import Above, Count, OrNone, Seed, Share
+from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -51,7 +51,7 @@ class Collect(Collection):
     agent datasets/driven)."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
-    logdir: str = "exp_dir"
+    logdir: Annotated[str, Needs("--policy agent", lambda collect: collect.policy == "agent")] = "exp_dir"
     """Where the agent of `--policy agent` was trained."""
     format: Literal["npz", "minari"] = "npz"
     """minari: also export the episodes to <rootdir>/minari for other offline-RL tools."""
@@ -181,6 +181,10 @@ class TrainMDRNN(MDRNNTraining):
     device: Device = "auto"
 
 
+FRAGMENTS = Needs("--max-steps or --start anywhere", lambda evolution: evolution.max_steps or evolution.start != "line")
+DREAM = Needs("--dream", lambda evolution: evolution.dream)
+
+
 @dataclass(frozen=True)
 class Evolution:
     """How C evolves."""
@@ -203,15 +207,15 @@ class Evolution:
     dream: bool = False
     """Evolve in the dream: candidates drive inside M (trained with --include-reward; in Take Cover, where each step
     pays 1, with --include-terminal); only the selection tracks are real."""
-    temperature: Annotated[float, Ge(0)] = 1.0
+    temperature: Annotated[float, Ge(0), DREAM] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
-    horizon: Count = 250
+    horizon: Annotated[Count, DREAM] = 250
     """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
     """cma: CMA-ES, the paper's; sep-cma: with a diagonal covariance; openai-es; pgpe: with ClipUp."""
     sigma: Above = 0.1
     """First step size."""
-    sigma_decay: Above = 1.0
+    sigma_decay: Annotated[Above, Needs("--strategy openai-es or pgpe", lambda c: "cma" not in c.strategy)] = 1.0
     """Multiplies the step sizes of openai-es and pgpe in every generation (CMA-ES adapts its own)."""
     directions: OrNone = 0
     """Search this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
@@ -228,7 +232,7 @@ class Evolution:
     give_up: OrNone = 0
     """End a training episode after so many steps without a reward above zero, and score the rest as if it went on like
     that (0: drive every episode to its end, as the paper)."""
-    whole_after: OrNone = 0
+    whole_after: Annotated[OrNone, FRAGMENTS] = 0
     """With --start anywhere or --max-steps: generations after which training episodes are whole, from the line to their
     end (0: never). Fragments teach driving quickly, but make light of crashes and missed tiles."""
     select_every: Count = 10
@@ -370,6 +374,9 @@ class Evaluate(Evaluation):
     """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
 
 
+AGAIN = Needs("--iterations", lambda run: run.iterations > 1)
+
+
 @dataclass(frozen=True)
 class Run:
     """The whole pipeline in order: collect, train V, train M, evolve C, evaluate, report."""
@@ -385,14 +392,16 @@ class Run:
     iterations: Count = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
-    early_generations: Count = 25
+    early_generations: Annotated[Count, AGAIN] = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
-    again: Collection = field(default_factory=lambda: Collection(policy="agent"))
+    again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
     collect: Collection = field(default_factory=Collection)
     vae: VAETraining = field(default_factory=VAETraining)
     mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
-    controller: Evolution = field(default_factory=Evolution)
+    controller: Annotated[Evolution, Needs("--dream.rounds 0", lambda run: not run.dream.rounds)] = field(
+        default_factory=Evolution
+    )
     dream: Dreaming = field(default_factory=lambda: Dreaming(rounds=0))
     """With rounds, C learns in the dream instead of evolving as `controller` says."""
     evaluate: Evaluation = field(default_factory=Evaluation)

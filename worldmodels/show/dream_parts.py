@@ -86,13 +86,13 @@ def learned_in_rounds(run: Run, section: Section) -> Section:
     return replace(
         section,
         intro="A linear layer turns z and h into the action. It climbs the reward of short dreams and learns from "
-        "nothing else: what the road pays teaches M.",
+        "nothing else: what the world pays teaches M.",
         facts=facts(last, ("generation", "rounds")) + best
         + facts(last, ("env_steps", "environment steps"), ("dream_steps", "steps in the dream"))
         + pace(last, "steps_per_second", "steps/s"),
         charts=charts(
             line_chart(f"Whole {run.episode}s of C and candidates close to it", "round", laps),
-            line_chart("Reward of a dream, and of the same steps on the road", "round", both(run, "dreamed", "real")),
+            line_chart("Reward of a dream, and of the same steps in the world", "round", both(run, "dreamed", "real")),
             line_chart("The same with what comes after", "round", both(run, "promised", "paid")),
         ),
         remark=f"Selection: every few rounds the average of C over the last of them drives {run.episode}s of its own; "

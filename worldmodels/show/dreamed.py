@@ -13,8 +13,8 @@ from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs.directory import RunDir
 from worldmodels.show.mp4 import mp4_writer
 from worldmodels.show.pictures import DREAM_COLUMNS, panels, write_grid
+from worldmodels.show.spectator import pace
 
-FPS = 25
 LABELS = ("what C dreams", "what it then drives")
 
 
@@ -26,8 +26,9 @@ def film(run: RunDir, agent: Agent, starts: Starts, temperature: float, steps: i
     dreamed = agent.encoder.vae.decode(torch.from_numpy(z))
     real = driven(agent, steps, seed).frames
     count = min(len(dreamed), len(real))
-    with mp4_writer(run.ctrl / "dream.mp4", FPS) as add:
-        for both in zip(dreamed[:count:2], real[:count:2], strict=True):
+    stride, fps = pace(World.practice(agent.env_id))
+    with mp4_writer(run.ctrl / "dream.mp4", fps) as add:
+        for both in zip(dreamed[:count:stride], real[:count:stride], strict=True):
             add(panels(both, LABELS))
     shown = np.linspace(0, count - 1, DREAM_COLUMNS).astype(int)
     write_grid(run.ctrl / "samples" / f"dream_{number:04d}.png", [dreamed[shown], real[shown]])

@@ -67,14 +67,18 @@ class Video:
 def drive(run: Run) -> Video | None:
     """The video of one evaluated drive, inside the page where it is not too large."""
     video = (run.evaluation or {}).get("video")
-    if not isinstance(video, dict) or not (path := run.logdir / Path(str(video.get("file"))).name).is_file():
+    name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
+    path = next((path for path in (run.logdir / "evaluation" / name, run.logdir / name) if path.is_file()), None)
+    if not isinstance(video, dict) or path is None:
         return None
     small = path.stat().st_size <= MOST_VIDEO
     caption = (
         f"{run.episode.capitalize()} {video['seed']}, {video['length']} steps, score {signed(video['score'])}. Below: "
         "the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
     )
-    return Video(data_uri("video/mp4", path.read_bytes()) if small else path.name, caption)
+    return Video(
+        data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix(), caption
+    )
 
 
 def first_frame(run: Run) -> str | None:

@@ -4,6 +4,7 @@ One lane, one episode; the score is that of the drive shown. Watching changes no
 """
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer, require_ffmpeg
 from worldmodels.workers.places import limited_threads
 
-VIDEO_FPS = 25  # every second step of CarRacing's 50 per second
+VIDEO_FPS = 25  # about: every second step of CarRacing's 50 per second
 LABELS = ("what V sees", "V's reconstruction", "M's next frame")
 
 
@@ -97,12 +98,15 @@ def render_modes(world: World) -> list[str]:
     return modes
 
 
-def frames_per_second(world: World) -> float:
-    """Steps of the environment that make a second of its world; 30 where it does not say."""
+def pace(world: World) -> tuple[int, float]:
+    """(steps from one frame of a video to the next, frames per second), so that it runs as fast as the world does; at
+    30 steps per second where the environment does not say."""
     env = make_one(world)
-    fps = (env.metadata or {}).get("render_fps") or 30
+    fps = (env.metadata or {}).get("render_fps")
     env.close()
-    return float(fps)
+    steps = float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else 30.0
+    stride = max(1, round(steps / VIDEO_FPS))
+    return stride, steps / stride
 
 
 def lane(world: World, max_steps: int | None, render_mode: str | None) -> Lanes:
@@ -157,9 +161,8 @@ def try_out(world: World, max_steps: int | None, filming: bool) -> None:
 
 def film(agent: Agent, world: World, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:
     """`watch` a drive into an mp4 of 600×644 pixels; returns its (score, length)."""
-    fps = frames_per_second(world)
-    stride = max(1, round(fps / VIDEO_FPS))
-    with mp4_writer(path, fps / stride) as add:
+    stride, fps = pace(world)
+    with mp4_writer(path, fps) as add:
 
         def show(now: Glimpse) -> None:
             caption = f"{world.env_id.split(':')[-1]}  ·  seed {seed}  ·  step {now.step}  ·  score {now.score:.0f}"

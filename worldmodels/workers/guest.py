@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from worldmodels.envs import World, make_any, said
-from worldmodels.envs.lanes import ENDLESS
+from worldmodels.envs.lanes import ENDLESS, number
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.errors import UserError
 from worldmodels.rollout import LARGEST, ending
@@ -103,7 +103,7 @@ class Guest:
             action = act(self.policy, observation, self.env.action_space, length + 1)
             on_action(np.asarray(action).tobytes())
             observation, reward, terminated, truncated, info = self.env.step(action)
-            score, length, over = score + float(reward), length + 1, terminated or truncated
+            score, length, over = score + number(reward, "The environment"), length + 1, terminated or truncated
             if not abs(score) <= LARGEST:
                 raise UserError(f"The environment paid {reward} at step {length} of the episode with seed {seed}.")
             if self.endless and length == ENDLESS:

@@ -1,5 +1,6 @@
 """numba's cache of this package: a place for it, no stale entries, and a word when the first call takes a while."""
 
+import hashlib
 import os
 import stat
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numba
 from numba.core import event
+
+from worldmodels.runs.files import write_atomically
 
 PACKAGE = "worldmodels.envs.carracing"
 PATIENCE = 2.0  # s of compiling before a line on stderr says so
@@ -58,17 +61,19 @@ def private_folder() -> Path:
 
 
 def forget_stale(index_folder: str) -> None:
-    """Drop compiled kernels that are older than any source file of this package.
+    """Drop compiled kernels of other sources than these, which `kernels.sources` beside them names by their content.
 
     numba's cache (`cache=True`) notices a change of a kernel's own file, but not of the files whose functions it calls:
-    after an update it would go on driving with the old ones.
+    after an update, or back to a version before, it would go on driving with the old ones. Clocks have no say.
     """
-    sources = [source for source in Path(__file__).parent.glob("*.py") if source.stem not in NO_KERNELS]
-    newest = max(source.stat().st_mtime for source in sources)
+    sources = sorted(source for source in Path(__file__).parent.glob("*.py") if source.stem not in NO_KERNELS)
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    stamp = Path(index_folder, "kernels.sources")
+    if stamp.exists() and stamp.read_text() == digest:
+        return
     for index in Path(index_folder).glob("*.nbi"):
-        with suppress(FileNotFoundError):  # another process was quicker
-            if index.stat().st_mtime < newest:
-                index.unlink()
+        index.unlink(missing_ok=True)  # another process was quicker
+    write_atomically(stamp, digest.encode())
 
 
 class CompileNotice(event.Listener):
