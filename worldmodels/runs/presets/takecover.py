@@ -26,12 +26,12 @@ the search. Frames, z and the game are whole. V's loss weighs what moves five ti
 NIGHT = dataclasses.replace(
     COFFEE,
     collect=dataclasses.replace(COFFEE.collect, rollouts=2000),
-    vae=dataclasses.replace(COFFEE.vae, epochs=2),
-    mdrnn=dataclasses.replace(COFFEE.mdrnn, hidden_size=512, epochs=40, sequence_length=500, learning_rate=1e-3),
-    controller=dataclasses.replace(COFFEE.controller, n_samples=16, epochs=150, select_tracks=64, average=5),
+    mdrnn=dataclasses.replace(COFFEE.mdrnn, epochs=12),
+    controller=dataclasses.replace(COFFEE.controller, temperature=1.0, epochs=24, select_tracks=32),
     evaluate=Evaluation(episodes=1000, video=True),
 )
-"""Two cores, no GPU, a night: M as large as the paper's, ten times the games for the score."""
+"""Two cores, no GPU, a night's first hours: five times the data, so that M knows death, and ten times the games for the
+score."""
 
 PAPER = Run(
     env=TAKECOVER,
