@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import gymnasium
+import gymnasium.envs.box2d  # not imported by gymnasium itself
 import imageio_ffmpeg
 import numpy as np
 import pytest
