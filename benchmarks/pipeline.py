@@ -12,7 +12,6 @@ CarRacing's.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -24,9 +23,7 @@ from worldmodels.controller import Controller
 from worldmodels.data.latents import ENCODE_BATCH
 from worldmodels.envs import World
 from worldmodels.evolution.fitness import fitness
-from worldmodels.quantized import choose_precision
 from worldmodels.rollout import Episode
-from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.vision import VAE, to_images, vae_loss
 from worldmodels.workers.driver import Course, Drivers, best_of
@@ -83,7 +80,8 @@ def train_v(vae: VAE, frames: np.ndarray) -> Callable[[], int]:
         images = to_images(frames, CPU)
         if port:
             images = images.contiguous()
-        loss, _ = vae_loss(images, *vae(images, torch.randn(len(frames), 32)), 0.0)
+        reconstruction, mean, logvar = vae(images, torch.randn(len(frames), 32))
+        loss, _ = vae_loss(images, reconstruction, mean, logvar, 0.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -182,10 +180,9 @@ def act_the_port_s_way(frames: np.ndarray) -> Callable[[], int]:
 def evolve_our_way(population: int = 64, samples: int = 2, steps: int = 100) -> Callable[[], int]:
     """A generation of the shipped driver with a little noise: environment, V, M, C and the loop around them."""
     models, mean = best_of(RunDir(pretrained.folder("carracing")), envs.actions_in(World("worldmodels/CarRacing-v3")))
-    tensors = checkpoint.parse(models.vae, "V")[0]
-    models = replace(models, precision=choose_precision("auto", tensors, CPU))
     candidates = mean + 1e-3 * np.random.default_rng(0).standard_normal((population, len(mean)))
     places = choose_places(CPU, 0, batched=True)
+    models = models.computing("auto", places[0])
     pool = open_pool(Drivers(World("worldmodels/CarRacing-v3"), 128, models), places)
     course = Course(max_steps=steps)
     return lambda: fitness(pool, candidates.astype(np.float32), range(samples), course, 128)[1]

@@ -62,7 +62,7 @@ def real(cfg: TrainController, games: int, resolution: str) -> np.ndarray:
     run, world = RunDir.of(cfg.logdir), World(TAKECOVER, {"resolution": resolution})
     places = choose_places(choose_device(cfg.device), cfg.max_workers, describe(TAKECOVER).batched)
     models, parameters = best_of(run, envs.actions_in(world))
-    models = replace(models, precision=train_controller.precision_of(cfg, places))
+    models = models.computing(cfg.precision, places[0])
     driver = run.driver()
     path = run.path / f"real_{resolution}.json"
     found = read_json(path) if path.exists() else {}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -246,7 +247,12 @@ def test_a_flag_that_would_be_ignored_is_refused(tmp_path, monkeypatch, argument
 )  # fmt: skip
 def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str) -> None:
     monkeypatch.chdir(tmp_path)
-    cli.parse(arguments.split()[0], arguments.split()[1:])
+    command, *words = arguments.split()
+    cfg, _ = cli.parse(command, words)
+    for word, value in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--") and word != "--preset":
+            found = functools.reduce(getattr, word[2:].replace("-", "_").split("."), cfg)
+            assert str(found) == ("True" if value.startswith("--") else value), word
 
 
 def test_every_number_has_a_bound() -> None:

@@ -8,9 +8,10 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from worldmodels.controller import Controller
 from worldmodels.dream import DreamStep, Starts, continuation
+from worldmodels.dream_kernels import noise
 from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
-from worldmodels.fast_dream import BLOCK, Dreams, Population, noise
+from worldmodels.fast_dream import BLOCK, Dreams, Population
 from worldmodels.memory import MDRNN
 
 KINDS = [

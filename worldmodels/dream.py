@@ -3,7 +3,7 @@
 Shapes: N lanes (dreams side by side), Z latent, A action, H hidden.
 
 `DreamStep` is the rule: one step of the dream as a module, on any device, for pictures, export and tests; many dreams
-at once, and the noise of all of them, are in fast_dream.py.
+at once are in fast_dream.py, and the noise of all of them in dream_kernels.py.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels import memory
+from worldmodels.dream_kernels import noise
 from worldmodels.errors import UserError
-from worldmodels.fast_dream import noise
 from worldmodels.runs import checkpoint
 
 # ----------------------------------------------------------------------------------------------- the rule

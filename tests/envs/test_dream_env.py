@@ -17,9 +17,9 @@ import worldmodels  # noqa: F401  (registers the environment)
 from worldmodels import envs, pretrained
 from worldmodels.controller import Controller
 from worldmodels.dream import DreamStep, Starts
+from worldmodels.dream_kernels import noise
 from worldmodels.envs.dream import KEYS, DreamVectorEnv
 from worldmodels.errors import UserError
-from worldmodels.fast_dream import noise
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.vision import VAE

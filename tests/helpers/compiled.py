@@ -18,8 +18,9 @@ STAGES = (("physics_and_dreams", "frames"), ("fast", "exact"))
 
 def physics_and_dreams() -> None:
     from worldmodels.controller import Controller
+    from worldmodels.dream_kernels import noise
     from worldmodels.envs.actions import Car
-    from worldmodels.fast_dream import Dreams, Population, noise
+    from worldmodels.fast_dream import Dreams, Population
     from worldmodels.memory import MDRNN
 
     env = drive(observation="state")
@@ -61,7 +62,7 @@ def fill_cache() -> None:
     from worldmodels.envs.carracing import batch
 
     package = Path(batch.__file__).parents[2]
-    sources = [*Path(batch.__file__).parent.glob("*.py"), package / "fast_dream.py"]
+    sources = [*Path(batch.__file__).parent.glob("*.py"), package / "dream_kernels.py"]
     cache = Path(batch._advance_lanes.stats.cache_path)
     done = cache / f"filled-{sys.implementation.cache_tag}-numba-{numba.__version__}"
     if done.exists() and done.stat().st_mtime > max(source.stat().st_mtime for source in sources):

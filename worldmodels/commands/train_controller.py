@@ -28,9 +28,7 @@ from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.errors import UserError
 from worldmodels.evolution.fitness import fitness
 from worldmodels.evolution.standing import State, resume, save_best
-from worldmodels.quantized import choose_precision
 from worldmodels.rollout import GiveUp
-from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
@@ -51,9 +49,7 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     refuse(cfg, description)
     shape = shape_of_c(cfg, run)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
-    # Decided once, here: workers on unlike machines must not decide differently.
-    precision = choose_precision(cfg.precision, checkpoint.load(run.trained("vae"))[0], torch.device(places[0].device))
-    models = Models.of(run, shape, cfg.sample_z, cfg.seed, precision)
+    models = Models.of(run, shape, cfg.sample_z, cfg.seed).computing(cfg.precision, places[0])
     world = World.practice(cfg.env)
     real = Drivers(world, cfg.batch_size, models)
     dream = dreamers(cfg, run, shape, places) if cfg.dream else None

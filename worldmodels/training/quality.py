@@ -17,9 +17,10 @@ from torch import Tensor
 from worldmodels import envs
 from worldmodels.data.latents import Latents
 from worldmodels.dream import DreamStep, Starts
+from worldmodels.dream_kernels import noise
 from worldmodels.envs import Actions, World
 from worldmodels.envs.seeds import training_seeds
-from worldmodels.fast_dream import Dreams, noise
+from worldmodels.fast_dream import Dreams
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode, drive
 

@@ -6,7 +6,7 @@ Shapes: P population, n parameters of C, E episodes.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,10 +43,21 @@ class Models:
     """Of V: "float32", "bfloat16" or "int8"."""
 
     @staticmethod
-    def of(run: RunDir, controller: "Controller", sample_z: bool, seed: int, precision: str = "float32") -> "Models":
-        """V and M of a run; UserError names the command that makes a missing one."""
+    def of(run: RunDir, controller: "Controller", sample_z: bool, seed: int) -> "Models":
+        """V and M of a run, V in float32; UserError names the command that makes a missing one."""
         vae, mdrnn = (run.trained(stage).read_bytes() for stage in ("vae", "mdrnn"))
-        return Models(vae, mdrnn, controller, sample_z, seed, precision)
+        return Models(vae, mdrnn, controller, sample_z, seed)
+
+    def computing(self, precision: str, place: Place) -> "Models":
+        """The same with V in this precision; what `auto` means is decided here, once: workers on unlike machines must
+        not decide differently."""
+        import torch
+
+        from worldmodels import quantized
+        from worldmodels.runs import checkpoint
+
+        tensors, _ = checkpoint.parse(self.vae, "V")
+        return replace(self, precision=quantized.choose_precision(precision, tensors, torch.device(place.device)))
 
 
 def best_of(run: RunDir, actions: Actions) -> tuple[Models, np.ndarray]:
