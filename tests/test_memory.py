@@ -288,6 +288,21 @@ def test_m_reads_where_an_episode_begins() -> None:
         assert torch.equal(said[0], guessed[0]) and torch.equal(said[1], guessed[1])
 
 
+def test_a_step_begins_an_episode_where_the_memory_is_empty() -> None:
+    """h and c all zero, and nothing else; what is said of it counts more."""
+    torch.manual_seed(0)
+    mdrnn = MDRNN(4, 3, 8, include_restart=True)
+    z, action, (h, c) = torch.randn(4, 4), torch.randn(4, 3), mdrnn.initial_state(4)
+    h, c = h.clone(), c.clone()
+    h[1, 3], c[2, 5], h[3], c[3] = 0.1, 0.1, 0.2, 0.2
+    for ours, theirs in zip(
+        mdrnn.step(z, action, (h, c)), mdrnn.step(z, action, (h, c), torch.tensor([1.0, 0, 0, 0])), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    said = mdrnn.step(z, action, (h, c), torch.tensor([0.0, 1, 1, 1]))[0]
+    assert not torch.isclose(said, mdrnn.step(z, action, (h, c))[0]).all(dim=1).any()
+
+
 def test_a_dropout_mask_hides_its_share_of_h_from_the_head_alone() -> None:
     torch.manual_seed(0)
     memory, generator = MDRNN(dropout=0.25), torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from worldmodels.data.latents import Latents, values
 from worldmodels.dream import DreamStep, Starts
 from worldmodels.envs import World
 from worldmodels.envs.actions import Car
-from worldmodels.training.dreaming import Dreamer, carry_over, seen_with, straight
+from worldmodels.training.dreaming import PROBES, RIDGE, Dreamer, carry_over, seen_with, straight
 from worldmodels.training.quality import bank
 
 Z, A, H = 4, 3, 8
@@ -21,7 +21,7 @@ Z, A, H = 4, 3, 8
 
 def world(seed: int = 0, **more) -> memory.MDRNN:
     torch.manual_seed(seed)
-    mdrnn = memory.MDRNN(Z, A, H, gaussians=2, include_reward=True, discount=0.9, **more)
+    mdrnn = memory.MDRNN(Z, A, H, gaussians=2, discount=0.9, **{"include_reward": True, **more})
     with torch.no_grad():
         mdrnn.head.weight.mul_(3)
         mdrnn.lstm.get_parameter("weight_hh_l0").mul_(3)
@@ -73,10 +73,16 @@ def test_what_is_paid_is_taken_from_the_supply() -> None:
         assert ahead[1] / ahead[0] == pytest.approx(ratio, rel=0.2 if supply == 20 else 1e-3)
 
 
-@pytest.mark.parametrize("supply", [0.0, 3.0])
-def test_the_dream_is_dream_step_and_its_gradient_is_its_own(supply: float) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {}, {"supply": 3.0}, {"include_terminal": True}, {"include_terminal": True, "include_restart": True},
+        {"include_terminal": True, "include_reward": False, "step_reward": 1.0},
+    ],
+)  # fmt: skip
+def test_the_dream_is_dream_step_and_its_gradient_is_its_own(more: dict) -> None:
     """A dream of a Dreamer against DreamStep step by step, and its gradient against differences."""
-    mdrnn, shape = world(supply=supply), Controller(Z, H, 3)
+    mdrnn, shape, supply = world(**more), Controller(Z, H, 3), more.get("supply")
     starts = bank(mdrnn, [episode(30, 1)], 6, seed=0)
     dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=5)
     parameters = torch.randn(shape.size, generator=torch.Generator().manual_seed(3)) * 0.3
@@ -92,6 +98,9 @@ def test_the_dream_is_dream_step_and_its_gradient_is_its_own(supply: float) -> N
         z, h, c, reward, _ = DreamStep(mdrnn)(z, action, h, c, restart, uniform, normal, 1.0)
         total += left * reward
         left *= torch.exp(-reward.clamp(min=0) / supply) if supply else 1.0
+        restart = torch.zeros(6)
+        if mdrnn.include_terminal:
+            left *= 1 - torch.sigmoid(mdrnn.predict(h).terminal)
     torch.testing.assert_close(paid, total)
     torch.testing.assert_close(value, left * mdrnn.predict(h).value)
 
@@ -145,6 +154,30 @@ def test_a_neighbour_of_c_drives_in_every_dream() -> None:
     np.testing.assert_allclose(driven[1], np.tile(c, (512, 1)), rtol=1e-6)
 
 
+def test_a_climb_is_adam_on_the_mean_of_its_neighbours() -> None:
+    """Three steps written out, with gradients long enough to be cut; and the last dreams' reward per step."""
+    mdrnn, shape = world(reward_scale=1e4), Controller(Z, H, 3)
+    starts, c = bank(mdrnn, [episode(60, 1)], 24, seed=0), np.random.default_rng(0).standard_normal(shape.size) * 0.3
+    dreamer, draw = Dreamer(mdrnn, shape, car(), 1.0, 3), torch.Generator().manual_seed(4)
+    weights, first, second, cut = torch.tensor(c, dtype=torch.float32), 0.0, 0.0, 0
+    for step in range(3):
+        part = Starts(*(x[8 * step : 8 * step + 8] for x in vars(starts).values()))
+        many = (weights + 0.1 * torch.randn(8, shape.size, generator=draw)).requires_grad_(True)
+        paid, value = dreamer.dream(many, part, draw)
+        (gradient,) = torch.autograd.grad(-(paid + value).mean(), many)
+        gradient = gradient.sum(0)
+        cut += bool(gradient.norm() > 200)
+        gradient = gradient * min(1, 200 / (float(gradient.norm()) + 1e-6))
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = 0.02 / (1 - 0.9 ** (step + 1))
+        weights = weights - rate * first / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+    torch.manual_seed(1)  # nobody draws from there
+    climbed, reward = dreamer.climb(c, starts, 8, 0.02, 0.1, torch.Generator().manual_seed(4))
+    assert cut, "no gradient was long enough"
+    np.testing.assert_allclose(climbed, weights, rtol=1e-4, atol=1e-5)
+    assert reward == pytest.approx(float(paid.mean()) / 3, rel=1e-3)
+
+
 @pytest.mark.parametrize("env", ["CarRacing-v3", TOY])
 def test_actions_keep_their_rule_and_get_a_gradient(env: str) -> None:
     actions = envs.actions_in(World(env))
@@ -154,6 +187,51 @@ def test_actions_keep_their_rule_and_get_a_gradient(env: str) -> None:
     action.sum().backward()
     assert raw.grad is not None
     torch.testing.assert_close(raw.grad, 1 - torch.tanh(raw.detach()) ** 2)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_c_sees_is_m_s_memory_before_the_step(restart: bool) -> None:
+    """[z, h, 1] of two episodes, h step by step."""
+    mdrnn, episodes = world(include_restart=restart), [episode(4, 0), episode(3, 1)]
+    rows = []
+    for one in episodes:
+        state = mdrnn.initial_state(1)
+        for t in range(len(one.actions)):
+            rows.append(torch.cat([one.mean[t], state[0][0], torch.ones(1)]))
+            state = mdrnn.step(one.mean[t : t + 1], one.actions[t : t + 1], state)
+    np.testing.assert_allclose(seen_with(mdrnn, episodes), torch.stack(rows).double(), rtol=1e-4, atol=1e-6)
+
+
+def test_carrying_over_is_least_squares_with_a_ridge_toward_the_old_weights() -> None:
+    """Fewer states than numbers, so that the ridge decides; three Cs at a time."""
+    shape, episodes, old, new = Controller(Z, H, 3), [episode(6, 0)], world(0), world(1)
+    parameters = np.random.default_rng(0).standard_normal((3, shape.size))
+    before, after = seen_with(old, episodes), seen_with(new, episodes)
+    ridge = (RIDGE * len(after)) ** 0.5 * np.eye(after.shape[1])
+    for c, ours in zip(parameters, carry_over(shape, parameters, old, new, episodes), strict=True):
+        size = 3 * shape.features
+        weights = np.column_stack([c[:size].reshape(3, -1), c[size:]])
+        rest = np.vstack([(before - after) @ weights.T, np.zeros((after.shape[1], 3))])
+        weights = weights + np.linalg.lstsq(np.vstack([after, ridge]), rest, rcond=None)[0].T
+        np.testing.assert_allclose(ours, np.concatenate([weights[:, :-1].ravel(), weights[:, -1]]), rtol=1e-6)
+
+
+def test_a_promise_is_of_the_candidates_own_states() -> None:
+    """Rewards that differ from step to step: what came after a dream is what came after its last step."""
+    mdrnn, shape = world(supply=20.0), Controller(Z, H, 3)
+    dreamer, episodes = Dreamer(mdrnn, shape, car(), 1.0, 4), [episode(12, 0), episode(9, 1)]
+    promise = dreamer.promise(np.zeros((2, shape.size)), episodes, torch.Generator().manual_seed(7))
+    rng, real, paid = np.random.default_rng(7), [], []
+    for one in episodes:
+        after = values(one, 0.9, False, 20.0)
+        for t in rng.integers(len(one.actions) - 4, size=PROBES):
+            left, sum_ = 1.0, 0.0
+            for reward in one.rewards[t : t + 4].tolist():
+                sum_, left = sum_ + left * reward, left * np.exp(-max(reward, 0) / 20)
+            real.append(sum_)
+            paid.append(sum_ + left * float(after[t + 3]))
+    assert promise is not None and promise["real"] == pytest.approx(np.mean(real), rel=1e-4)
+    assert promise["paid"] == pytest.approx(np.mean(paid), rel=1e-4)
 
 
 def test_carrying_over_keeps_what_c_does() -> None:
