@@ -148,6 +148,9 @@ def test_the_loss_is_a_mean_over_the_steps_that_exist_and_holds_no_graph() -> No
     loss, metrics = mdrnn_loss(prediction, z, reward, terminal, mask, value=value)
     torch.testing.assert_close(metrics["nll"], mixture_nll(prediction, z)[0, 1].detach())
     torch.testing.assert_close(metrics["value"], (prediction.value - value)[0, 1].detach() ** 2)
+    mask[0, 3:] = 1
+    three = mdrnn_loss(prediction, z, reward, terminal, mask)[1]["nll"]
+    torch.testing.assert_close(three, mixture_nll(prediction, z)[0, [1, 3, 4]].mean().detach())
     torch.testing.assert_close(metrics["loss"], loss.detach())
 
 
@@ -309,6 +312,7 @@ def test_a_dropout_mask_hides_its_share_of_h_from_the_head_alone() -> None:
     mask = memory.dropout_mask(400, generator)
     assert mask.unique().tolist() == [0, pytest.approx(4 / 3)]
     assert (mask == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(memory.dropout_mask(400, torch.Generator().manual_seed(0)), mask), "the generator's alone"
     z, action = torch.randn(3, 4, 32), torch.randn(3, 4, 3)
     masked, h = memory(z, action, mask=mask[:3])
     plain, same = memory(z, action)

@@ -14,7 +14,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from tests.helpers.documents import DOCUMENTS, ROOT, blocks, commands, lines
+from tests.helpers.documents import DOCUMENTS, ROOT, blocks, commands, lines, without_ray
 from worldmodels import cli, envs
 from worldmodels.cli import parse
 from worldmodels.envs import seeds
@@ -34,6 +34,7 @@ names = functools.partial(pytest.mark.parametrize, "path", ids=lambda path: str(
 @names(DOCUMENTS)
 def test_every_command_is_understood(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    without_ray(monkeypatch)
     for words in commands(path):
         understand(tuple(PLACEHOLDERS.get(word, word) for word in words))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.documents import ROOT
+from tests.helpers.documents import ROOT, without_ray
 from worldmodels.cli import parse
 
 FOLDER = ROOT / "examples" / "cluster"
@@ -25,6 +25,7 @@ FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_command_of_ours_is_understood(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    without_ray(monkeypatch)
     text = (
         path.read_text(encoding="utf-8")
         .replace("$address:$PORT", "10.0.0.1:6379")

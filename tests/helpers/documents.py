@@ -1,9 +1,14 @@
 """The documents as a reader uses them: their blocks of code, and the commands in their text."""
 
+import importlib.util
 import re
 import shlex
 import textwrap
 from pathlib import Path
+
+import pytest
+
+from worldmodels.runs import bounds
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -34,3 +39,9 @@ def commands(path: Path) -> list[list[str]]:
     spoken = [" ".join(words.split()) for words in inline]
     found = [shlex.split(words, comments=True) for words in spoken if words.startswith(STARTS)]
     return found + [line for block in blocks(path, "sh") for line in lines(block)]
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands with --ray be understood where the extra is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        monkeypatch.setattr(bounds, "check_cluster", lambda address: None)

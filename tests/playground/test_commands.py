@@ -1,6 +1,7 @@
 """`worldmodels play` and `export`: what they write and serve, and one sentence for every mistake."""
 
 import http.client
+import importlib.util
 import json
 import re
 import signal
@@ -118,7 +119,7 @@ def test_nothing_is_overwritten(tmp_path, capsys):
     ):  # fmt: skip
         assert sentence in refused(capsys, "export", *PRETRAINED, "--to", str(tmp_path / to))
     (tmp_path / "plain").write_text("mine")
-    for form in ("page", "onnx"):
+    for form in ("page", *(["onnx"] if importlib.util.find_spec("onnxscript") else [])):
         assert "is a file" in refused(capsys, "export", *PRETRAINED, "--format", form, "--to", str(tmp_path / "plain"))
     assert (tmp_path / "letters" / "index.html").read_text() == (tmp_path / "plain").read_text() == "mine"
 
@@ -126,7 +127,7 @@ def test_nothing_is_overwritten(tmp_path, capsys):
 def test_unknown_format(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", *PRETRAINED, "--format", "pdf", "--to", str(tmp_path / "site")])
-    assert ended.value.code == 2 and "invalid choice 'pdf'" in capsys.readouterr().err
+    assert ended.value.code == 2 and re.search("invalid choice:? 'pdf'", capsys.readouterr().err)
 
 
 @pytest.fixture
