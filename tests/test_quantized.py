@@ -96,6 +96,10 @@ def test_obstacles_are_named(vae, monkeypatch) -> None:
     monkeypatch.setattr(quantized, "supported", lambda: False)
     with pytest.raises(UserError, match="--precision bfloat16"):
         quantize(vae, tensors)
+    with pytest.raises(UserError, match="--precision bfloat16"):
+        quantized.choose_precision("int8", tensors, CPU)
+    assert quantized.choose_precision("auto", tensors, CPU) in ("bfloat16", "float32")
+    assert quantized.choose_precision("bfloat16", tensors, CPU) == "bfloat16"
 
 
 def test_a_pytorch_without_the_operators_is_no_obstacle_to_importing(monkeypatch) -> None:

@@ -107,11 +107,17 @@ def choose_precision(asked: str, tensors: dict[str, Tensor], device: torch.devic
     """In which arithmetic V, of the tensors of its checkpoint, encodes while C drives: float32, bfloat16 or int8.
 
     `auto` is int8 where nothing is in the way, else bfloat16 where that is fast.
+
+    Raises:
+        UserError: int8 is asked for, and there is an obstacle.
     """
-    if asked != "auto":
+    if asked in ("float32", "bfloat16"):
         return asked
-    if obstacle(tensors, device) is None:
+    why = obstacle(tensors, device)
+    if why is None:
         return "int8"
+    if asked == "int8":
+        raise refused(why)
     return "bfloat16" if choose_bfloat16("auto", device) else "float32"
 
 
@@ -122,8 +128,12 @@ def quantize(vae: VAE, tensors: dict[str, Tensor]) -> QuantizedVAE:
         UserError: there is an obstacle.
     """
     if why := obstacle(tensors, vae.device):
-        raise UserError(f"{why}: use --precision bfloat16 or float32.")
+        raise refused(why)
     return QuantizedVAE(vae, tensors[KEY])
+
+
+def refused(why: str) -> UserError:
+    return UserError(f"{why}: use --precision bfloat16 or float32.")
 
 
 @functools.cache
