@@ -141,6 +141,22 @@ def test_a_run_keeps_its_preset(tmp_path) -> None:
         cli.parse("run", ["--preset", "overnight", *where])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        ("--env CarRacing-v3", True),
+        ("--env CartPole-v1", True),
+        ("--env worldmodels/CarRacing-v3", False),  # many cars side by side in this process
+        ("--env CarRacing-v3 --policy mine.py:policy", False),
+        ("--env CarRacing-v3 --render", False),
+        ("", False),
+    ],
+)
+def test_workers_are_prepared_for_an_evaluation_that_needs_them(tmp_path, arguments: str, needed: bool) -> None:
+    cfg, _ = cli.parse("evaluate", ["--logdir", str(tmp_path), *arguments.split()])
+    assert cli.needs_workers(cfg) == needed
+
+
 def test_underscores_and_hyphens_are_the_same() -> None:
     assert cli.parse("train-mdrnn", ["--include_reward"])[0] == cli.parse("train-mdrnn", ["--include-reward"])[0]
     assert cli.parse("train-mdrnn", ["--include_reward"])[0].include_reward

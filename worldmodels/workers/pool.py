@@ -6,6 +6,7 @@ function of its argument, so that running it again changes nothing.
 """
 
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.util
 import os
 import pickle
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from multiprocessing.context import SpawnContext
 from typing import Any, Literal, Protocol, TypeVar
 
 from worldmodels.errors import UserError
@@ -26,6 +26,7 @@ from worldmodels.workers.places import Place, limited_threads
 Job = TypeVar("Job", contravariant=True)
 Outcome = TypeVar("Outcome", covariant=True)
 ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
+METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # workers never inherit this process's threads
 
 
 class Worker(Protocol[Job, Outcome]):
@@ -85,6 +86,15 @@ def open_pool(
     return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
 
 
+def import_ahead() -> None:
+    """Let another process import what workers that drive with V and M need, while this one goes on; it becomes each of
+    them in a moment then (on Linux; before the first pool). PyTorch's import takes 1.4 s.
+    """
+    if METHOD == "forkserver":
+        multiprocessing.forkserver.set_forkserver_preload(["worldmodels.agent", "worldmodels.workers.driver"])
+        multiprocessing.forkserver.ensure_running()
+
+
 class Here:
     """The one worker is this process."""
 
@@ -114,7 +124,7 @@ class Processes:
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
         self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
-        self.context: SpawnContext = multiprocessing.get_context("spawn")
+        self.context = multiprocessing.get_context(METHOD)
         self.executor, self.ready = self.start()
 
     def __enter__(self) -> "Processes":
