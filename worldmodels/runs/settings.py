@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 
 from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share
 
@@ -85,8 +85,9 @@ class Training:
     learning_rate: Above = 1e-4
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss, the same ones for V and M."""
-    anneal: bool = False
-    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
+    anneal: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the training, at its end, in which the learning rate falls to zero, along half a cosine (the paper's stays
+    as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
