@@ -182,6 +182,17 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
     first = plan.stages(plan.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
+    assert (third.vae.warm, third.controller.warm) == (None, None)
+
+
+def test_a_warm_iteration_begins_with_the_v_and_c_before_it() -> None:
+    evolution = config.Evolution(sigma=0.2, start="anywhere", max_steps=300, whole_after=9, n_samples=3)
+    last = config.Run(logdir="x", iterations=2, warm=True, controller=evolution)
+    first, second = plan.stages(plan.previous(last)), plan.stages(last)
+    assert (first.vae.warm, first.controller.warm, first.controller.sigma) == (None, None, 0.2)
+    assert (second.vae.warm, second.controller.warm) == ("x/previous", "x/previous")
+    found = second.controller
+    assert (found.sigma, found.start, found.max_steps, found.whole_after, found.n_samples) == (0.1, "line", None, 0, 3)
 
 
 @pytest.mark.parametrize(

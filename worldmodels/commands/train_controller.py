@@ -213,6 +213,8 @@ def refuse(cfg: TrainController, description: Description) -> None:
         raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
+    if cfg.warm and (cfg.inputs != "zh" or cfg.hidden):
+        raise UserError("--warm carries a linear C of [z, h] over: leave --inputs and --hidden out, or --warm.")
     if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
 

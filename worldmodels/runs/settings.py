@@ -86,8 +86,8 @@ class Training:
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss, the same ones for V and M."""
     anneal: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Share of the training, at its end, in which the learning rate falls to zero, along half a cosine (the paper's stays
-    as it is)."""
+    """Share of the training, at its end, in which the learning rate falls to zero, along half a cosine (the paper's
+    stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
@@ -127,6 +127,8 @@ class TrainVAE(VAETraining):
     """Where the model lives; one that is already there is continued."""
     rootdir: str = "datasets/carracing"
     """Folder of the episodes (with a preset: that of its environment)."""
+    warm: str | None = None
+    """Begin with the V of this run directory instead of with random weights."""
     noreload: bool = False
     """Start V over."""
     seed: Seed = 0
@@ -255,6 +257,9 @@ class TrainController(Evolution):
     """Where V and M were trained and C will live; a C that is already there is continued."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
+    warm: str | None = None
+    """Begin as the best driver of this run directory, carried over to V and M as they are here (C of [z, h], the same
+    sizes): it drives 16 training episodes, and in their states C is to do what it did."""
     noreload: bool = False
     """Start C over."""
     display: bool = False
@@ -395,6 +400,9 @@ class Run:
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
     early_generations: Annotated[Count, AGAIN] = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
+    warm: Annotated[bool, AGAIN] = False
+    """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
+    whole episodes from its first generation on, and searches with half the step size."""
     again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
     collect: Collection = field(default_factory=Collection)
