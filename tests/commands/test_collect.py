@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import tests.helpers.toy as limited_toy
 from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
@@ -151,6 +152,9 @@ def test_only_longer_episodes_are_kept_when_asked_for(tmp_path):
         collect.main(dataclasses.replace(cfg, longer_than=0))
     with pytest.raises(UserError, match="No episode of at most 25 steps"):
         collect.main(toy(tmp_path / "none", longer_than=25))
+    limited = {"env": limited_toy.TOY, "policy": "white", "max_steps": None}
+    with pytest.raises(UserError, match=r"No episode of at most 18 steps \(.*Toy-v0\) is longer than 18"):
+        collect.main(toy(tmp_path / "none", **limited, longer_than=18))
 
 
 def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):

@@ -43,6 +43,15 @@ def test_best_is_the_average_of_the_last_means(logdir: Path) -> None:
     assert len(history) == 6 and any(row["generation"] == 6 for row in rows)
 
 
+def test_starting_over_deletes_all_that_c_has_left(logdir: Path) -> None:
+    for old in ("dream.mp4", "samples/dream_0040.png", "episodes/round_0001.safetensors", "best.safetensors"):
+        (logdir / "ctrl" / old).parent.mkdir(exist_ok=True)
+        (logdir / "ctrl" / old).write_bytes(b"of an earlier C")
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1, noreload=True))
+    left = {path.name for path in (logdir / "ctrl").iterdir() if not path.name.startswith("events")} - {".lock"}
+    assert left == {"best.safetensors", "last.safetensors", "metrics.jsonl"}
+
+
 def test_a_budget_of_steps_ends_the_evolution(logdir: Path) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir), env_steps=100, epochs=1000))
     rows = logs.read(logdir / "ctrl" / "metrics.jsonl")

@@ -6,7 +6,7 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 import ctypes
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,9 +198,7 @@ class Sequences:
 
     @property
     def batches_per_epoch(self) -> int:
-        """About: the offsets of an epoch make some sequences more."""
-        whole = sum(-(-len(episode.actions) // self.length) for episode in self.episodes)
-        return -(-whole // self.batch_size)
+        return batches_per_epoch([len(episode.actions) for episode in self.episodes], self.length, self.batch_size)
 
     def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""
@@ -236,6 +234,11 @@ class Sequences:
                     self.values[index][start:end]]  # fmt: skip
             parts.append([pad(row, longest - steps) for row in rows])
         return Batch(*(torch.stack(column) for column in zip(*parts, strict=True)))
+
+
+def batches_per_epoch(lengths: Iterable[int], length: int, batch_size: int) -> int:
+    """About: of episodes of so many steps; the offsets of an epoch make some sequences more."""
+    return -(-sum(-(-steps // length) for steps in lengths) // batch_size)
 
 
 def pad(x: Tensor, steps: int) -> Tensor:
