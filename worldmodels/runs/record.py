@@ -28,7 +28,8 @@ def read(command: str, run: RunDir) -> dict[str, Any]:
     entry = {name: value for name, value in entry.items() if name not in NOT_KEPT}
     if entry.pop(FROM_RUN, False) and isinstance(entry.get("rootdir"), str):
         linked = os.path.realpath(run.path) != os.path.abspath(run.path)
-        entry["rootdir"] = os.path.normpath((os.path.realpath(run.path) if linked else run.path) / Path(entry["rootdir"]))
+        base = os.path.realpath(run.path) if linked else run.path
+        entry["rootdir"] = os.path.normpath(os.path.join(base, entry["rootdir"]))
     return entry
 
 
@@ -37,7 +38,7 @@ def write(command: str, cfg: Any, preset: str | None) -> None:
     run = RunDir(Path(cfg.logdir))
     asked = {"preset": preset, **settings(cfg)}
     if "rootdir" in asked:
-        parent, name = os.path.split(os.path.abspath(asked["rootdir"]))  # links on the way are followed, as the system does
+        parent, name = os.path.split(os.path.abspath(asked["rootdir"]))  # links on the way there are followed
         folder = os.path.join(os.path.realpath(parent), name)
         asked |= {"rootdir": os.path.relpath(folder, os.path.realpath(run.path)), FROM_RUN: True}
     put(command, run, asked)
