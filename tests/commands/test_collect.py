@@ -520,6 +520,13 @@ def test_minari_round_trip(reference, tmp_path, monkeypatch, capsys):
     assert not tmp_path.exists()
 
 
+def test_minari_takes_an_environment_that_a_function_makes(reference, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setitem(gymnasium.registry, "Made-v0", gymnasium.envs.registration.EnvSpec("Made-v0", Slide))
+    exported = minari.MinariDataset(minari_export.export(open_dataset(reference), tmp_path, "Made-v0", "brown"))
+    assert exported.total_episodes == 10 and exported.env_spec is None, "a function is not written down"
+
+
 def test_minari_makes_our_simulator_again_with_the_frames_it_stored(tmp_path):
     minari = pytest.importorskip("minari")
     cfg = toy(tmp_path, env=CAR, policy="gas", max_steps=5)

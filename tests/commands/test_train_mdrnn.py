@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from worldmodels.commands import train_mdrnn, train_vae
+from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import save_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
@@ -57,3 +58,18 @@ def test_the_quality_of_an_m_before_goes_with_it(logdir: Path) -> None:
     quality.write_text("{}")
     train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=str(logdir / "few"), noreload=True))
     assert not quality.exists(), "this M predicts nothing that could be measured"
+
+
+def test_a_v_that_is_trained_meanwhile_is_noticed(logdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the episodes that one V saw would be kept as those of another."""
+
+    def slowly(rootdir: str):
+        cfg = TrainVAE(logdir=str(logdir), rootdir=rootdir, epochs=1, z_size=4, nosamples=True)
+        train_vae.main(cfg)
+        return open_dataset(rootdir)
+
+    before = seen(logdir)
+    monkeypatch.setattr(train_mdrnn, "open_dataset", slowly)
+    with pytest.raises(UserError, match="vae/best.safetensors has changed meanwhile"):
+        train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=str(logdir / "more")))
+    assert seen(logdir) == before

@@ -45,7 +45,7 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path, capsys):
     assert open_dataset(tmp_path).steps and not capsys.readouterr().err
     os.mkfifo(tmp_path / "b.npz")
     assert open_dataset(tmp_path).files == (tmp_path / "a.npz",)
-    assert "b.npz: it holds no episode (it is no file)" in capsys.readouterr().err
+    assert "b.npz: it holds no episode (a directory or a pipe)" in capsys.readouterr().err
 
 
 def test_a_damaged_rollout_is_left_out(tmp_path, capsys):

@@ -235,6 +235,11 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     vae, mdrnn, actions = vision.load(run), memory.load(run), envs.actions_in(World(cfg.env))
     shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs, cfg.inputs, cfg.inputs != "zch", cfg.hidden)
     check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+    if mdrnn.action_kind not in (None, actions.name):
+        raise UserError(
+            f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
+            "choose the environment it was trained on."
+        )
     return shape
 
 
@@ -242,15 +247,10 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     """What a worker needs to dream.
 
     Raises:
-        UserError: M's dream pays nothing, it has no starts, or M learned another kind of actions.
+        UserError: M's dream pays nothing, or it has no starts.
     """
     mdrnn, actions = memory.load(run), envs.actions_in(World(cfg.env))
     refuse_dream(cfg, mdrnn.pays, mdrnn.step_reward)
-    if mdrnn.action_kind not in (None, actions.name):
-        raise UserError(
-            f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
-            "choose the environment it was trained on."
-        )
     starts = Starts.load(run.mdrnn / "starts.safetensors", mdrnn)
     if mdrnn.include_restart:  # it dreams episodes from their first step on, as the paper's Take Cover
         starts = starts.first()

@@ -26,6 +26,7 @@ from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoc
 from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
+from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN, mdrnn_loss
 from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
@@ -46,11 +47,12 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     ranks = Ranks(choose_device(cfg.device))
     run = RunDir.of(cfg.logdir)
     bfloat16 = choose_bfloat16(cfg.precision, ranks.device)
+    vae_path = run.trained("vae")
+    weights = vae_path.read_bytes()
     vae = vision.load(run, ranks.device)
     vae.use_bfloat16 = bfloat16
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
-    vae_path = run.trained("vae")
     collection = collection_of(dataset)
     mdrnn, settings, labels = untrained(cfg, vae.z_size, dataset.heads[0].action_size, collection)
     mdrnn = mdrnn.to(ranks.device)
@@ -62,6 +64,8 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     @cache
     def seen() -> dict[Path, Latents]:
         """What V sees takes the place of what was there: not before it is known that this training begins."""
+        if vae_path.read_bytes() != weights:
+            raise UserError(f"{vae_path} has changed meanwhile: run the command again when V is trained.")
         with ranks.in_turn():
             return encode_dataset(vae, vae_path, dataset, run.latents)
 
@@ -77,7 +81,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     fit(
         Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels),
         cfg,
-        data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
+        data=hashlib.sha256(dataset.fingerprint.encode() + weights).hexdigest()[:16],
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
         batches=lambda epoch, skip: sequences(train).batches(cfg.seed, epoch, skip),
         batches_per_epoch=batches_per_epoch(train.lengths, cfg.sequence_length, cfg.batch_size),
