@@ -332,6 +332,15 @@ def test_numbers_beyond_all_showing_are_left_out(full: Path, tmp_path: Path) -> 
     assert "no score yet" not in read(run).text
 
 
+def test_another_game_s_three_numbers_are_no_pedals(full: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(full, tmp_path / "run"))
+    (run / "evaluation.json").unlink()
+    assert "steer, gas, brake" in read(run).text, "the paper's, where nobody says"
+    for command, env in (("run", TOY), ("train-controller", TOY), ("run", "worldmodels/CarRacing-v3")):
+        (run / "config.json").write_text(json.dumps({command: {"env": env}}))
+        assert ("steer, gas, brake" in read(run).text) == (env != TOY)
+
+
 def test_a_score_of_an_earlier_driver_is_called_so(full: Path, tmp_path: Path) -> None:
     assert "earlier driver" not in read(full).text
     run = Path(shutil.copytree(full, tmp_path / "run"))

@@ -8,6 +8,7 @@ selection tracks, which training never sees: best.safetensors is the mean that d
 best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from worldmodels import envs, memory, vision
 from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
+from worldmodels.data.latents import seen_by_another
 from worldmodels.dream import Starts
 from worldmodels.envs import Description, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
@@ -240,6 +242,11 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
             f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
             "choose the environment it was trained on."
         )
+    if seen_by_another(run.latents, run.trained("vae")):
+        tqdm.write(
+            f"M in {run.path} has learned from another V than is there now: `worldmodels train-mdrnn` goes on with this "
+            "one, and then C.", file=sys.stderr,
+        )  # fmt: skip
     return shape
 
 

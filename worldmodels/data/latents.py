@@ -7,7 +7,7 @@ import ctypes
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,14 @@ def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
             latents = read_latents(path, {"vae": sight, "episode": path.stem})
             if latents is not None:
                 yield latents
+
+
+def seen_by_another(folder: Path, vae_path: Path) -> bool:
+    """Whether the stored episodes are what another V saw: M has learned from that one."""
+    for path in folder.glob("*.safetensors"):
+        with suppress(UserError):  # a foreign file
+            return not str(checkpoint.load(path)[1].get("vae")).startswith(digest(vae_path))
+    return False
 
 
 def remove_stale(folder: Path, digests: set[str]) -> None:

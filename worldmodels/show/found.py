@@ -53,11 +53,16 @@ class Run:
         return self.logdir.resolve().name
 
     @property
+    def env(self) -> str:
+        """Where it drives; empty while nobody says."""
+        asked = [self.config.get(command) for command in ("run", "train-controller", "train-in-dream")]
+        places = [self.evaluation, *(entry for entry in asked if isinstance(entry, dict))]
+        return next((str(place["env"]) for place in places if place and "env" in place), "")
+
+    @property
     def episode(self) -> str:
         """What an episode is called there."""
-        asked = self.config.get("run")
-        env = self.evaluation["env"] if self.evaluation else asked.get("env", "") if isinstance(asked, dict) else ""
-        return describe(str(env)).episode
+        return describe(self.env).episode
 
     @property
     def outdated(self) -> bool:

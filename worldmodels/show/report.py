@@ -95,7 +95,7 @@ def sizes(run: Run) -> dict[str, str]:
         mdrnn.get(name, paper) for name, paper in (("z_size", 32), ("hidden_size", 256), ("action_size", 3))
     )
     hidden = meta(run.logdir / "ctrl", "controller").get("hidden")
-    car = action == 3 and (run.evaluation is None or "CarRacing" in run.evaluation["env"])
+    car = action == 3 and (not run.env or "CarRacing" in run.env)
     numbers = f"{action} number{'' if action == 1 else 's'}"
     return {
         "z": f"{z} numbers", "h": f"{h} numbers", "c": f"{hidden} units" if hidden else "linear",
