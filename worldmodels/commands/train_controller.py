@@ -243,10 +243,8 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
             "choose the environment it was trained on."
         )
     if seen_by_another(run.latents, run.trained("vae")):
-        tqdm.write(
-            f"M in {run.path} has learned from another V than is there now: `worldmodels train-mdrnn` goes on with this "
-            "one, and then C.", file=sys.stderr,
-        )  # fmt: skip
+        found = f"M in {run.path} has learned from another V than is there now"
+        tqdm.write(f"{found}: `worldmodels train-mdrnn` goes on with this one.", file=sys.stderr)
     return shape
 
 
