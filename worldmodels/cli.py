@@ -133,8 +133,10 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     if preset is not None:
         env_id = said.env or saved.get("env")
         default = record.updated(preset_config(command, preset, env_id), saved)
-    rest = said.rest if said.logdir is None else ["--logdir", said.logdir, *said.rest]
-    description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
+    rest = said.rest if said.logdir is None else [f"--logdir={said.logdir}", *said.rest]
+    description = cls.__doc__ or ""
+    if command in ("run", *stages.STAGES):
+        description += f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
     cfg = tyro.cli(
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
         config=None if command == "run" else (tyro.conf.OmitArgPrefixes,),
@@ -186,7 +188,7 @@ def preset_config(command: str, preset: str, env_id: str | None) -> Any:
         return run
     cls = COMMANDS[command][0]
     if command not in stages.STAGES:
-        return cls()
+        raise UserError(f"{command} does the same in every preset: leave --preset out.")
     own = vars(getattr(run, stages.STAGES[command]))
     place = {"env": run.env, "rootdir": settings.episodes_of(run.env)}
     takes = {"collect": ["env"], "train-controller": ["env"], "train-vae": ["rootdir"], "train-mdrnn": ["rootdir"]}

@@ -57,7 +57,7 @@ def small(logdir: Path, **changes) -> config.Run:
     """A run of the toy in seconds, in this process."""
     return replace(
         SMOKE, logdir=str(logdir), env=TOY, device="cpu", early_generations=1,
-        again=config.Collection(rollouts=2, threads=1), collect=replace(SMOKE.collect, policy="white"),
+        again=config.Collection(rollouts=2, threads=1, policy="agent"), collect=replace(SMOKE.collect, policy="white"),
         controller=replace(SMOKE.controller, max_workers=1), evaluate=replace(SMOKE.evaluate, video=False), **changes,
     )  # fmt: skip
 
@@ -132,6 +132,10 @@ def test_a_refused_run_is_what_it_was_asked_before(finished: Path, tmp_path: Pat
         ({"controller": replace(SMOKE.controller, dream=True)}, "predicts no reward"),
         ({"evaluate": replace(SMOKE.evaluate, env="NoSuch-v0")}, "NoSuch-v0 is not registered"),
         ({"device": "cuda"}, "No CUDA device"),
+        ({"collect": replace(SMOKE.collect, rollouts=1)}, "--collect.rollouts is 1"),
+        ({"vae": replace(SMOKE.vae, micro_batches=3)}, "--vae.micro-batches is 3"),
+        ({"controller": replace(SMOKE.controller, directions=289)}, "C sees 288 numbers"),
+        ({"controller": replace(SMOKE.controller, directions=33, inputs="z")}, "C sees 32 numbers"),
     ],
 )
 def test_what_a_late_stage_refuses_is_refused_first(tmp_path: Path, changes: dict, sentence: str) -> None:

@@ -98,6 +98,15 @@ def test_a_warm_start_with_another_shape_is_refused(tmp_path: Path, logdir: Path
     assert not (logdir / "ctrl" / "last.safetensors").exists()
 
 
+def test_starting_over_deletes_all_that_c_has_left(logdir: Path) -> None:
+    for old in ("dream.mp4", "samples/dream_0040.png", "episodes/round_0001.safetensors", "best.safetensors"):
+        (logdir / "ctrl" / old).parent.mkdir(exist_ok=True)
+        (logdir / "ctrl" / old).write_bytes(b"of an earlier C")
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1, noreload=True))
+    left = {path.name for path in (logdir / "ctrl").iterdir() if not path.name.startswith("events")} - {".lock"}
+    assert left == {"best.safetensors", "last.safetensors", "metrics.jsonl"}
+
+
 def test_a_budget_of_steps_ends_the_evolution(logdir: Path) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir), env_steps=100, epochs=1000))
     rows = logs.read(logdir / "ctrl" / "metrics.jsonl")
@@ -118,11 +127,17 @@ def test_scores_on_other_selection_tracks_do_not_compare(logdir: Path) -> None:
     assert checkpoint.load(logdir / "ctrl" / "best.safetensors")[1]["generation"] == 3
 
 
-def test_no_more_directions_than_c_can_see(logdir: Path) -> None:
+def test_no_more_directions_than_c_can_see(logdir: Path, capsys) -> None:
     episode = Latents(torch.randn(21, 4), torch.zeros(21, 4), torch.rand(20, 3), torch.zeros(20), torch.zeros(20))
     tag = {"vae": digest(logdir / "vae" / "best.safetensors"), "episode": "0"}
     checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), tag)
+    (logdir / "mdrnn" / "latents" / "_.safetensors").write_bytes(b"foreign")
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
+    assert "another V" not in capsys.readouterr().err
     with pytest.raises(UserError, match="--directions is 13: what C sees in M's episodes has 12 at most"):
         train_controller.main(replace(CFG, logdir=str(logdir), directions=13, noreload=True))
     assert (logdir / "ctrl" / "best.safetensors").exists(), "the driver that was there stays"
+
+    save_agent(logdir, actions=3, env=TOY, seed=2)  # another V and M of the same sizes; M's episodes stay
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1, noreload=True))
+    assert "has learned from another V than is there now: `worldmodels train-mdrnn`" in capsys.readouterr().err

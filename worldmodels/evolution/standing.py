@@ -3,6 +3,7 @@
 Shapes: P population, n parameters of C.
 """
 
+import shutil
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -219,8 +220,11 @@ def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop)
 
 def start_over(folder: Path) -> None:
     """Delete what a command that makes C has left in `folder`."""
-    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), folder / "metrics.jsonl"]:
-        old.unlink(missing_ok=True)
+    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), *folder.glob("dream.mp4")]:
+        old.unlink()
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for made in ("samples", "episodes"):
+        shutil.rmtree(folder / made, ignore_errors=True)
 
 
 def save_best(run: RunDir, state: State, cfg: TrainController) -> None:

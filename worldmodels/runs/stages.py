@@ -41,7 +41,7 @@ def stages(run: Run) -> Stages:
     gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
     how = run.collect
     if run.iterations > 1:  # on other tracks than before
-        how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
+        how, gather["logdir"] = run.again, previous(run).logdir
     warm, evolution = None, run.controller
     if run.warm and run.iterations > 1:
         warm = previous(run).logdir
