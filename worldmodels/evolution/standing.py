@@ -25,8 +25,8 @@ from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import TrainController
 
 FIXED = (
-    "env", "dream", "temperature", "horizon", "strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions",
-    "inputs", "hidden", "sample_z",
+    "env", "dream", "temperature", "death", "horizon", "strategy", "pop_size", "sigma", "sigma_decay", "seed",
+    "directions", "inputs", "hidden", "sample_z",
 )  # fmt: skip
 """Settings that an evolution keeps from its first generation to its last."""
 

@@ -216,6 +216,9 @@ class Evolution:
     pays 1, with --include-terminal); only the selection tracks are real."""
     temperature: Annotated[float, Ge(0), DREAM] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
+    death: Annotated[float, Ge(-100), Lt(100), DREAM] = 0.0
+    """M's logit of the end above which a dream ends (paper's code: 0); where good players dream on for longer than they
+    live, a lower one shortens their dreams."""
     horizon: Annotated[Count, DREAM] = 250
     """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
