@@ -26,7 +26,6 @@ from worldmodels.workers.places import Place, limited_threads
 Job = TypeVar("Job", contravariant=True)
 Outcome = TypeVar("Outcome", covariant=True)
 ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
-METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # workers never inherit this process's threads
 
 
 class Worker(Protocol[Job, Outcome]):
@@ -86,11 +85,16 @@ def open_pool(
     return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
 
 
+_ahead = False  # whether workers are copies of a process that has imported what they need
+
+
 def import_ahead() -> None:
-    """Let another process import what workers that drive with V and M need, while this one goes on; it becomes each of
-    them in a moment then (on Linux; before the first pool). PyTorch's import takes 1.4 s.
+    """Let another process import what workers that drive with V and M need, while this one goes on: from now on it
+    becomes each of them in a moment (on Linux), in this process's environment of now. PyTorch's import takes 1.4 s.
     """
-    if METHOD == "forkserver":
+    global _ahead
+    if sys.platform == "linux":
+        _ahead = True
         multiprocessing.forkserver.set_forkserver_preload(["worldmodels.agent", "worldmodels.workers.driver"])
         multiprocessing.forkserver.ensure_running()
 
@@ -124,7 +128,7 @@ class Processes:
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
         self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
-        self.context = multiprocessing.get_context(METHOD)
+        self.context = multiprocessing.get_context("forkserver" if _ahead else "spawn")
         self.executor, self.ready = self.start()
 
     def __enter__(self) -> "Processes":
