@@ -104,13 +104,24 @@ def encode(vae: VAE, frames: np.ndarray, batch: int) -> Callable[[], int]:
 def train_m_our_way(batch: int = 32, length: int = 100) -> Callable[[], int]:
     mdrnn = memory.MDRNN()
     mdrnn.use_bfloat16 = choose_bfloat16("auto", CPU)
+    return train_m(mdrnn, batch, length)
+
+
+def train_m(mdrnn: memory.MDRNN, batch: int, length: int) -> Callable[[], int]:
+    """An update of M on `batch` sequences of `length` random steps."""
     optimizer = torch.optim.Adam([p for p in mdrnn.parameters() if p.requires_grad], 1e-3, fused=True)
-    mean, logvar = torch.randn(batch, length + 1, 32), torch.randn(batch, length + 1, 32)
-    actions, zeros, mask = torch.randn(batch, length, 3), torch.zeros(batch, length), torch.ones(batch, length)
+    mean, logvar = torch.randn(2, batch, length + 1, mdrnn.z_size)
+    actions, zeros, mask = (
+        torch.randn(batch, length, mdrnn.action_size),
+        torch.zeros(batch, length),
+        torch.ones(batch, length),
+    )
+    restart = zeros if mdrnn.include_restart else None
 
     def work() -> int:
         z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape)
-        loss, _ = memory.mdrnn_loss(mdrnn(z[:, :-1], actions)[0], z[:, 1:], zeros, zeros, mask)
+        prediction, _ = mdrnn(z[:, :-1], actions, restart=restart)
+        loss, _ = memory.mdrnn_loss(prediction, z[:, 1:], zeros, zeros, mask)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_value_(mdrnn.parameters(), 1.0)

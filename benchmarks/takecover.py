@@ -1,11 +1,14 @@
 """Take Cover: steps per second beside the plain way, and what policies without eyes score.
 
     python -m benchmarks.takecover                            # speed, about a minute
+    python -m benchmarks.takecover --memory                   # M's training, 512 units, half a minute
     python -m benchmarks.takecover --baselines --games 1000   # scores of the policies without eyes
 
 Speed: Gymnasium's own vector environment (a worker process per core) around ViZDoom's wrapper, each frame cropped and
 resized by Pillow, takes turns with `TakeCoverVectorEnv`, 3 seconds each; every one's best turn counts, so that other
 work on the machine slows all alike. Actions are random and episodes begin anew as they end: a collection's work.
+
+M's training: updates on random sequences, in float32 and as the pipeline trains on this processor, in turns likewise.
 
 Baselines: what happens does not depend on the screen, so nothing is drawn that nobody looks at. ± is the standard
 deviation of a game.
@@ -21,9 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 from PIL import Image
 
+from benchmarks.pipeline import CPU, rate, train_m
 from worldmodels.envs import FRAME_SIZE, TAKECOVER, World, actions_for
 from worldmodels.envs.takecover import (
     ACTIONS,
@@ -34,7 +39,8 @@ from worldmodels.envs.takecover import (
     TakeCover,
     TakeCoverVectorEnv,
 )
-from worldmodels.workers.places import cores
+from worldmodels.memory import MDRNN
+from worldmodels.workers.places import choose_bfloat16, cores
 
 LANES = 16
 ROUNDS = 3
@@ -102,6 +108,21 @@ def speed() -> None:
         print(f"{resolution:>9}{theirs:>9,.0f}{ours:>9,.0f}{ours / theirs:>8.2f}", flush=True)
 
 
+def memory_speed() -> None:
+    """Frames per second of M's training: the paper's M, by the presets' batches and by the paper's."""
+    ours = choose_bfloat16("auto", CPU)
+    print(f"sequences of steps  float32  {'bfloat16' if ours else 'ours'}  frames/s, {torch.get_num_threads()} threads")
+    for batch, length in ((16, 125), (100, 500)):
+        works = []
+        for bfloat16 in (False, ours):
+            mdrnn = MDRNN(64, 1, 512, include_terminal=True, include_restart=True)
+            mdrnn.use_bfloat16 = bfloat16
+            works.append(train_m(mdrnn, batch, length))
+        turns = [[rate(work, SECONDS) for work in works] for _ in range(ROUNDS)]
+        plain, best = np.max(turns, axis=0)
+        print(f"{batch:>9} of {length:<6}{plain:>9,.0f}{best:>10,.0f}", flush=True)
+
+
 def score(env: TakeCover, game: int, policy: Callable[[np.random.Generator], Iterator[float]]) -> float:
     """What a policy without eyes scores in a game; tics on which its action stays are played at once, undrawn."""
     raw = np.fromiter(itertools.islice(policy(np.random.default_rng([FIRST_SEED, game])), TIMEOUT), np.float32)
@@ -149,9 +170,12 @@ def baselines(names: list[str], games: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baselines", nargs="*", metavar="POLICY", help=f"of {', '.join(BASELINES)} (default: all)")
+    parser.add_argument("--memory", action="store_true", help="how fast M learns")
     parser.add_argument("--games", type=int, default=300, help="games a policy")
     arguments = parser.parse_args()
-    if arguments.baselines is None:
+    if arguments.memory:
+        memory_speed()
+    elif arguments.baselines is None:
         speed()
     else:
         baselines(arguments.baselines or list(BASELINES), arguments.games)

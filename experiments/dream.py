@@ -23,10 +23,12 @@ from worldmodels.dream import Starts
 from worldmodels.envs.seeds import SELECTION
 from worldmodels.evolution import strategies
 from worldmodels.fast_dream import Dreams, Population
+from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode, drive
 from worldmodels.runs import checkpoint
 from worldmodels.show.pictures import labelled, write_png
 from worldmodels.training.quality import fixed_policies, open_loop, sentences
+from worldmodels.vision import VAE
 
 RUN = pretrained.folder("carracing")
 TEMPERATURES = (0.1, 0.5, 1.0, 1.3)
@@ -37,12 +39,12 @@ FRESH_KEY = 10**9  # noise that no generation has met
 
 
 class World:
-    """The package's V, M and starts."""
+    """V, M and the states from which dreams begin, and the road."""
 
-    def __init__(self) -> None:
-        self.vae, self.mdrnn = vision.load(RUN), memory.load(RUN)
-        self.starts = Starts.load(RUN / "mdrnn" / "starts.safetensors", self.mdrnn)
+    def __init__(self, vae: VAE, mdrnn: MDRNN, starts: Starts) -> None:
+        self.vae, self.mdrnn, self.starts = vae, mdrnn, starts
         self.actions = envs.actions_in(envs.World(envs.CARRACING))
+        self.shape = Controller(mdrnn.z_size, mdrnn.hidden_size, self.actions.outputs)
 
     def dreams(self, temperature: float, which: np.ndarray, keys: np.ndarray) -> Dreams:
         """One dream a start number of `which` (N,), with the noise of `keys` (N,)."""
@@ -58,18 +60,18 @@ class World:
         """Returns (P, S) of the candidates (P, n), each in the same S dreams."""
         candidates, s = len(parameters), len(which)
         dreams = self.dreams(temperature, np.tile(which, candidates), np.tile(keys, candidates))
-        act = Population(dreams, Controller(), parameters, np.repeat(np.arange(candidates), s), self.actions)
+        act = Population(dreams, self.shape, parameters, np.repeat(np.arange(candidates), s), self.actions)
         returns, _ = dreams.play(act, HORIZON)
         dreams.close()
         return returns.reshape(candidates, s)
 
     def real(
-        self, parameters: np.ndarray, steps: int | None, options: dict | None, tracks: int = 16
+        self, parameters: np.ndarray, steps: int | None, options: dict | None, tracks: int = 16, first: int = SELECTION
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (tracks,) of one C (n,) on the first selection tracks, and the frames of the first."""
+        """Returns (tracks,) of one C (n,) on the tracks from `first` on, and the frames of the first."""
         env = envs.make(envs.World(envs.CARRACING), tracks, max_steps=steps)
-        agent = Agent(Eyes(self.vae), self.mdrnn, Controller(), parameters[None], self.actions)
-        episodes = [Episode(SELECTION + track) for track in range(tracks)]
+        agent = Agent(Eyes(self.vae), self.mdrnn, self.shape, parameters[None], self.actions)
+        episodes = [Episode(first + track) for track in range(tracks)]
         frames: dict[int, np.ndarray] = {}
         keep = lambda index, rollout: frames.update({index: rollout.frames} if index == 0 else {})  # noqa: E731
         scores, _ = drive(env, self.actions, agent, episodes, options=options, on_rollout=keep)
@@ -79,7 +81,7 @@ class World:
     def strip(self, parameters: np.ndarray, temperature: float, start: int) -> np.ndarray:
         """(64, columns · 64, 3): one dream, driven by one C."""
         dreams = self.dreams(temperature, np.array([start]), np.array([FRESH_KEY]))
-        act = Population(dreams, Controller(), parameters[None], np.zeros(1, int), self.actions)
+        act = Population(dreams, self.shape, parameters[None], np.zeros(1, int), self.actions)
         seen = []
         for t in range(HORIZON):
             if t in SHOWN:
@@ -88,11 +90,11 @@ class World:
         return np.concatenate(seen, axis=1)
 
 
-def evolved(world: World, temperature: float, generations: int) -> np.ndarray:
+def evolved(world: World, temperature: float, generations: int, seed: int = 0) -> np.ndarray:
     """The mean of CMA-ES after `generations` in the dream alone: every candidate of one meets the same dreams."""
-    strategy = strategies.make("cma", 867, POPULATION, SIGMA, seed=0)
+    strategy = strategies.make("cma", world.shape.size, POPULATION, SIGMA, seed=seed)
     for generation in range(generations):
-        draw = np.random.default_rng([0, generation])
+        draw = np.random.default_rng([seed, generation])
         which, keys = draw.integers(len(world.starts.z), size=STARTS), draw.integers(2**62, size=STARTS)
         strategy.tell(world.dreamed(strategy.ask(), temperature, which, keys).mean(axis=1))
     return strategy.mean
@@ -121,7 +123,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     parser.add_argument("--episodes", help="folder of real episodes, for M's foresight of their rewards")
     arguments = parser.parse_args()
-    world = World()
+    mdrnn = memory.load(RUN)
+    world = World(vision.load(RUN), mdrnn, Starts.load(RUN / "mdrnn" / "starts.safetensors", mdrnn))
     if arguments.episodes:
         foresight(world, arguments.episodes)
     tensors, _ = checkpoint.load(RUN / "ctrl" / "best.safetensors")
