@@ -27,6 +27,21 @@ LAPTOP = Run(
 )  # fmt: skip
 """Two cores, no GPU, a coffee break."""
 
+LUNCH = Run(
+    iterations=2,
+    warm=True,
+    early_generations=22,
+    collect=LAPTOP.collect,
+    again=Collection(rollouts=200, max_steps=250, policy="agent", start="anywhere"),
+    vae=LAPTOP.vae,
+    mdrnn=LAPTOP.mdrnn,
+    controller=dataclasses.replace(
+        LAPTOP.controller, directions=64, average=5, epochs=60, select_every=10, select_tracks=32
+    ),
+    evaluate=LAPTOP.evaluate,
+)
+"""Two cores, no GPU, half an hour: the driver of a short first iteration goes on with a better V and M."""
+
 OVERNIGHT = Run(
     iterations=2,
     early_generations=25,
