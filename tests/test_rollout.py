@@ -271,6 +271,8 @@ def test_the_largest_reward_is_one_that_float32_holds() -> None:
     assert scripted(1, [most])[0] == [most]
     with pytest.raises(UserError, match="Scripted paid .* at step 1 of the episode with seed 0"):
         scripted(1, [most * (1 + 1e-7)])
+    with pytest.raises(UserError, match="Scripted paid inf at step 2 of the episode with seed 1"):
+        scripted(2, [1.0, 1.0], [1.0, np.inf])
 
 
 class Pays(Toy):
