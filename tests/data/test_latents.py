@@ -133,6 +133,15 @@ def test_a_batch_is_cut_from_every_column_alike(discount: float) -> None:
             assert torch.equal(column[row, : len(own)], own) and not column[row, len(own) :].any()
 
 
+def test_an_episode_that_ended_goes_on_at_the_rate_of_before_its_end() -> None:
+    """What ended it is paid once; an episode of one step has nothing else to go by."""
+    ended = Latents(*torch.zeros(2, 3, 4), torch.zeros(2, 1), torch.tensor([2.0, 5.0]), torch.tensor([0.0, 1.0]))
+    assert values(ended, 0.9, ends=False).tolist() == pytest.approx([5 + 0.9 * 20, 20])
+    assert values(ended, 0.9, ends=True).tolist() == [5, 0]
+    one = ended._replace(rewards=torch.tensor([2.0]), terminals=torch.tensor([1.0]))
+    assert values(one, 0.9, ends=False).tolist() == pytest.approx([20])
+
+
 def test_an_epoch_has_the_order_that_it_had() -> None:
     """So that a training that was begun by an earlier version goes on with the batches that are left."""
     found = [batch.actions[:, 0, 0].tolist() for batch in Sequences(EPISODES, length=5, batch_size=3).batches(3, 5)]
