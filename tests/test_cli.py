@@ -155,6 +155,22 @@ def test_a_run_keeps_its_preset(tmp_path) -> None:
         cli.parse("run", ["--preset", "overnight", *where])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        ("--env CarRacing-v3", True),
+        ("--env CartPole-v1", True),
+        ("--env worldmodels/CarRacing-v3", False),  # many cars side by side in this process
+        ("--env CarRacing-v3 --policy mine.py:policy", False),
+        ("--env CarRacing-v3 --render", False),
+        ("", False),
+    ],
+)
+def test_workers_are_prepared_for_an_evaluation_that_needs_them(tmp_path, arguments: str, needed: bool) -> None:
+    cfg, _ = cli.parse("evaluate", ["--logdir", str(tmp_path), *arguments.split()])
+    assert cli.needs_workers(cfg) == needed
+
+
 def test_underscores_and_hyphens_are_the_same() -> None:
     assert cli.parse("train-mdrnn", ["--include_reward"])[0] == cli.parse("train-mdrnn", ["--include-reward"])[0]
     assert cli.parse("train-mdrnn", ["--include_reward"])[0].include_reward
@@ -182,6 +198,17 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
     random = dataclasses.replace(last, again=config.Collection(policy="gas"))
     assert plan.stages(random).collect.policy == "gas", "what is said is obeyed"
+    assert (third.vae.warm, third.controller.warm) == (None, None)
+
+
+def test_a_warm_iteration_begins_with_the_v_and_c_before_it() -> None:
+    evolution = config.Evolution(sigma=0.2, start="anywhere", max_steps=300, whole_after=9, n_samples=3)
+    last = config.Run(logdir="x", iterations=2, warm=True, controller=evolution)
+    first, second = plan.stages(plan.previous(last)), plan.stages(last)
+    assert (first.vae.warm, first.controller.warm, first.controller.sigma) == (None, None, 0.2)
+    assert (second.vae.warm, second.controller.warm) == ("x/previous", "x/previous")
+    found = second.controller
+    assert (found.sigma, found.start, found.max_steps, found.whole_after, found.n_samples) == (0.1, "line", None, 0, 3)
 
 
 @pytest.mark.parametrize(

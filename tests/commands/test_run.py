@@ -13,8 +13,8 @@ import torch
 from tests.helpers.toy import TOY
 from worldmodels.commands import run
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint, record
 from worldmodels.runs import metrics as logs
-from worldmodels.runs import record
 from worldmodels.runs import settings as config
 from worldmodels.runs import stages as plan
 from worldmodels.runs.files import alone
@@ -39,6 +39,18 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     run.main(replace(cfg, vae=replace(cfg.vae, epochs=cfg.vae.epochs + 1)))
     assert len(logs.read(last / "vae" / "metrics.jsonl")) == cfg.vae.epochs + 1
     assert (first / "vae" / "best.safetensors").read_bytes() == gathered, "the driver that collected stays as it was"
+
+
+def test_a_warm_iteration_on_a_toy(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    cfg = small(tmp_path / "run", iterations=2, warm=True)
+    run.main(replace(cfg, vae=replace(cfg.vae, learning_rate=1e-12)))
+    last, first = tmp_path / "run", tmp_path / "run" / "previous"
+    v, before = (checkpoint.load(folder / "vae" / "best.safetensors")[0] for folder in (last, first))
+    assert all(torch.allclose(v[name], before[name], atol=1e-6) for name in before if name.startswith("vae."))
+    assert "origin" in checkpoint.load(last / "ctrl" / "last.safetensors")[0]
+    with pytest.raises(UserError, match="leave --warm out"):
+        run.main(replace(cfg, dream=config.Dreaming(rounds=1)))
 
 
 def small(logdir: Path, **changes) -> config.Run:

@@ -70,6 +70,8 @@ def refuse(cfg: Run) -> None:
     description = envs.find(cfg.env)
     pays = todo.mdrnn.include_reward or bool(description.step_reward and todo.mdrnn.include_terminal)
     choose_device(cfg.device)
+    if cfg.warm and cfg.dream.rounds:
+        raise UserError("--warm carries over a C that evolved, and here it learns in the dream: leave --warm out.")
     if cfg.collect.rollouts < 2:
         raise UserError("--collect.rollouts is 1, where two are needed: one to train on, one to test.")
     if cfg.dream.rounds:

@@ -67,7 +67,8 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
         evolve(cfg, run, state, real, dream, places, description)
         if dream is not None:
             driver = load(run, dream.actions)
-            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, state.loop.generation)
+            number = state.loop.generation
+            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, number, cfg.death)
     loop = state.loop
     dreamed = f" and {loop.dream_steps:,} in the dream" if cfg.dream else ""
     print(f"C drove {loop.env_steps:,} steps{dreamed} in {loop.generation} generations; best mean {loop.best_so_far}.")
@@ -215,6 +216,8 @@ def refuse(cfg: TrainController, description: Description) -> None:
         raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
+    if cfg.warm and (cfg.inputs != "zh" or cfg.hidden):
+        raise UserError("--warm carries a linear C of [z, h] over: leave --inputs and --hidden out, or --warm.")
     if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
 
@@ -261,7 +264,7 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
         starts = starts.first()
     weights = run.trained("mdrnn").read_bytes()
     bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), torch.device(places[0].device))
-    return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
+    return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16, cfg.death)
 
 
 def training_course(cfg: TrainController, description: Description, generation: int) -> Course:

@@ -20,6 +20,7 @@ from torch import Tensor
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
 from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.errors import UserError
+from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
 from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
@@ -155,7 +156,11 @@ def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
 
 def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
     """One episode through V; BadFile where its file holds none, or another one than that of the digest `episode`."""
-    rollout = load_rollout(path, episode)
+    return look(vae, load_rollout(path, episode))
+
+
+def look(vae: VAE, rollout: Rollout) -> Latents:
+    """One episode through V."""
     parts = [vae.encode(rollout.frames[i : i + ENCODE_BATCH]) for i in range(0, len(rollout.frames), ENCODE_BATCH)]
     mean, logvar = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     terminals = torch.from_numpy(rollout.terminals.astype(np.float32))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt, Predicate
+from annotated_types import Ge, Le, Lt, Predicate
 
 from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share, halves
 
@@ -88,8 +88,9 @@ class Training:
     learning_rate: Above = 1e-4
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss, the same ones for V and M."""
-    anneal: bool = False
-    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
+    anneal: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the training, at its end, in which the learning rate falls to zero, along half a cosine (the paper's
+    stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
@@ -129,6 +130,8 @@ class TrainVAE(VAETraining):
     """Where the model lives; one that is already there is continued."""
     rootdir: str = "datasets/carracing"
     """Folder of the episodes (with a preset: that of its environment)."""
+    warm: str | None = None
+    """Begin with the V of this run directory instead of with random weights."""
     noreload: bool = False
     """Start V over."""
     seed: Seed = 0
@@ -213,6 +216,9 @@ class Evolution:
     pays 1, with --include-terminal); only the selection tracks are real."""
     temperature: Annotated[float, Ge(0), DREAM] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
+    death: Annotated[float, Ge(-100), Lt(100), DREAM] = 0.0
+    """M's logit of the end above which a dream ends (paper's code: 0); where good players dream on for longer than they
+    live, a lower one shortens their dreams."""
     horizon: Annotated[Count, DREAM] = 250
     """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
@@ -258,6 +264,9 @@ class TrainController(Evolution):
     """Where V and M were trained and C will live; a C that is already there is continued."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
+    warm: str | None = None
+    """Begin as the best driver of this run directory, carried over to V and M as they are here (C of [z, h], the same
+    sizes): it drives 16 training episodes, and in their states C is to do what it did."""
     noreload: bool = False
     """Start C over."""
     display: bool = False
@@ -401,6 +410,9 @@ class Run:
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
     early_generations: Annotated[Count, AGAIN] = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
+    warm: Annotated[bool, AGAIN] = False
+    """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
+    whole episodes from its first generation on, and searches with half the step size."""
     again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
     collect: Collection = field(default_factory=Collection)
