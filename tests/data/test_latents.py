@@ -133,6 +133,12 @@ def test_a_batch_is_cut_from_every_column_alike(discount: float) -> None:
             assert torch.equal(column[row, : len(own)], own) and not column[row, len(own) :].any()
 
 
+def test_nothing_ends_and_nothing_is_used_up_unless_it_is_said() -> None:
+    ended = Latents(*torch.zeros(2, 3, 4), torch.zeros(2, 1), torch.tensor([2.0, 5.0]), torch.tensor([0.0, 1.0]))
+    (plain,) = Sequences([ended], 4, 3, 0.9).values
+    assert torch.equal(plain, values(ended, 0.9, ends=False, supply=0.0))
+
+
 def test_an_episode_that_ended_goes_on_at_the_rate_of_before_its_end() -> None:
     """What ended it is paid once; an episode of one step has nothing else to go by."""
     ended = Latents(*torch.zeros(2, 3, 4), torch.zeros(2, 1), torch.tensor([2.0, 5.0]), torch.tensor([0.0, 1.0]))
