@@ -144,6 +144,7 @@ def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
 def test_run_defaults_to_the_laptop_preset_and_takes_nested_flags() -> None:
     run, preset = cli.parse("run", ["--logdir", "nowhere", "--vae.epochs", "3"])
     assert preset == "laptop" and run.vae.epochs == 3 and run.collect == LAPTOP.collect
+    assert cli.parse("run", ["--logdir=-odd"])[0].logdir == "-odd"
 
 
 def test_a_run_keeps_its_preset(tmp_path) -> None:
@@ -195,6 +196,8 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
     first = plan.stages(plan.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
+    random = dataclasses.replace(last, again=config.Collection(policy="gas"))
+    assert plan.stages(random).collect.policy == "gas", "what is said is obeyed"
     assert (third.vae.warm, third.controller.warm) == (None, None)
 
 
@@ -465,6 +468,9 @@ def test_a_command_in_a_sentence_can_be_copied(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--logdir", str(tmp_path / "a run")])
     assert f"worldmodels train-vae --logdir '{tmp_path}/a run'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--logdir", str(tmp_path / "a run")])
+    assert f"worldmodels run --logdir '{tmp_path}/a run'" in capsys.readouterr().err
 
 
 def test_the_episodes_of_an_environment_and_of_a_driver_have_a_folder_of_their_own(tmp_path, monkeypatch) -> None:

@@ -236,6 +236,7 @@ def test_the_rate_of_a_given_up_episode_is_that_since_its_last_reward() -> None:
     )
     assert lengths == [5, 2, 3]
     assert scores == [-9 + 3 + 1 - 1 - 3 + 5 * -2.0, -2 + 8 * -1.0, 3.0]
+    assert scripted(1, [-2.0, 0.0, 9.0], give_up=GiveUp(2, horizon=10))[:2] == ([-2 + 8 * -1.0], [2]), "0 is no reward"
 
 
 def test_every_lane_that_drives_is_asked_and_no_other_and_progress_is_told() -> None:
@@ -258,6 +259,7 @@ def test_recordings_are_copies_of_what_is_handed_out() -> None:
         rollout.terminals.tolist() == [False] * (len(rollout.rewards) - 1) + [True] for rollout in rollouts.values()
     )
     assert {x.dtype for r in rollouts.values() for x in (r.actions, r.rewards)} == {np.dtype(np.float32)}
+    assert {r.terminals.dtype for r in rollouts.values()} == {np.dtype(bool)}
 
 
 def test_a_recording_that_is_given_up_has_no_end() -> None:
@@ -271,6 +273,8 @@ def test_the_largest_reward_is_one_that_float32_holds() -> None:
     assert scripted(1, [most])[0] == [most]
     with pytest.raises(UserError, match="Scripted paid .* at step 1 of the episode with seed 0"):
         scripted(1, [most * (1 + 1e-7)])
+    with pytest.raises(UserError, match="Scripted paid inf at step 2 of the episode with seed 1"):
+        scripted(2, [1.0, 1.0], [1.0, np.inf])
 
 
 class Pays(Toy):

@@ -214,7 +214,7 @@ class _Recorder:
     def finish(self, over: np.ndarray, episodes: np.ndarray, frames: np.ndarray, terminated: np.ndarray) -> None:
         """Hand on the episodes of the lanes `over`."""
         for lane, episode in zip(over, episodes, strict=True):
-            self.on_rollout(int(episode), self.lanes[lane].rollout(frames[lane].copy(), bool(terminated[lane])))
+            self.on_rollout(int(episode), self.lanes[lane].rollout(frames[lane], bool(terminated[lane])))
             self.lanes[lane] = _Recording()
 
 

@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from tests.helpers.episodes import damage, save_arrays
 from worldmodels.data import latents
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.latents import Latents, Sequences, encode_dataset, encode_rollout, stored_latents
+from worldmodels.data.latents import (
+    Latents,
+    Sequences,
+    batches_per_epoch,
+    encode_dataset,
+    encode_rollout,
+    stored_latents,
+    values,
+)
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.vision import VAE
@@ -26,6 +34,7 @@ def episode(steps: int, first: int) -> Latents:
 
 
 EPISODES = [episode(17, 0), episode(5, 1000), episode(10, 2000)]
+ORDER = [[0.0, 1000.0, 2005.0], [2000.0, 10.0, 15.0], [5.0]]  # first action of each sequence, batch by batch
 ALL = sorted(float(a) for e in EPISODES for a in e.actions)
 
 
@@ -92,6 +101,57 @@ def test_windows_cover_every_step_once_and_skip_leaves_the_rest(lengths, length,
     assert all(
         torch.equal(x, y) for one, two in zip(rest, whole[skip:], strict=True) for x, y in zip(one, two, strict=True)
     )
+
+
+def test_windows_worked_out_by_hand() -> None:
+    sequences = Sequences([episode(7, 0), episode(4, 0)], length=3, batch_size=2)
+    assert sequences.windows([2, 0]) == [(0, 0, 2), (0, 2, 5), (0, 5, 7), (1, 0, 3), (1, 3, 4)]
+    assert sequences.windows([0, 1]) == [(0, 0, 3), (0, 3, 6), (0, 6, 7), (1, 0, 1), (1, 1, 4)]
+    assert sequences.batches_per_epoch == 3 and batches_per_epoch([6, 3], 3, 2) == batches_per_epoch([1, 1], 3, 1) == 2
+    assert [batch.mask.sum(dim=1).tolist() for batch in sequences.in_order()] == [[3, 3], [1, 3], [1]]
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9])
+def test_a_batch_is_cut_from_every_column_alike(discount: float) -> None:
+    torch.manual_seed(0)
+    ended = torch.tensor([0.0, 0, 0, 0, 1])
+    episodes = [
+        Latents(torch.randn(n + 1, 4), torch.randn(n + 1, 4), torch.randn(n, 2), torch.randn(n), ended[-n:])
+        for n in (4, 5)
+    ]
+    sequences, windows = Sequences(episodes, 4, 3, discount, True, 7.0), [(1, 0, 2), (0, 0, 4), (1, 2, 5)]
+    batch = sequences.batch(windows)
+    assert batch.mean.shape == batch.logvar.shape == (3, 5, 4) and batch.actions.shape == (3, 4, 2)
+    for row, (index, start, end) in enumerate(windows):
+        e, steps = episodes[index], slice(start, end)
+        value = values(e, discount, True, 7.0) if discount else torch.zeros(5)
+        expected = (
+            e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[steps], e.rewards[steps], e.terminals[steps],
+            torch.ones(end - start), torch.tensor([start == 0] + [False] * (end - start - 1)).float(), value[steps],
+        )  # fmt: skip
+        for column, own in zip(batch, expected, strict=True):
+            assert torch.equal(column[row, : len(own)], own) and not column[row, len(own) :].any()
+
+
+def test_nothing_ends_and_nothing_is_used_up_unless_it_is_said() -> None:
+    ended = Latents(*torch.zeros(2, 3, 4), torch.zeros(2, 1), torch.tensor([2.0, 5.0]), torch.tensor([0.0, 1.0]))
+    (plain,) = Sequences([ended], 4, 3, 0.9).values
+    assert torch.equal(plain, values(ended, 0.9, ends=False, supply=0.0))
+
+
+def test_an_episode_that_ended_goes_on_at_the_rate_of_before_its_end() -> None:
+    """What ended it is paid once; an episode of one step has nothing else to go by."""
+    ended = Latents(*torch.zeros(2, 3, 4), torch.zeros(2, 1), torch.tensor([2.0, 5.0]), torch.tensor([0.0, 1.0]))
+    assert values(ended, 0.9, ends=False).tolist() == pytest.approx([5 + 0.9 * 20, 20])
+    assert values(ended, 0.9, ends=True).tolist() == [5, 0]
+    one = ended._replace(rewards=torch.tensor([2.0]), terminals=torch.tensor([1.0]))
+    assert values(one, 0.9, ends=False).tolist() == pytest.approx([20])
+
+
+def test_an_epoch_has_the_order_that_it_had() -> None:
+    """So that a training that was begun by an earlier version goes on with the batches that are left."""
+    found = [batch.actions[:, 0, 0].tolist() for batch in Sequences(EPISODES, length=5, batch_size=3).batches(3, 5)]
+    assert found == ORDER
 
 
 def test_offsets_change_from_epoch_to_epoch_and_reach_all_places() -> None:

@@ -134,25 +134,19 @@ def one_page(files: Files) -> str:
     """The whole page in one HTML file that loads nothing: modules as data URLs, weights as base64 text."""
     page = files["index.html"].decode()
     scripts = [name for name in files if name.endswith(".js")]
-    modules = {f"playground/{name}": data_url("text/javascript", files[name]) for name in scripts}
+    text = {name: base64.b64encode(content).decode() for name, content in files.items()}
+    modules = {f"playground/{name}": f"data:text/javascript;base64,{text[name]}" for name in scripts}
     assets = "".join(
-        f'<script type="text/plain" data-file="{name}">{base64.b64encode(content).decode()}</script>\n'
-        for name, content in files.items()
+        f'<script type="text/plain" data-file="{name}">{text[name]}</script>\n'
+        for name in files
         if not name.endswith((".html", ".css", ".js"))
     )
     style = f"<style>\n{files['style.css'].decode()}</style>"
     page = replace_once(page, r'<link rel="stylesheet" href="style.css">', style)
     page = re.sub(r'<link rel="(?:module)?preload"[^\n]*\n', "", page)
-    page = replace_once(page, r'<script type="importmap">.*?</script>', import_map(modules))
+    imports = f'<script type="importmap">{json.dumps({"imports": modules})}</script>'
+    page = replace_once(page, r'<script type="importmap">.*?</script>', imports)
     return replace_once(page, r"(?=</body>)", assets)
-
-
-def import_map(modules: dict[str, str]) -> str:
-    return f'<script type="importmap">{json.dumps({"imports": modules})}</script>'
-
-
-def data_url(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def replace_once(text: str, pattern: str, new: str) -> str:
