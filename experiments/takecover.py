@@ -43,11 +43,8 @@ BLOCK = 100  # games after which their scores are kept
 UNTRAINED = "untrained M"
 MEAN = "mean of z"  # in the games; a dream's z is a sample, so that C is the whole one
 ABLATIONS: dict[str, dict[str, Any]] = {  # name → what is changed of how C evolves
-    "z and h": {"inputs": "zh"},
-    "z": {"inputs": "z"},
-    MEAN: {},
-    UNTRAINED: {},
-}
+    "z and h": {"inputs": "zh"}, "z": {"inputs": "z"}, MEAN: {}, UNTRAINED: {},
+}  # fmt: skip
 
 
 def settings(logdir: Path, arm: str, temperature: float, seed: int, generations: int | None) -> TrainController:
@@ -102,7 +99,10 @@ def real(cfg: TrainController, games: int, resolution: str, mean: bool) -> np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdir", type=Path)
-    parser.add_argument("--ablations", action="store_true", help="what C sees, and the M that dreams")
+    parser.add_argument(
+        "--ablations", nargs="*", choices=ABLATIONS, metavar="NAME",
+        help=f"what C sees, and the M that dreams: of {', '.join(ABLATIONS)} (default: all)",
+    )  # fmt: skip
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1, 0.5, 1.0, 1.15, 1.3])
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--games", type=int, default=500)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, help="of C (the run's own number otherwise)")
     arguments = parser.parse_args()
     rows = ["| C | temperature | seed of C | dreamed | real | standard error |", "|---|---|---|---|---|---|"]
-    arms = ["", *ABLATIONS] if arguments.ablations else [""]
+    arms = [""] if arguments.ablations is None else ["", *(arguments.ablations or ABLATIONS)]
     for arm, temperature, seed in product(arms, arguments.temperatures, range(arguments.seeds)):
         cfg = settings(arguments.logdir, arm, temperature, seed, arguments.generations)
         train_controller.main(cfg)
