@@ -112,6 +112,19 @@ def test_a_run_that_is_moved_finds_its_episodes(tmp_path, monkeypatch) -> None:
     assert cli.parse("train-mdrnn", ["--logdir", "../there/run"])[0].rootdir == "../there/data"
 
 
+def test_a_run_behind_a_link_finds_its_episodes(tmp_path, monkeypatch) -> None:
+    """By the link and by its own path, as the system follows both."""
+    (tmp_path / "store/run").mkdir(parents=True)
+    (tmp_path / "desk").mkdir()
+    (tmp_path / "desk/link").symlink_to("../store/run")
+    monkeypatch.chdir(tmp_path / "desk")
+    for rootdir, found in (("data", "desk/data"), ("link/rollouts", "store/run/rollouts")):
+        record.write("train-vae", config.TrainVAE(logdir="link", rootdir=rootdir), None)
+        for logdir in ("link", str(tmp_path / "store/run"), "../store/run"):
+            rootdir = cli.parse("train-vae", ["--logdir", logdir])[0].rootdir
+            assert os.path.abspath(rootdir) == str(tmp_path / found), logdir
+
+
 def test_a_mistake_leaves_what_the_run_remembers(tmp_path, capsys) -> None:
     settings = {"epochs": 3, "test_fraction": 0.2}
     (tmp_path / "config.json").write_text(json.dumps({"train-vae": settings}))
@@ -141,6 +154,22 @@ def test_a_run_keeps_its_preset(tmp_path) -> None:
         cli.parse("run", ["--preset", "overnight", *where])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        ("--env CarRacing-v3", True),
+        ("--env CartPole-v1", True),
+        ("--env worldmodels/CarRacing-v3", False),  # many cars side by side in this process
+        ("--env CarRacing-v3 --policy mine.py:policy", False),
+        ("--env CarRacing-v3 --render", False),
+        ("", False),
+    ],
+)
+def test_workers_are_prepared_for_an_evaluation_that_needs_them(tmp_path, arguments: str, needed: bool) -> None:
+    cfg, _ = cli.parse("evaluate", ["--logdir", str(tmp_path), *arguments.split()])
+    assert cli.needs_workers(cfg) == needed
+
+
 def test_underscores_and_hyphens_are_the_same() -> None:
     assert cli.parse("train-mdrnn", ["--include_reward"])[0] == cli.parse("train-mdrnn", ["--include-reward"])[0]
     assert cli.parse("train-mdrnn", ["--include_reward"])[0].include_reward
@@ -166,6 +195,17 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
     first = plan.stages(plan.previous(before))
     assert (first.collect.policy, first.vae.rootdir) == ("brown", "x/previous/previous/rollouts")
     assert len({first.collect.seed, second.collect.seed, third.collect.seed}) == 3, "each on tracks of its own"
+    assert (third.vae.warm, third.controller.warm) == (None, None)
+
+
+def test_a_warm_iteration_begins_with_the_v_and_c_before_it() -> None:
+    evolution = config.Evolution(sigma=0.2, start="anywhere", max_steps=300, whole_after=9, n_samples=3)
+    last = config.Run(logdir="x", iterations=2, warm=True, controller=evolution)
+    first, second = plan.stages(plan.previous(last)), plan.stages(last)
+    assert (first.vae.warm, first.controller.warm, first.controller.sigma) == (None, None, 0.2)
+    assert (second.vae.warm, second.controller.warm) == ("x/previous", "x/previous")
+    found = second.controller
+    assert (found.sigma, found.start, found.max_steps, found.whole_after, found.n_samples) == (0.1, "line", None, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +242,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
         ("collect --rollouts 0", "--rollouts is 0: it must be at least 1."),
         ("evaluate --seed -1", "--seed is -1: it must be at least 0."),
         ("train-vae --learning-rate nan", "--learning-rate is nan: it must be a number above zero."),
+        ("train-controller --target-return nan", "--target-return is nan: it must be a number."),
+        ("train-vae --micro-batches 3", "--micro-batches is 3: pairs are added up, so say 1, 2, 4, 8, …"),
+        ("run --mdrnn.micro-batches 6", "--mdrnn.micro-batches is 6: pairs"),
         ("train-controller --pop-size 2", "--pop-size is 2: it must be at least 3."),
         ("run --controller.select-every 0", "--controller.select-every is 0: it must be at least 1."),
     ],
@@ -215,6 +258,13 @@ def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, 
     ("arguments", "needs"),
     [
         ("collect --logdir exp", "--logdir says nothing without --policy agent"),
+        ("collect --device cuda", "--device says nothing without --policy agent"),
+        ("run --dream.horizon 10", "--dream.… says nothing without --dream.rounds"),
+        ("train-in-dream --fragment 100", "--fragment says nothing without --start anywhere"),
+        ("train-controller --dream --max-steps 100", "--max-steps says nothing without --no-dream"),
+        ("train-controller --dream --give-up 5", "--give-up says nothing without --no-dream"),
+        ("train-mdrnn --reward-scale 2", "--reward-scale says nothing without --include-reward"),
+        ("report --preset laptop", "report does the same in every preset"),
         ("train-controller --temperature 1.15", "--temperature says nothing without --dream"),
         ("train-controller --horizon 100", "--horizon says nothing without --dream"),
         ("train-controller --sigma-decay 0.9", "--sigma-decay says nothing without --strategy openai-es or pgpe"),
@@ -242,7 +292,8 @@ def test_a_flag_that_would_be_ignored_is_refused(tmp_path, monkeypatch, argument
         "train-controller --max-steps 300 --whole-after 3", "run --iterations 2 --again.rollouts 5",
         "run --controller.dream --controller.horizon 100", "run --dream.rounds 2 --dream.horizon 50",
         "run --preset dream --dream.horizon 50", "run --preset dream --dream.rounds 0 --controller.sigma 0.2",
-        "evaluate --pretrained carracing", "train-controller --horizon 250",
+        "evaluate --pretrained carracing", "train-controller --horizon 250", "train-vae --micro-batches 8",
+        "run --preset laptop --controller.dream",
     ],
 )  # fmt: skip
 def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str) -> None:

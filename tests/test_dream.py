@@ -13,6 +13,7 @@ from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
 from worldmodels.fast_dream import BLOCK, Dreams, Population
 from worldmodels.memory import MDRNN
+from worldmodels.runs import checkpoint
 
 KINDS = [
     {},
@@ -254,6 +255,12 @@ def test_a_continuation_starts_with_the_real_sequence_and_is_reproducible() -> N
 def test_starts_survive_their_file(tmp_path) -> None:
     memory = MDRNN(z_size=4, hidden_size=8)
     starts = Starts(torch.randn(3, 4), torch.randn(3, 8), torch.randn(3, 8), torch.tensor([1.0, 0, 0]))
+    checkpoint.save(tmp_path / "best.safetensors", checkpoint.pack("mdrnn", memory.state_dict()), {})
     starts.save(tmp_path / "starts.safetensors")
     again = Starts.load(tmp_path / "starts.safetensors", memory)
     assert all(torch.equal(a, b) for a, b in zip(vars(starts).values(), vars(again).values(), strict=True))
+    checkpoint.save(tmp_path / "best.safetensors", checkpoint.pack("mdrnn", MDRNN(4, 3, 8).state_dict()), {})
+    with pytest.raises(UserError, match="holds starts of another M"):  # of the same sizes
+        Starts.load(tmp_path / "starts.safetensors", memory)
+    checkpoint.save(tmp_path / "starts.safetensors", vars(starts), {"starts": 3})
+    Starts.load(tmp_path / "starts.safetensors", memory)  # earlier versions do not say whose they are

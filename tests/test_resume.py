@@ -24,7 +24,7 @@ CLOCKS = ("seconds", "frames_per_second", "transitions_per_second", "steps_per_s
 SIZES = [
     "--collect.rollouts", "6", "--collect.threads", "2", "--collect.policy", "white",
     "--vae.epochs", "2", "--vae.batch-size", "20", "--vae.checkpoint-seconds", "0", "--vae.learning-rate", "1e-3",
-    "--vae.anneal", "--vae.motion", "4", "--vae.init", "he", "--mdrnn.anneal",
+    "--vae.anneal", "0.5", "--vae.motion", "4", "--vae.init", "he", "--mdrnn.anneal", "1",
     "--mdrnn.epochs", "6", "--mdrnn.batch-size", "2", "--mdrnn.sequence-length", "8", "--mdrnn.checkpoint-seconds", "0",
     "--controller.epochs", "8", "--controller.pop-size", "4", "--controller.n-samples", "2",
     "--controller.select-every", "2", "--controller.select-tracks", "2", "--controller.max-workers", "1",

@@ -241,7 +241,7 @@ def test_the_rate_of_a_given_up_episode_is_that_since_its_last_reward() -> None:
 def test_every_lane_that_drives_is_asked_and_no_other_and_progress_is_told() -> None:
     steps: list[int] = []
     scores, lengths, env, policy = scripted(2, [1.0], [1.0] * 4, [2.0, 2.0], on_step=steps.append, options={"a": 1})
-    assert (scores, lengths) == ([1.0, 4.0, 4.0], [1, 4, 2])
+    assert (scores, lengths) == ([1.0, 4.0, 4.0], [1, 4, 2]) and Episode(1) == Episode(1, candidate=0)
     assert policy.asked == [[0, 1], [0, 1], [0, 1], [1]] and steps == [2, 2, 2, 1]
     assert [told["reset_mask"].tolist() for told in env.told] == [[True, True], [True, False]]
     assert all(told["a"] == 1 for told in env.told)

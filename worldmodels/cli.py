@@ -16,6 +16,7 @@ from worldmodels import __version__
 from worldmodels.errors import UserError
 from worldmodels.runs import bounds, presets, record, settings, stages
 from worldmodels.runs.directory import RunDir
+from worldmodels.workers.pool import import_ahead
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "run": (settings.Run, "worldmodels.commands.run"),
@@ -95,11 +96,20 @@ def start(arguments: list[str]) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1" and command not in ("train-vae", "train-mdrnn"):
         raise UserError(f"torchrun trains V and M (train-vae, train-mdrnn): start {command} without it.")
     cfg, preset = parse(command, arguments[1:])
+    if command == "evaluate" and needs_workers(cfg):
+        import_ahead()
     stage = importlib.import_module(COMMANDS[command][1]).main
     if command in REMEMBERED:
         stage(cfg, begin=lambda: record.write(command, cfg, preset))
     else:
         stage(cfg)
+
+
+def needs_workers(cfg: settings.Evaluate) -> bool:
+    """Whether it is said that V, M and C are to drive one episode at a time, and so in other processes."""
+    from worldmodels.envs import describe
+
+    return cfg.env is not None and cfg.policy is None and not cfg.render and not describe(cfg.env).batched
 
 
 def fail(sentence: str, code: int = 2) -> None:
@@ -123,8 +133,10 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     if preset is not None:
         env_id = said.env or saved.get("env")
         default = record.updated(preset_config(command, preset, env_id), saved)
-    rest = said.rest if said.logdir is None else ["--logdir", said.logdir, *said.rest]
-    description = (cls.__doc__ or "") + f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
+    rest = said.rest if said.logdir is None else [f"--logdir={said.logdir}", *said.rest]
+    description = cls.__doc__ or ""
+    if command in ("run", *stages.STAGES):
+        description += f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
     cfg = tyro.cli(
         cls, args=rest, default=default, prog=f"worldmodels {command}", description=description,
         config=None if command == "run" else (tyro.conf.OmitArgPrefixes,),
@@ -176,7 +188,7 @@ def preset_config(command: str, preset: str, env_id: str | None) -> Any:
         return run
     cls = COMMANDS[command][0]
     if command not in stages.STAGES:
-        return cls()
+        raise UserError(f"{command} does the same in every preset: leave --preset out.")
     own = vars(getattr(run, stages.STAGES[command]))
     place = {"env": run.env, "rootdir": settings.episodes_of(run.env)}
     takes = {"collect": ["env"], "train-controller": ["env"], "train-vae": ["rootdir"], "train-mdrnn": ["rootdir"]}

@@ -93,6 +93,8 @@ def continuation(
 
 # ------------------------------------------------------------------------------------------------- starts
 
+M = "best.safetensors"
+
 
 @dataclass(frozen=True)
 class Starts:
@@ -113,8 +115,8 @@ class Starts:
         return Starts(self.z[chosen], self.h[chosen], self.c[chosen], self.restart[chosen]) if chosen.any() else self
 
     def save(self, path: Path) -> None:
-        """Write the bank to `path` (safetensors)."""
-        checkpoint.save(path, {"z": self.z, "h": self.h, "c": self.c, "restart": self.restart}, {"starts": len(self.z)})
+        """Write the bank to `path` (safetensors), beside the M whose states they are."""
+        checkpoint.save(path, vars(self), {"starts": len(self.z), "mdrnn": checkpoint.digest(path.with_name(M))})
 
     @staticmethod
     def load(path: Path, mdrnn: memory.MDRNN) -> "Starts":
@@ -124,10 +126,14 @@ class Starts:
                 f"There are no starts for dreams in {path.parent}: `worldmodels train-mdrnn` writes them, "
                 'or dream from start="prior".'
             )
-        tensors, _ = checkpoint.load(path)
+        tensors, meta = checkpoint.load(path)
         sizes = {"z": (mdrnn.z_size,), "h": (mdrnn.hidden_size,), "c": (mdrnn.hidden_size,), "restart": ()}
-        if {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()} != sizes:
-            raise UserError(f"{path} holds starts of another M: run `worldmodels train-mdrnn` again.")
+        fits = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()} == sizes
+        if not fits or meta.get("mdrnn", own := checkpoint.digest(path.with_name(M))) != own:  # earlier ones do not say
+            raise UserError(
+                f"{path} holds starts of another M than {M} there: the command that trains it makes new ones in its "
+                "end, so run `worldmodels train-mdrnn` or `worldmodels train-in-dream` again."
+            )
         if not len(tensors["z"]):
             raise UserError(f'{path} holds no start: run `worldmodels train-mdrnn` again, or dream from start="prior".')
         return Starts(**{name: tensor.float() for name, tensor in tensors.items()})

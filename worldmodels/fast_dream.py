@@ -35,6 +35,7 @@ class Dreams:
         lanes: int,
         *,
         temperature: float = 1.0,
+        death: float = memory.DEATH_LOGIT,
         threads: int = 1,
         dtype: torch.dtype = torch.float32,
     ):
@@ -43,6 +44,7 @@ class Dreams:
             mdrnn: M, on the CPU.
             lanes: N.
             temperature: of all the dreams.
+            death: M's logit of the end above which a dream ends.
             threads: that share the blocks.
             dtype: of the matrix products; bfloat16 pays on processors that have it.
 
@@ -56,6 +58,7 @@ class Dreams:
         if threads < 1:
             raise UserError(f"{threads} threads: give at least 1.")
         self.mdrnn, self.lanes, self.temperature, self.dtype = mdrnn, lanes, np.float32(temperature), dtype
+        self.death = np.float32(death)
         self.first_h = mdrnn.z_size + mdrnn.action_size + mdrnn.include_restart
         rows = -(-lanes // BLOCK) * BLOCK  # N, filled up
         # What the LSTM reads, one row a lane: z, action, restart, h. z and h live here.
@@ -202,7 +205,7 @@ class Dreams:
                 out.float().numpy(), active, self.keys[rows], self.steps[rows], self.temperature,
                 self.mdrnn.z_size, self.mdrnn.gaussians, self.mdrnn.logit_rows, np.float32(memory.LOG_SIGMA_RANGE[0]),
                 np.float32(memory.LOG_SIGMA_RANGE[1]), self.reward_at, np.float32(self.mdrnn.reward_scale),
-                np.float32(self.mdrnn.step_reward), self.terminal_at, np.float32(memory.DEATH_LOGIT), x.numpy(),
+                np.float32(self.mdrnn.step_reward), self.terminal_at, self.death, x.numpy(),
                 self.reward[rows], self.end[rows],
             )  # fmt: skip
         if bad >= 0:

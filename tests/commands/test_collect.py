@@ -19,6 +19,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+import tests.helpers.toy as limited_toy
 from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
@@ -151,6 +152,9 @@ def test_only_longer_episodes_are_kept_when_asked_for(tmp_path):
         collect.main(dataclasses.replace(cfg, longer_than=0))
     with pytest.raises(UserError, match="No episode of at most 25 steps"):
         collect.main(toy(tmp_path / "none", longer_than=25))
+    limited = {"env": limited_toy.TOY, "policy": "white", "max_steps": None}
+    with pytest.raises(UserError, match=r"No episode of at most 18 steps \(.*Toy-v0\) is longer than 18"):
+        collect.main(toy(tmp_path / "none", **limited, longer_than=18))
 
 
 def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
@@ -514,6 +518,13 @@ def test_minari_round_trip(reference, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["Slide-v0"]
     minari_export.remove(tmp_path)
     assert not tmp_path.exists()
+
+
+def test_minari_takes_an_environment_that_a_function_makes(reference, tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    monkeypatch.setitem(gymnasium.registry, "Made-v0", gymnasium.envs.registration.EnvSpec("Made-v0", Slide))
+    exported = minari.MinariDataset(minari_export.export(open_dataset(reference), tmp_path, "Made-v0", "brown"))
+    assert exported.total_episodes == 10 and exported.env_spec is None, "a function is not written down"
 
 
 def test_minari_makes_our_simulator_again_with_the_frames_it_stored(tmp_path):

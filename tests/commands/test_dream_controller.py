@@ -75,6 +75,17 @@ def test_workers_dream_what_dreams_are_alone(logdir: Path) -> None:
         assert 9 <= steps <= 81
 
 
+@pytest.mark.parametrize(("death", "length"), [(-90.0, 1), (90.0, 12)])
+def test_a_dream_ends_above_the_logit_that_was_said(logdir: Path, death: float, length: int) -> None:
+    """Every dream, those of selection too, ends with its first step, or none does before the horizon."""
+    train_controller.main(replace(CFG, logdir=str(logdir), death=death))
+    rows = metrics.read(logdir / "ctrl" / "metrics.jsonl")
+    dreams = CFG.epochs * CFG.pop_size * CFG.n_samples + CFG.select_tracks * sum("dreamed" in row for row in rows)
+    assert rows[-1]["dream_steps"] == length * dreams
+    with pytest.raises(UserError, match="other settings .death"):
+        train_controller.main(replace(CFG, logdir=str(logdir), death=0.0, epochs=9))
+
+
 def test_the_run_says_what_was_dreamed_and_what_was_real(logdir: Path, capsys) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir)))
     rows = metrics.read(logdir / "ctrl" / "metrics.jsonl")

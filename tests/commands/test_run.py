@@ -13,8 +13,8 @@ import torch
 from tests.helpers.toy import TOY
 from worldmodels.commands import run
 from worldmodels.errors import UserError
+from worldmodels.runs import checkpoint, record
 from worldmodels.runs import metrics as logs
-from worldmodels.runs import record
 from worldmodels.runs import settings as config
 from worldmodels.runs import stages as plan
 from worldmodels.runs.files import alone
@@ -41,11 +41,23 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     assert (first / "vae" / "best.safetensors").read_bytes() == gathered, "the driver that collected stays as it was"
 
 
+def test_a_warm_iteration_on_a_toy(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    cfg = small(tmp_path / "run", iterations=2, warm=True)
+    run.main(replace(cfg, vae=replace(cfg.vae, learning_rate=1e-12)))
+    last, first = tmp_path / "run", tmp_path / "run" / "previous"
+    v, before = (checkpoint.load(folder / "vae" / "best.safetensors")[0] for folder in (last, first))
+    assert all(torch.allclose(v[name], before[name], atol=1e-6) for name in before if name.startswith("vae."))
+    assert "origin" in checkpoint.load(last / "ctrl" / "last.safetensors")[0]
+    with pytest.raises(UserError, match="leave --warm out"):
+        run.main(replace(cfg, dream=config.Dreaming(rounds=1)))
+
+
 def small(logdir: Path, **changes) -> config.Run:
     """A run of the toy in seconds, in this process."""
     return replace(
         SMOKE, logdir=str(logdir), env=TOY, device="cpu", early_generations=1,
-        again=config.Collection(rollouts=2, threads=1), collect=replace(SMOKE.collect, policy="white"),
+        again=config.Collection(rollouts=2, threads=1, policy="agent"), collect=replace(SMOKE.collect, policy="white"),
         controller=replace(SMOKE.controller, max_workers=1), evaluate=replace(SMOKE.evaluate, video=False), **changes,
     )  # fmt: skip
 
@@ -120,6 +132,10 @@ def test_a_refused_run_is_what_it_was_asked_before(finished: Path, tmp_path: Pat
         ({"controller": replace(SMOKE.controller, dream=True)}, "predicts no reward"),
         ({"evaluate": replace(SMOKE.evaluate, env="NoSuch-v0")}, "NoSuch-v0 is not registered"),
         ({"device": "cuda"}, "No CUDA device"),
+        ({"collect": replace(SMOKE.collect, rollouts=1)}, "--collect.rollouts is 1"),
+        ({"vae": replace(SMOKE.vae, micro_batches=3)}, "--vae.micro-batches is 3"),
+        ({"controller": replace(SMOKE.controller, directions=289)}, "C sees 288 numbers"),
+        ({"controller": replace(SMOKE.controller, directions=33, inputs="z")}, "C sees 32 numbers"),
     ],
 )
 def test_what_a_late_stage_refuses_is_refused_first(tmp_path: Path, changes: dict, sentence: str) -> None:

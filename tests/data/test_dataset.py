@@ -34,6 +34,18 @@ def test_episodes_of_another_game_are_left_out(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"Skipped {tmp_path / 'a/other.npz'}: its actions have 2 numbers, those of most episodes 3" in said
     assert "Skipped 1 of 4 files" in said
+    (tmp_path / "a/other.npz").unlink()
+    save_arrays(tmp_path / "a/more.npz", actions=np.zeros((6, 5)))
+    assert open_dataset(tmp_path).heads[0].action_size == 3, "the most episodes decide, not the most numbers"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="This system has no named pipes.")
+def test_a_pipe_is_named_and_not_waited_for(tmp_path, capsys):
+    save_arrays(tmp_path / "a.npz")
+    assert open_dataset(tmp_path).steps and not capsys.readouterr().err
+    os.mkfifo(tmp_path / "b.npz")
+    assert open_dataset(tmp_path).files == (tmp_path / "a.npz",)
+    assert "b.npz: it holds no episode (a directory or a pipe)" in capsys.readouterr().err
 
 
 def test_a_damaged_rollout_is_left_out(tmp_path, capsys):
@@ -56,6 +68,7 @@ def test_a_damaged_rollout_is_left_out(tmp_path, capsys):
 def test_the_fingerprint_is_the_content_s(tmp_path):
     dataset = some_episodes(tmp_path / "a", [4, 5])
     before = dataset.fingerprint
+    assert len(before) == 16, "as a training holds it that goes on"
     (tmp_path / "a").rename(tmp_path / "b")
     assert open_dataset(tmp_path / "b").fingerprint == before == open_dataset(tmp_path).fingerprint
     assert some_episodes(tmp_path / "b", [4, 5, 6]).fingerprint != before

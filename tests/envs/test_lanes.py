@@ -162,3 +162,42 @@ def test_a_reward_that_is_no_number_is_named(reward, monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(UserError, match="paid .*: a reward must be a number"):
         together.step(np.array([0]))
+
+
+class Faulty(Toy):
+    """Breaks a promise of Gymnasium's at its third step."""
+
+    def __init__(self, fault: str):
+        super().__init__()
+        self.fault, self.steps = fault, 0
+
+    def reset(self, **options):
+        if self.fault == "reset":
+            return None
+        return super().reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        found = super().step(action)
+        if self.steps < 3:
+            return found
+        if self.fault == "raises":
+            raise KeyError("engine")
+        return (*found[:3], found[4]) if self.fault == "four" else (*found[:4], None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("raises", r"Faulty raised KeyError: 'engine' \(test_lanes.py:\d+\) after 2 steps.*correct the environment"),
+        ("four", r"Faulty raised ValueError: not enough values to unpack.* after 2 steps"),
+        ("info", r"Faulty raised TypeError: .*NoneType.* after 2 steps"),
+        ("reset", r"Faulty raised TypeError: .*NoneType.* after 0 steps"),
+    ],
+)
+def test_what_an_environment_raises_is_one_sentence(fault: str, sentence: str) -> None:
+    together = Lanes(lambda: Faulty(fault), 2, CROP)
+    with pytest.raises(UserError, match=sentence):
+        together.reset(seed=SEEDS[:2])
+        for _ in range(3):
+            together.step(np.array([0, 1]))

@@ -9,6 +9,7 @@ import torch
 from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run
 from worldmodels import cli
+from worldmodels.errors import UserError
 from worldmodels.playground import graphs, site, weights
 
 for needed in ("onnx", "onnxscript", "onnxruntime"):
@@ -45,6 +46,10 @@ def test_graphs_equal_torch(tmp_path):
         assert len(answers) == len(outputs)
         for answer, wanted in zip(answers, outputs, strict=True):
             np.testing.assert_allclose(answer, wanted.numpy(), atol=3e-6, err_msg=name)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "encoder.onnx").write_text("of another tool")
+    with pytest.raises(UserError, match="mine holds other files"):
+        graphs.write(agent, tmp_path / "mine")
     says = json.loads((tmp_path / "onnx" / "controller.json").read_text())
     assert says == {"inputs": "zch", "action": {"kind": "discrete", "size": 3}}
 

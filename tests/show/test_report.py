@@ -316,6 +316,38 @@ def test_settings_are_those_that_were_used(full: Path, tmp_path: Path) -> None:
     assert "None" not in read(tmp_path).text
 
 
+def test_numbers_beyond_all_showing_are_left_out(full: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(full, tmp_path / "run"))
+    (run / "vae/metrics.jsonl").write_text(
+        '{"epoch": NaN, "train_loss": 1}\n{"epoch": 1, "train_loss": 1e308, "test_loss": -1e308, "seconds": NaN}\n'
+        '{"epoch": 2, "train_loss": Infinity, "test_loss": 3}\n{"epoch": 1e400, "test_loss": 5}\n'
+    )
+    text = read(run).text
+    assert "Infinity" not in text and "nan" not in text.lower().replace("finance", "")
+    found = json.loads((run / "evaluation.json").read_text())
+    for change in ({"mean": math.nan}, {"std": math.inf}, {"stderr": None}, {"scores": [1e308, -1e308, 0, 1]}):
+        (run / "evaluation.json").write_text(json.dumps(found | change))
+        assert "no score yet" in read(run).text, change
+    (run / "evaluation.json").write_text(json.dumps(found | {"video": {"file": found["video"]["file"]}}))
+    assert "no score yet" not in read(run).text
+
+
+def test_another_game_s_three_numbers_are_no_pedals(full: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(full, tmp_path / "run"))
+    (run / "evaluation.json").unlink()
+    assert "steer, gas, brake" in read(run).text, "the paper's, where nobody says"
+    for command, env in (("run", TOY), ("train-controller", TOY), ("run", "worldmodels/CarRacing-v3")):
+        (run / "config.json").write_text(json.dumps({command: {"env": env}}))
+        assert ("steer, gas, brake" in read(run).text) == (env != TOY)
+
+
+def test_a_score_of_an_earlier_driver_is_called_so(full: Path, tmp_path: Path) -> None:
+    assert "earlier driver" not in read(full).text
+    run = Path(shutil.copytree(full, tmp_path / "run"))
+    save_agent(run, actions=3, seed=2)
+    assert "An earlier driver of this run drove; worldmodels evaluate" in read(run).text
+
+
 @pytest.mark.parametrize("content", [b"[]", b"7", b"null", bytes(range(256)), b'{"mean": 1}', b'{"run": 3, "vae": []}'])
 def test_damaged_files_are_left_out(full: Path, tmp_path: Path, content: bytes) -> None:
     for name in ("config.json", "evaluation.json", "vae/metrics.jsonl", "mdrnn/metrics.jsonl", "ctrl/metrics.jsonl",

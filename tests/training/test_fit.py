@@ -46,24 +46,28 @@ def test_the_learning_rate_is_halved_on_a_plateau_and_training_stops(tmp_path) -
     assert len(rows) == 7, "five epochs without progress end the training"
 
 
-def test_an_annealed_learning_rate_falls_along_half_a_cosine(tmp_path) -> None:
-    rates: list[float] = []
+@pytest.mark.parametrize(
+    ("share", "rates"),
+    [(1, [1 + np.cos(np.pi * batch / 8) for batch in range(8)]), (0.5, [2, 2, 2, 2, 2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5])],
+)
+def test_an_annealed_learning_rate_falls_along_half_a_cosine(tmp_path, share: float, rates: list[float]) -> None:
+    used: list[float] = []
     model = nn.Linear(1, 1)
     optimizer = torch.optim.Adam(model.parameters())
     trainee = Trainee("vae", "V", model, {}, optimizer, tmp_path, "float32")
 
     def loss(batch: str, noise: torch.Generator):
         if batch == "train":
-            rates.append(optimizer.param_groups[0]["lr"])
+            used.append(optimizer.param_groups[0]["lr"])
         value = model.weight.sum() ** 2
         return value, {"loss": value.detach()}, 1.0
 
     fit(
-        trainee, replace(CFG, epochs=4, patience=0, anneal=True, learning_rate=2.0), data="x", cut="",
+        trainee, replace(CFG, epochs=4, patience=0, anneal=share, learning_rate=2.0), data="x", cut="",
         batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
         test_batches=lambda: ["test"], rate_name="rate", ranks=Ranks(torch.device("cpu")),
     )  # fmt: skip
-    assert rates == pytest.approx([1 + np.cos(np.pi * batch / 8) for batch in range(8)])
+    assert used == pytest.approx(rates)
 
 
 def test_best_is_the_lowest_test_loss_and_last_is_the_last(tmp_path) -> None:

@@ -131,3 +131,33 @@ def test_an_error_that_cannot_travel_is_not_taken_for_a_crash(capfd) -> None:
     with pytest.raises(RuntimeError, match="Unportable: a fault in the environment"):
         list(pool(fail_oddly, 1).run([7]))
     assert "died" not in capfd.readouterr().err
+
+
+AHEAD = """
+import sys
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import Processes, import_ahead
+
+
+def setup(place):
+    found = "torch" in sys.modules
+    return lambda job, on_step=None: found
+
+
+if __name__ == "__main__":
+    import_ahead()
+    with Processes(setup, [Place(0, "cpu", 1), Place(1, "cpu", 1)]) as workers:
+        print("in the workers", dict(workers.run([0, 1])), "here", "torch" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every worker imports for itself")
+def test_workers_begin_with_what_was_imported_ahead(tmp_path) -> None:
+    (tmp_path / "script.py").write_text(AHEAD)
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    said = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert said.stdout.strip() == "in the workers {0: True, 1: True} here False", said.stderr

@@ -104,10 +104,11 @@ def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
     """
     description = envs.find(cfg.env)
     envs.reset_options(cfg.env, cfg.start)
-    if cfg.longer_than and cfg.max_steps and cfg.max_steps <= cfg.longer_than:
+    limit = envs.limit_of(description, cfg.max_steps)
+    if cfg.longer_than and limit and limit <= cfg.longer_than:
         raise UserError(
-            f"No episode of at most {cfg.max_steps} steps (--max-steps) is longer than {cfg.longer_than} "
-            "(--longer-than): change one of them."
+            f"No episode of at most {limit} steps ({'--max-steps' if limit == cfg.max_steps else cfg.env}) is longer "
+            f"than {cfg.longer_than} (--longer-than): lower that."
         )
     if cfg.format == "minari":
         minari.require()

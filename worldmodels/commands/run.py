@@ -21,6 +21,7 @@ from worldmodels.commands import (
     train_mdrnn,
     train_vae,
 )
+from worldmodels.controller import Controller
 from worldmodels.errors import UserError
 from worldmodels.runs import record
 from worldmodels.runs.bounds import check
@@ -69,11 +70,18 @@ def refuse(cfg: Run) -> None:
     description = envs.find(cfg.env)
     pays = todo.mdrnn.include_reward or bool(description.step_reward and todo.mdrnn.include_terminal)
     choose_device(cfg.device)
+    if cfg.warm and cfg.dream.rounds:
+        raise UserError("--warm carries over a C that evolved, and here it learns in the dream: leave --warm out.")
+    if cfg.collect.rollouts < 2:
+        raise UserError("--collect.rollouts is 1, where two are needed: one to train on, one to test.")
     if cfg.dream.rounds:
         train_in_dream.refuse(todo.dream, pays, todo.mdrnn.discount)
     else:
         train_controller.refuse(todo.controller, description)
         train_controller.refuse_dream(todo.controller, pays, description.step_reward)
+        seen = Controller(todo.vae.z_size, todo.mdrnn.hidden_size, 1, todo.controller.inputs).features
+        if todo.controller.directions > seen:
+            raise UserError(f"--controller.directions is {todo.controller.directions}: C sees {seen} numbers.")
     collect.try_out(todo.collect)
     evaluate.try_out(todo.evaluate)
 

@@ -8,6 +8,7 @@ selection tracks, which training never sees: best.safetensors is the mean that d
 best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from worldmodels import envs, memory, vision
 from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
+from worldmodels.data.latents import seen_by_another
 from worldmodels.dream import Starts
 from worldmodels.envs import Description, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
@@ -65,7 +67,8 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
         evolve(cfg, run, state, real, dream, places, description)
         if dream is not None:
             driver = load(run, dream.actions)
-            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, state.loop.generation)
+            number = state.loop.generation
+            film(run, driver, dream.starts, cfg.temperature, cfg.horizon, SELECTION, number, cfg.death)
     loop = state.loop
     dreamed = f" and {loop.dream_steps:,} in the dream" if cfg.dream else ""
     print(f"C drove {loop.env_steps:,} steps{dreamed} in {loop.generation} generations; best mean {loop.best_so_far}.")
@@ -213,6 +216,8 @@ def refuse(cfg: TrainController, description: Description) -> None:
         raise UserError(f"--give-up needs the length of an episode of {cfg.env}: add --max-steps.")
     if cfg.directions and cfg.inputs == "zch":
         raise UserError("--directions needs C's bias, which [z, c, h] has not: use --inputs zh.")
+    if cfg.warm and (cfg.inputs != "zh" or cfg.hidden):
+        raise UserError("--warm carries a linear C of [z, h] over: leave --inputs and --hidden out, or --warm.")
     if cfg.hidden and (cfg.directions or cfg.inputs == "zch"):
         raise UserError("--hidden searches all the weights of [z] or [z, h]: leave --directions and --inputs zch out.")
 
@@ -235,6 +240,14 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     vae, mdrnn, actions = vision.load(run), memory.load(run), envs.actions_in(World(cfg.env))
     shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs, cfg.inputs, cfg.inputs != "zch", cfg.hidden)
     check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+    if mdrnn.action_kind not in (None, actions.name):
+        raise UserError(
+            f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
+            "choose the environment it was trained on."
+        )
+    if seen_by_another(run.latents, run.trained("vae")):
+        found = f"M in {run.path} has learned from another V than is there now"
+        tqdm.write(f"{found}: `worldmodels train-mdrnn` goes on with this one.", file=sys.stderr)
     return shape
 
 
@@ -242,21 +255,16 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     """What a worker needs to dream.
 
     Raises:
-        UserError: M's dream pays nothing, it has no starts, or M learned another kind of actions.
+        UserError: M's dream pays nothing, or it has no starts.
     """
     mdrnn, actions = memory.load(run), envs.actions_in(World(cfg.env))
     refuse_dream(cfg, mdrnn.pays, mdrnn.step_reward)
-    if mdrnn.action_kind not in (None, actions.name):
-        raise UserError(
-            f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
-            "choose the environment it was trained on."
-        )
     starts = Starts.load(run.mdrnn / "starts.safetensors", mdrnn)
     if mdrnn.include_restart:  # it dreams episodes from their first step on, as the paper's Take Cover
         starts = starts.first()
     weights = run.trained("mdrnn").read_bytes()
     bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), torch.device(places[0].device))
-    return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16)
+    return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16, cfg.death)
 
 
 def training_course(cfg: TrainController, description: Description, generation: int) -> Course:

@@ -12,6 +12,7 @@ good a world it is.
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from torch import Tensor
 from worldmodels import envs, memory, vision
 from worldmodels.data.dataset import Dataset, open_dataset, split
 from worldmodels.data.episodes import load_rollout
-from worldmodels.data.latents import Batch, Latents, Sequences, encode_dataset
+from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, encode_dataset
 from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
+from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN, mdrnn_loss
 from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
@@ -45,53 +47,72 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     ranks = Ranks(choose_device(cfg.device))
     run = RunDir.of(cfg.logdir)
     bfloat16 = choose_bfloat16(cfg.precision, ranks.device)
+    vae_path = run.trained("vae")
+    weights = vae_path.read_bytes()
     vae = vision.load(run, ranks.device)
     vae.use_bfloat16 = bfloat16
     dataset = open_dataset(cfg.rootdir)
-    parts = split(dataset, cfg.test_fraction)
-    vae_path = run.trained("vae")
-    with ranks.in_turn():
-        episodes = encode_dataset(vae, vae_path, dataset, run.latents)
-    train, test = ({path: episodes[path] for path in part.files if path in episodes} for part in parts)
-    train_set, test_set = (
-        Sequences(list(part.values()), cfg.sequence_length, cfg.batch_size, cfg.discount, cfg.include_terminal)
-        for part in (train, test)
-    )
+    train, test = split(dataset, cfg.test_fraction)
     collection = collection_of(dataset)
-    mdrnn, settings, labels = untrained(cfg, next(iter(episodes.values())), collection)
+    mdrnn, settings, labels = untrained(cfg, vae.z_size, dataset.heads[0].action_size, collection)
     mdrnn = mdrnn.to(ranks.device)
     mdrnn.use_bfloat16 = bfloat16
     precision = "bfloat16" if bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
 
+    @cache
+    def seen() -> dict[Path, Latents]:
+        """What V sees takes the place of what was there: not before it is known that this training begins."""
+        if vae_path.read_bytes() != weights:
+            raise UserError(f"{vae_path} has changed meanwhile: run the command again when V is trained.")
+        with ranks.in_turn():
+            return encode_dataset(vae, vae_path, dataset, run.latents)
+
+    @cache
+    def sequences(part: Dataset) -> Sequences:
+        episodes = list(some(seen(), part).values())
+        return Sequences(episodes, cfg.sequence_length, cfg.batch_size, cfg.discount, cfg.include_terminal)
+
+    def look_and_begin() -> None:
+        seen()
+        begin()
+
     fit(
         Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels),
         cfg,
-        data=hashlib.sha256(dataset.fingerprint.encode() + vae_path.read_bytes()).hexdigest()[:16],
+        data=hashlib.sha256(dataset.fingerprint.encode() + weights).hexdigest()[:16],
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
-        batches=lambda epoch, skip: train_set.batches(cfg.seed, epoch, skip),
-        batches_per_epoch=train_set.batches_per_epoch,
+        batches=lambda epoch, skip: sequences(train).batches(cfg.seed, epoch, skip),
+        batches_per_epoch=batches_per_epoch(train.lengths, cfg.sequence_length, cfg.batch_size),
         loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
         ranks=ranks,
-        test_batches=test_set.in_order,
+        test_batches=lambda: sequences(test).in_order(),
         rate_name="transitions_per_second",
         clip=cfg.clip,
-        after_epoch=None if cfg.nosamples else lambda epoch: picture(run, vae, mdrnn, test, cfg.seed, epoch),
-        begin=begin,
+        after_epoch=None
+        if cfg.nosamples
+        else lambda epoch: picture(run, vae, mdrnn, some(seen(), test), cfg.seed, epoch),
+        begin=look_and_begin,
     )
 
+    episodes = list(seen().values())
     if ranks.first and not went_on(run):
-        measure(cfg, run, list(episodes.values()), test_set, collection)
+        measure(cfg, run, episodes, sequences(test), collection)
+
+
+def some(episodes: dict[Path, Latents], part: Dataset) -> dict[Path, Latents]:
+    """The episodes of a part of the dataset, without those that were damaged."""
+    return {path: episodes[path] for path in part.files if path in episodes}
 
 
 def untrained(
-    cfg: TrainMDRNN, episode: Latents, collection: dict[str, Any]
+    cfg: TrainMDRNN, z_size: int, action_size: int, collection: dict[str, Any]
 ) -> tuple[MDRNN, dict[str, Any], dict[str, Any]]:
-    """(M for episodes like this one, the settings of its architecture, its labels: the kind of action)."""
+    """(M for such episodes, the settings of its architecture, its labels: the kind of action)."""
     settings: dict[str, Any] = {
-        "z_size": episode.mean.shape[1],
-        "action_size": episode.actions.shape[1],
+        "z_size": z_size,
+        "action_size": action_size,
         "hidden_size": cfg.hidden_size,
         "gaussians": cfg.gaussians,
         "mixture": cfg.mixture,
@@ -155,15 +176,19 @@ def measure(
             measured["ranking"] = quality.ranking(best, starts, collection["env"], options)
         write_json(run.mdrnn / "quality.json", measured)
         print("\n".join(quality.sentences(measured)))
+    else:
+        (run.mdrnn / "quality.json").unlink(missing_ok=True)  # of an M before
 
 
 def collection_of(dataset: Dataset) -> dict[str, Any]:
     """What collect.json says about the first of the episodes' folders that has one; {} where none has, or where its
-    environment is not registered: a file never makes this process import a module."""
+    environment is not registered (a file never makes this process import a module) or cannot start so."""
     for folder in sorted({path.parent for path in dataset.files}):
         if (folder / "collect.json").exists():
             found = read_json(folder / "collect.json")
-            return found if envs.registered(found["env"]) else {}
+            said = found if isinstance(found, dict) else {}
+            env, start = str(said.get("env")), str(said.get("start"))
+            return said if envs.registered(env) and start in envs.describe(env).starts else {}
     return {}
 
 

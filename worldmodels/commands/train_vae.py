@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels import quantized
+from worldmodels import quantized, vision
 from worldmodels.data.dataset import open_dataset, split
 from worldmodels.data.frames import frame_batches
+from worldmodels.errors import UserError
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import TrainVAE
@@ -39,10 +40,7 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
     train, test = split(dataset, cfg.test_fraction)
 
     torch.manual_seed(cfg.seed)
-    vae = VAE(cfg.z_size)
-    if cfg.init == "he":
-        vae.scale_for_relu()
-    vae.to(device)
+    vae = begin_with(cfg).to(device)
     vae.use_bfloat16 = choose_bfloat16(cfg.precision, device)
     precision = "bfloat16" if vae.use_bfloat16 else "float32"
     optimizer = torch.optim.Adam(vae.parameters(), lr=cfg.learning_rate, fused=True)
@@ -89,3 +87,22 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         after_epoch=None if cfg.nosamples else pictures,
         begin=begin,
     )
+
+
+def begin_with(cfg: TrainVAE) -> VAE:
+    """V before its first batch.
+
+    Raises:
+        UserError: the run that it is to begin with has no V, or one of another size.
+    """
+    if cfg.warm is None:
+        vae = VAE(cfg.z_size)
+        if cfg.init == "he":
+            vae.scale_for_relu()
+        return vae
+    vae = vision.load(cfg.warm).requires_grad_(True).train()
+    if vae.z_size != cfg.z_size:
+        raise UserError(
+            f"The V of {cfg.warm} makes z of {vae.z_size} numbers: use --z-size {vae.z_size}, or no --warm."
+        )
+    return vae

@@ -135,6 +135,8 @@ def load_seed(path: Path) -> int | None:
 def _reading(path: Path, digest: str | None = None) -> Iterator[zipfile.ZipFile]:
     """The archive; whatever goes wrong with it is a BadFile, and so is another content than that of `digest`."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("a directory or a pipe")  # reading a pipe would wait for ever
         with zipfile.ZipFile(path) as archive:
             if digest not in (None, _digest(archive)):
                 raise ValueError("its content is another: it was replaced meanwhile")

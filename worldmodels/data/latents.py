@@ -6,8 +6,8 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 import ctypes
 import hashlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
 from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.errors import UserError
+from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
 from worldmodels.runs.progress import progress
 from worldmodels.vision import VAE
@@ -124,6 +125,14 @@ def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
                 yield latents
 
 
+def seen_by_another(folder: Path, vae_path: Path) -> bool:
+    """Whether the stored episodes are what another V saw: M has learned from that one."""
+    for path in folder.glob("*.safetensors"):
+        with suppress(UserError):  # a foreign file
+            return not str(checkpoint.load(path)[1].get("vae")).startswith(digest(vae_path))
+    return False
+
+
 def remove_stale(folder: Path, digests: set[str]) -> None:
     """Delete the stored episodes of any other content."""
     for path in folder.glob("*.safetensors"):
@@ -147,7 +156,11 @@ def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
 
 def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
     """One episode through V; BadFile where its file holds none, or another one than that of the digest `episode`."""
-    rollout = load_rollout(path, episode)
+    return look(vae, load_rollout(path, episode))
+
+
+def look(vae: VAE, rollout: Rollout) -> Latents:
+    """One episode through V."""
     parts = [vae.encode(rollout.frames[i : i + ENCODE_BATCH]) for i in range(0, len(rollout.frames), ENCODE_BATCH)]
     mean, logvar = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     terminals = torch.from_numpy(rollout.terminals.astype(np.float32))
@@ -198,9 +211,7 @@ class Sequences:
 
     @property
     def batches_per_epoch(self) -> int:
-        """About: the offsets of an epoch make some sequences more."""
-        whole = sum(-(-len(episode.actions) // self.length) for episode in self.episodes)
-        return -(-whole // self.batch_size)
+        return batches_per_epoch([len(episode.actions) for episode in self.episodes], self.length, self.batch_size)
 
     def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""
@@ -236,6 +247,11 @@ class Sequences:
                     self.values[index][start:end]]  # fmt: skip
             parts.append([pad(row, longest - steps) for row in rows])
         return Batch(*(torch.stack(column) for column in zip(*parts, strict=True)))
+
+
+def batches_per_epoch(lengths: Iterable[int], length: int, batch_size: int) -> int:
+    """About: of episodes of so many steps; the offsets of an epoch make some sequences more."""
+    return -(-sum(-(-steps // length) for steps in lengths) // batch_size)
 
 
 def pad(x: Tensor, steps: int) -> Tensor:

@@ -129,13 +129,22 @@ def _append(
 
 
 def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
-    """The spec that makes the environment again (None unless it shows the stored frames), its actions' space, and how
-    action vectors become its actions."""
+    """The spec that makes the environment again (None unless it shows the stored frames and can be written down: a
+    function that makes one cannot), its actions' space, and how action vectors become its actions."""
     description = envs.find(env_id)
     env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.batched else gymnasium.make(env_id)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()
-    return (env.spec if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)
+    return (_written(env.spec) if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)
+
+
+def _written(spec: Any) -> Any:
+    """The spec where it can be written down, else None."""
+    try:
+        spec.to_json()
+    except (TypeError, ValueError):
+        return None
+    return spec
 
 
 def _metadata(name: str, policy: str) -> dict[str, Any]:

@@ -25,20 +25,28 @@ Stream = Iterator[np.ndarray]
 """An endless sequence of action vectors float32 (A,)."""
 
 
-class RandomPolicy:
-    """A `rollout.Policy` that plays one stream of random actions per episode."""
+class Blind:
+    """A `rollout.Policy` that plays a stream of actions per episode, whatever it sees."""
 
-    def __init__(self, name: str, actions: Actions, seed: int):
-        self.stream, self.actions, self.seed = STREAMS[name], actions, seed
+    def __init__(self, stream: Callable[[Episode], Stream]):
+        self.stream = stream
         self.playing: dict[int, Stream] = {}
 
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
-        for lane, episode in zip(lanes, episodes, strict=True):
-            rng = np.random.default_rng([self.seed, episode.candidate, NOISE_STREAM])
-            self.playing[lane] = self.stream(self.actions, rng)
+        self.playing |= dict(zip(lanes, map(self.stream, episodes), strict=True))
 
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         return np.stack([next(self.playing[lane]) for lane in lanes])
+
+
+class RandomPolicy(Blind):
+    """Streams of random actions."""
+
+    def __init__(self, name: str, actions: Actions, seed: int):
+        def stream(episode: Episode) -> Stream:
+            return STREAMS[name](actions, np.random.default_rng([seed, episode.candidate, NOISE_STREAM]))
+
+        super().__init__(stream)
 
 
 def brown(actions: Actions, rng: np.random.Generator) -> Stream:

@@ -16,18 +16,19 @@ from worldmodels.envs.world import (
     actions_in,
     describe,
     find,
+    limit_of,
     make,
     make_any,
     make_one,
     registered,
     reset_options,
-    said,
 )
+from worldmodels.errors import said
 
 __all__ = [
     "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "TAKECOVER", "Actions", "Description", "Lanes", "World",
-    "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "make", "make_any", "make_one",
-    "register", "registered", "reset_options", "said",
+    "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "limit_of", "make", "make_any",
+    "make_one", "register", "registered", "reset_options", "said",
 ]  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 Shapes: N lanes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -12,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs.frames import FRAME_SIZE, Crop, as_frames
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, place_of, said
 
 ENDLESS = 10_000  # steps after which an episode without any time limit is taken for one that never ends
 
@@ -46,7 +47,8 @@ class Lanes(VectorEnv):
             [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
         )
         for lane in np.flatnonzero(mask):
-            observation, _ = self.envs[lane].reset(seed=seeds[lane], options=rest or None)
+            with self.answer(lane):
+                observation, _ = self.envs[lane].reset(seed=seeds[lane], options=rest or None)
             self.look(lane, observation)
         self.steps[mask], self.terminated[mask], self.truncated[mask] = 0, False, False
         return self.frames.copy(), {}
@@ -55,10 +57,11 @@ class Lanes(VectorEnv):
         """One step of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
         rewards, infos = np.zeros(self.num_envs), dict[str, Any]()
         for lane in np.flatnonzero(~(self.terminated | self.truncated)):
-            observation, reward, terminated, truncated, info = self.envs[lane].step(actions[lane])
+            with self.answer(lane):
+                observation, reward, terminated, truncated, info = self.envs[lane].step(actions[lane])
+                lap = {"lap_finished": info["lap_finished"]} if "lap_finished" in info else {}
             rewards[lane] = number(reward, self.name)
-            if "lap_finished" in info:  # the rest of an info is nobody's here
-                infos = self._add_info(infos, {"lap_finished": info["lap_finished"]}, int(lane))
+            infos = self._add_info(infos, lap, int(lane))  # the rest of an info is nobody's here
             self.look(lane, observation)
             self.terminated[lane], self.truncated[lane] = terminated, truncated
         self.steps += 1
@@ -79,6 +82,19 @@ class Lanes(VectorEnv):
                 f"uint8 {space.shape}: correct the environment."
             )
         self.frames[lane] = as_frames(image[None], self.crop)[0]
+
+    @contextmanager
+    def answer(self, lane: np.intp) -> Iterator[None]:
+        """What the lane's environment raises, as one sentence."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self.name} raised {said(error)} ({place_of(error)}) after {self.steps[lane]} steps of an episode: "
+                "correct the environment."
+            ) from error
 
     @property
     def name(self) -> str:

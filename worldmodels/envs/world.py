@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from worldmodels.envs.actions import Actions, actions_of
 from worldmodels.envs.frames import FRAME_SIZE, Crop
 from worldmodels.envs.lanes import Lanes
-from worldmodels.errors import UserError, missing
+from worldmodels.errors import UserError, missing, said
 
 CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 DREAM = "worldmodels/Dream-v0"  # M as an environment
@@ -213,8 +213,3 @@ def reset_options(env_id: str, start: str) -> dict[str, Any]:
     if start not in starts:
         raise UserError(f"{env_id} cannot start {start!r}: --start is one of {', '.join(starts)}.")
     return dict(starts[start])
-
-
-def said(error: BaseException) -> str:
-    """An error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -19,13 +19,16 @@ WHITENING_SAMPLE = 20_000  # features the principal directions are computed from
 class Search:
     """Points of the search space (P, s) → parameter vectors of C (P, n)."""
 
-    def __init__(self, controller: Controller, basis: np.ndarray | None = None):
-        """`basis`: float64 (s, n), or None to search all the weights."""
+    def __init__(self, controller: Controller, basis: np.ndarray | None = None, origin: np.ndarray | None = None):
+        """`basis`: float64 (s, n), or None to search all the weights; `origin`: float64 (n,), where the search begins
+        (None: at 0)."""
         self.basis, self.size = basis, controller.size if basis is None else len(basis)
+        self.origin = origin
 
     def parameters(self, points: np.ndarray) -> np.ndarray:
         """float (P, s) or (s,) → float32 (P, n) or (n,)."""
-        return (points if self.basis is None else points @ self.basis).astype(np.float32)
+        moved = points if self.basis is None else points @ self.basis
+        return (moved if self.origin is None else self.origin + moved).astype(np.float32)
 
 
 def whitened_directions(features: np.ndarray, directions: int, outputs: int) -> np.ndarray:

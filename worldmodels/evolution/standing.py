@@ -3,6 +3,7 @@
 Shapes: P population, n parameters of C.
 """
 
+import shutil
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,14 +18,15 @@ from worldmodels.controller import Controller
 from worldmodels.envs import Description
 from worldmodels.errors import UserError
 from worldmodels.evolution import strategies
+from worldmodels.evolution.carrying import carried
 from worldmodels.evolution.search import Search, basis_of
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import TrainController
 
 FIXED = (
-    "env", "dream", "temperature", "horizon", "strategy", "pop_size", "sigma", "sigma_decay", "seed", "directions",
-    "inputs", "hidden", "sample_z",
+    "env", "dream", "temperature", "death", "horizon", "strategy", "pop_size", "sigma", "sigma_decay", "seed",
+    "directions", "inputs", "hidden", "sample_z",
 )  # fmt: skip
 """Settings that an evolution keeps from its first generation to its last."""
 
@@ -70,7 +72,7 @@ class State:
 
     loop: Loop
     settings: dict[str, Any]
-    """The values of FIXED."""
+    """The values of FIXED, and whether it began with another driver."""
     shape: Controller
     space: Search
     strategy: strategies.Strategy
@@ -131,8 +133,7 @@ class State:
     def save(self, run: RunDir) -> None:
         """The scores, from which the strategy can be replayed, and its state, which makes that unnecessary."""
         arrays = {"history": np.array(self.history), "means": np.array(self.means)}
-        if self.space.basis is not None:
-            arrays["basis"] = self.space.basis
+        arrays |= {name: array for name, array in vars(self.space).items() if isinstance(array, np.ndarray)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         strategy = {name: torch.from_numpy(np.array(array)) for name, array in self.told.items()}
         meta = {"settings": self.settings, "loop": asdict(self.loop)}
@@ -145,22 +146,25 @@ def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
     Raises:
         UserError: the evolution there was started with other settings, or is damaged.
     """
-    settings = {name: getattr(cfg, name) for name in FIXED}
+    settings = {name: getattr(cfg, name) for name in FIXED} | {"warm": cfg.warm is not None}
     path = run.ctrl / "last.safetensors"
     loop, history, arrays = Loop(), [], {}
     if path.exists() and not cfg.noreload:
         tensors, meta = checkpoint.load(path)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         try:
-            plain = {name: getattr(TrainController(), name) for name in FIXED} | {"env": cfg.env}  # version 0.1
+            plain = {name: getattr(TrainController(), name) for name in FIXED} | {"env": cfg.env, "warm": False}  # 0.1
             refuse_other_settings(run, settings, plain | meta["settings"])
             loop, history = Loop(**meta["loop"]), list(arrays["history"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} holds no evolution: delete it, or start over with --noreload.") from error
         print(f"Continuing C in {run.ctrl} at generation {loop.generation + 1}.")
-    space = Search(shape, arrays.get("basis"))
+    space = Search(shape, arrays.get("basis"), arrays.get("origin"))
     if cfg.directions and space.basis is None:
-        space = Search(shape, basis_of(shape, run, cfg.directions))
+        space = Search(shape, basis_of(shape, run, cfg.directions), space.origin)
+    if cfg.warm and space.origin is None:
+        space.origin, steps = carried(cfg.warm, run, shape, cfg.env, cfg.seed)
+        loop.env_steps += steps
     if cfg.noreload:
         start_over(run.ctrl)
     strategy = strategies.make(cfg.strategy, space.size, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
@@ -216,8 +220,11 @@ def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop)
 
 def start_over(folder: Path) -> None:
     """Delete what a command that makes C has left in `folder`."""
-    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), folder / "metrics.jsonl"]:
-        old.unlink(missing_ok=True)
+    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), *folder.glob("dream.mp4")]:
+        old.unlink()
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    for made in ("samples", "episodes"):
+        shutil.rmtree(folder / made, ignore_errors=True)
 
 
 def save_best(run: RunDir, state: State, cfg: TrainController) -> None:

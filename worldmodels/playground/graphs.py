@@ -25,9 +25,11 @@ from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 from worldmodels.playground import weights
+from worldmodels.playground.site import check_folder
 from worldmodels.runs.files import replacing, write_json
 
 OPSET = 20
+SIGNED = "controller.json"  # what a folder of ours holds
 
 
 class Encode(nn.Module):
@@ -88,12 +90,11 @@ def write(agent: Agent, folder: Path) -> list[str]:
     """Write the four graphs and controller.json into a folder; returns the names of the files.
 
     Raises:
-        UserError: the extra `export` is not installed, or `folder` is a file.
+        UserError: the extra `export` is not installed, or `folder` is a file or holds other ones.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         raise UserError("--format onnx needs onnx and onnxscript: pip install 'worldmodels-pytorch[export]'.")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another --to.")
+    check_folder(folder, SIGNED)
     mdrnn = agent.memory
     z, action = torch.zeros(2, mdrnn.z_size), torch.zeros(2, mdrnn.action_size)
     h, c = torch.zeros(2, mdrnn.hidden_size), torch.zeros(2, mdrnn.hidden_size)
@@ -113,8 +114,8 @@ def write(agent: Agent, folder: Path) -> list[str]:
     }
     for name, (module, inputs, outputs) in graphs.items():
         write_graph(module.eval(), inputs, outputs, folder / name)
-    write_json(folder / "controller.json", {name: weights.sizes(agent)[name] for name in ("inputs", "action")})
-    return [*graphs, "controller.json"]
+    write_json(folder / SIGNED, {name: weights.sizes(agent)[name] for name in ("inputs", "action")})
+    return [*graphs, SIGNED]
 
 
 def write_graph(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path) -> None:

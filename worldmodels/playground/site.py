@@ -11,6 +11,7 @@ As a folder it goes on any static host. As one HTML file everything lies inside 
 import base64
 import json
 import re
+import shlex
 import zlib
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def load(run: Path) -> Agent:
         UserError: V, M or C is missing, damaged or does not fit.
     """
     if not run.is_dir():
-        raise UserError(f"{run} does not exist: `worldmodels run --logdir {run}` makes it.")
+        raise UserError(f"{run} does not exist: `worldmodels run --logdir {shlex.quote(str(run))}` makes it.")
     driver = RunDir(run).ctrl / "best.safetensors"
     env_id = checkpoint.load(driver)[1].get("env", "") if driver.exists() else ""
     return agent.load(run, CAR if envs.describe(env_id).action == "car" else None)
@@ -99,11 +100,11 @@ def static() -> Files:
 # -------------------------------------------------------------------------------------------------- writing
 
 
-def check_folder(folder: Path) -> None:
-    """UserError unless the folder is new, empty, or holds a page already."""
+def check_folder(folder: Path, signed: str = MANIFEST) -> None:
+    """UserError unless the folder is new, empty, or holds what we wrote: the file `signed`."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --to, nothing was changed.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / signed).exists():
         raise UserError(f"{folder} holds other files: choose a new folder for --to, nothing was changed.")
 
 

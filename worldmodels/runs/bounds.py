@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Lt, Predicate
 
 from worldmodels.errors import UserError
 
+Bound = Ge | Gt | Lt | Predicate
 Count = Annotated[int, Ge(1), Lt(10**9)]
 OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
 Seed = Annotated[int, Ge(0), Lt(2**63)]
@@ -45,6 +46,8 @@ def check(settings: Any, prefix: str = "") -> None:
         elif value is not None:
             for bound in bounds(hint):
                 check_bound(flag, value, bound)
+            if value != value:
+                raise UserError(f"{flag} is {value}: it must be a number.")
             if name in FOLDERS:
                 check_folder(flag, value)
             if name == "ray":
@@ -59,11 +62,17 @@ def check_said(settings: Any, unsaid: Any, prefix: str = "") -> None:
         value, before, flag = getattr(settings, name), getattr(unsaid, name), f"--{prefix}{name.replace('_', '-')}"
         if value != before:
             for needs in getattr(hint, "__metadata__", ()):
-                if isinstance(needs, Needs) and not needs.there(settings):
+                if isinstance(needs, Needs) and not (needs.there(settings) or only(needs, flag, value, before)):
                     said = f"{flag}.…" if dataclasses.is_dataclass(value) else flag
                     raise UserError(f"{said} says nothing without {needs.flag}: add that, or leave {said} out.")
             if dataclasses.is_dataclass(value):
                 check_said(value, before, f"{name}.")
+
+
+def only(needs: Needs, flag: str, value: Any, before: Any) -> bool:
+    """Whether nothing was said of these settings but that they are not `there`: `--dream.rounds 0` of `--dream.…`."""
+    own = needs.flag.removeprefix(f"{flag}.")
+    return hasattr(value, own) and value == dataclasses.replace(before, **{own: getattr(value, own)})
 
 
 def check_folder(flag: str, value: str) -> None:
@@ -85,13 +94,18 @@ def check_cluster(address: str) -> None:
         raise UserError("--ray needs the extra `ray`: pip install 'worldmodels-pytorch[ray]'.")
 
 
-def bounds(hint: Any) -> list[Ge | Gt | Lt]:
+def halves(count: int) -> bool:
+    """pairs are added up, so say 1, 2, 4, 8, …"""
+    return count & (count - 1) == 0
+
+
+def bounds(hint: Any) -> list[Bound]:
     """The bounds in a field's annotation, also in those of `… | None`."""
-    found = [bound for bound in getattr(hint, "__metadata__", ()) if isinstance(bound, (Ge, Gt, Lt))]
+    found = [bound for bound in getattr(hint, "__metadata__", ()) if isinstance(bound, Bound)]
     return found + [bound for part in getattr(hint, "__args__", ()) for bound in bounds(part)]
 
 
-def check_bound(flag: str, value: Any, bound: Ge | Gt | Lt) -> None:
+def check_bound(flag: str, value: Any, bound: Bound) -> None:
     """UserError for a number on the wrong side, and for one that is none."""
     match bound:
         case Ge(ge=least) if not least <= value < math.inf:
@@ -100,3 +114,5 @@ def check_bound(flag: str, value: Any, bound: Ge | Gt | Lt) -> None:
             raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
         case Lt(lt=limit) if not value < limit:
             raise UserError(f"{flag} is {value}: it must be below {limit}.")
+        case Predicate() if not bound.func(value):
+            raise UserError(f"{flag} is {value}: {bound.func.__doc__}.")

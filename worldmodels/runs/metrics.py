@@ -135,8 +135,9 @@ def _row(line: str) -> Row:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {name: value for name, value in content.items() if value is None or _is_number(value)}
+    return {name: value for name, value in content.items() if value is None or is_number(value)}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is one that can be shown: finite, and so is the difference of two of them."""
+    return isinstance(value, (int, float)) and abs(value) < (2**63 if isinstance(value, int) else 1e300)

@@ -27,7 +27,9 @@ def read(command: str, run: RunDir) -> dict[str, Any]:
         )
     entry = {name: value for name, value in entry.items() if name not in NOT_KEPT}
     if entry.pop(FROM_RUN, False) and isinstance(entry.get("rootdir"), str):
-        entry["rootdir"] = os.path.normpath(run.path / entry["rootdir"])
+        linked = os.path.realpath(run.path) != os.path.abspath(run.path)
+        base = os.path.realpath(run.path) if linked else run.path
+        entry["rootdir"] = os.path.normpath(os.path.join(base, entry["rootdir"]))
     return entry
 
 
@@ -36,7 +38,9 @@ def write(command: str, cfg: Any, preset: str | None) -> None:
     run = RunDir(Path(cfg.logdir))
     asked = {"preset": preset, **settings(cfg)}
     if "rootdir" in asked:
-        asked |= {"rootdir": os.path.relpath(asked["rootdir"], run.path), FROM_RUN: True}
+        parent, name = os.path.split(os.path.abspath(asked["rootdir"]))  # links on the way there are followed
+        folder = os.path.join(os.path.realpath(parent), name)
+        asked |= {"rootdir": os.path.relpath(folder, os.path.realpath(run.path)), FROM_RUN: True}
     put(command, run, asked)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt, Predicate
 
-from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share
+from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share, halves
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -42,6 +42,9 @@ class Collection:
     """Keep only episodes of more steps than this; for a shorter one another is driven (paper, Take Cover: 100)."""
 
 
+AGENT = Needs("--policy agent", lambda collect: collect.policy == "agent")
+
+
 @dataclass(frozen=True)
 class Collect(Collection):
     """Drive with a random policy (or a trained agent) and store the episodes."""
@@ -51,14 +54,14 @@ class Collect(Collection):
     agent datasets/driven)."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
-    logdir: Annotated[str, Needs("--policy agent", lambda collect: collect.policy == "agent")] = "exp_dir"
+    logdir: Annotated[str, AGENT] = "exp_dir"
     """Where the agent of `--policy agent` was trained."""
     format: Literal["npz", "minari"] = "npz"
     """minari: also export the episodes to <rootdir>/minari for other offline-RL tools."""
     noreload: bool = False
     """Delete the rollouts that are already there and start over."""
     seed: Seed = 0
-    device: Device = "auto"
+    device: Annotated[Device, AGENT] = "auto"
     ray: str | None = None
     """Drive on a Ray cluster: auto (the one this machine belongs to), local (one for this command), or HOST:PORT of its
     head. Needs the extra `ray`."""
@@ -85,8 +88,9 @@ class Training:
     learning_rate: Above = 1e-4
     test_fraction: Share = 0.1
     """Share of the episodes held back to measure the loss, the same ones for V and M."""
-    anneal: bool = False
-    """Let the learning rate fall to zero over the epochs, along half a cosine (the paper's stays as it is)."""
+    anneal: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the training, at its end, in which the learning rate falls to zero, along half a cosine (the paper's
+    stays as it is)."""
     patience: OrNone = 5
     """Halve the learning rate after so many epochs without progress on the test episodes."""
     stop_after: Count = 30
@@ -98,7 +102,7 @@ class Training:
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
     """Write no pictures: V's samples and reconstructions, M's dream beside the real sequence."""
-    micro_batches: OrNone = 0
+    micro_batches: Annotated[OrNone, Predicate(halves)] = 0
     """Parts of a batch, 1, 2, 4, …, that as many processes of torchrun can share; they decide on the last bits, and the
     processes do not (0: as the training began; a new one, one per process)."""
 
@@ -126,6 +130,8 @@ class TrainVAE(VAETraining):
     """Where the model lives; one that is already there is continued."""
     rootdir: str = "datasets/carracing"
     """Folder of the episodes (with a preset: that of its environment)."""
+    warm: str | None = None
+    """Begin with the V of this run directory instead of with random weights."""
     noreload: bool = False
     """Start V over."""
     seed: Seed = 0
@@ -148,7 +154,7 @@ class MDRNNTraining(Training):
     """Also predict whether the episode ends."""
     include_restart: bool = False
     """M also reads whether the episode begins at this step (the paper's Take Cover)."""
-    reward_scale: Above = 1.0
+    reward_scale: Annotated[Above, Needs("--include-reward", lambda mdrnn: mdrnn.include_reward)] = 1.0
     """The reward that counts as one in M's loss: about the spread of the environment's rewards."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of h hidden from M's head, another one in every sequence and in every dream (Dropout's Dream Land: 0.1)."""
@@ -183,6 +189,7 @@ class TrainMDRNN(MDRNNTraining):
 
 FRAGMENTS = Needs("--max-steps or --start anywhere", lambda evolution: evolution.max_steps or evolution.start != "line")
 DREAM = Needs("--dream", lambda evolution: evolution.dream)
+REAL = Needs("--no-dream", lambda evolution: not evolution.dream)
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,9 @@ class Evolution:
     pays 1, with --include-terminal); only the selection tracks are real."""
     temperature: Annotated[float, Ge(0), DREAM] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
+    death: Annotated[float, Ge(-100), Lt(100), DREAM] = 0.0
+    """M's logit of the end above which a dream ends (paper's code: 0); where good players dream on for longer than they
+    live, a lower one shortens their dreams."""
     horizon: Annotated[Count, DREAM] = 250
     """Steps of a dream, if it does not end before."""
     strategy: Literal["cma", "sep-cma", "openai-es", "pgpe"] = "cma"
@@ -227,9 +237,9 @@ class Evolution:
     """Act on a sample of z (the paper's code) instead of its mean."""
     start: Literal["line", "anywhere"] = "line"
     """anywhere: candidates begin on a random tile at a random speed (our simulator only)."""
-    max_steps: Count | None = None
+    max_steps: Annotated[Count | None, REAL] = None
     """Cut training episodes after so many steps (selection drives whole episodes)."""
-    give_up: OrNone = 0
+    give_up: Annotated[OrNone, REAL] = 0
     """End a training episode after so many steps without a reward above zero, and score the rest as if it went on like
     that (0: drive every episode to its end, as the paper)."""
     whole_after: Annotated[OrNone, FRAGMENTS] = 0
@@ -254,6 +264,9 @@ class TrainController(Evolution):
     """Where V and M were trained and C will live; a C that is already there is continued."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
+    warm: str | None = None
+    """Begin as the best driver of this run directory, carried over to V and M as they are here (C of [z, h], the same
+    sizes): it drives 16 training episodes, and in their states C is to do what it did."""
     noreload: bool = False
     """Start C over."""
     display: bool = False
@@ -262,6 +275,9 @@ class TrainController(Evolution):
     device: Device = "auto"
     ray: str | None = None
     """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
+
+
+ANYWHERE = Needs("--start anywhere", lambda dreaming: dreaming.start == "anywhere")
 
 
 @dataclass(frozen=True)
@@ -294,9 +310,9 @@ class Dreaming:
     start: Literal["line", "anywhere"] = "line"
     """anywhere: all but `whole` of them begin on a random tile at a random speed (our simulator only) and are
     `fragment` long."""
-    whole: Count = 4
+    whole: Annotated[Count, ANYWHERE] = 4
     """Episodes of a round that are whole in any case."""
-    fragment: Count = 400
+    fragment: Annotated[Count, ANYWHERE] = 400
     """Steps of an episode that begins anywhere."""
     spread: Annotated[float, Ge(0)] = 0.1
     """Standard deviation of the candidates' weights around C's, in dreams and on the road; falls by 4% each round, to a
@@ -394,6 +410,9 @@ class Run:
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
     early_generations: Annotated[Count, AGAIN] = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
+    warm: Annotated[bool, AGAIN] = False
+    """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
+    whole episodes from its first generation on, and searches with half the step size."""
     again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
     collect: Collection = field(default_factory=Collection)
@@ -402,7 +421,9 @@ class Run:
     controller: Annotated[Evolution, Needs("--dream.rounds 0", lambda run: not run.dream.rounds)] = field(
         default_factory=Evolution
     )
-    dream: Dreaming = field(default_factory=lambda: Dreaming(rounds=0))
+    dream: Annotated[Dreaming, Needs("--dream.rounds", lambda run: run.dream.rounds)] = field(
+        default_factory=lambda: Dreaming(rounds=0)
+    )
     """With rounds, C learns in the dream instead of evolving as `controller` says."""
     evaluate: Evaluation = field(default_factory=Evaluation)
 

@@ -32,7 +32,7 @@ def stages(run: Run) -> Stages:
     """What `run` tells its stages: its logdir, env, seed and device, and the episodes inside the logdir.
 
     In a further iteration, `collect` is the collection with the driver of the one before, and V and M read the episodes
-    of both: all that lie below the logdir.
+    of both: all that lie below the logdir. A warm one begins with the V and C of the one before.
     """
     rollouts = f"{run.logdir}/rollouts"
     place: dict[str, Any] = {"logdir": run.logdir, "device": run.device}
@@ -41,13 +41,19 @@ def stages(run: Run) -> Stages:
     gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
     how = run.collect
     if run.iterations > 1:  # on other tracks than before
-        how, gather["logdir"] = dataclasses.replace(run.again, policy="agent"), previous(run).logdir
+        how, gather["logdir"] = run.again, previous(run).logdir
+    warm, evolution = None, run.controller
+    if run.warm and run.iterations > 1:
+        warm = previous(run).logdir
+        evolution = dataclasses.replace(
+            evolution, sigma=evolution.sigma / 2, start="line", max_steps=None, whole_after=0
+        )
     evaluated = run.evaluate if run.evaluate.env else dataclasses.replace(run.evaluate, env=run.env)
     return Stages(
         Collect(**vars(how), **gather),
-        TrainVAE(**vars(run.vae), **learn),
+        TrainVAE(**vars(run.vae), **learn, warm=warm),
         TrainMDRNN(**vars(run.mdrnn), **learn),
-        TrainController(**vars(run.controller), **drive, env=run.env, seed=run.seed),
+        TrainController(**vars(evolution), **drive, env=run.env, seed=run.seed, warm=warm),
         TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
         Evaluate(**vars(evaluated), **drive),
     )

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from worldmodels.runs.metrics import is_number
 from worldmodels.show.charts import Line, line_chart
 from worldmodels.show.found import FRAME, Run
 from worldmodels.show.parts import Fact, Film, Section, charts, column, facts, film, pace, selected, signed
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.training.quality import trusted
-
-NUMBER = (int, float)
-
 
 # ------------------------------------------------------------------------------------------------ M as a world
 
@@ -26,7 +24,7 @@ def measured(run: Run, name: str) -> dict[str, Any]:
 def foresight(run: Run) -> str:
     """How far ahead M foresees rewards, on its own z."""
     r2 = measured(run, "open_loop").get("r2")
-    if not isinstance(r2, list) or not r2 or not all(isinstance(value, NUMBER) for value in r2):
+    if not isinstance(r2, list) or not r2 or not all(map(is_number, r2)):
         return ""
     points = [(20.0 * (i + 1), float(value)) for i, value in enumerate(r2)]
     return line_chart("Share of 20 steps' reward that M foresees", "steps ahead", [Line("R²", points, "m")])
@@ -36,10 +34,10 @@ def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | No
     """What fixed policies earn in the world and in M's dream."""
     found = measured(run, "ranking")
     policies = found.get("policies")
-    if not isinstance(policies, dict) or not all(isinstance(found.get(name), NUMBER) for name in ("rank", "slope")):
+    if not isinstance(policies, dict) or not all(is_number(found.get(name)) for name in ("rank", "slope")):
         return None
     pairs = [(name, pair) for name, pair in policies.items() if isinstance(pair, list) and len(pair) == 2]
-    rows = [(name, *map(signed, pair)) for name, pair in pairs if all(isinstance(value, NUMBER) for value in pair)]
+    rows = [(name, *map(signed, pair)) for name, pair in pairs if all(map(is_number, pair))]
     wrong = "" if trusted(found) else ": not the world's order, C may learn the wrong thing"
     agree = f"rank correlation {found['rank']:.2f}, slope {found['slope']:.2f}"
     return f"Fixed policies, {agree}{wrong}", ("policy", "real", "dreamed"), rows

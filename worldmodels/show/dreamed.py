@@ -9,6 +9,7 @@ from worldmodels.agent import Agent, Eyes
 from worldmodels.dream import Starts
 from worldmodels.envs import World, make
 from worldmodels.fast_dream import Dreams, Population
+from worldmodels.memory import DEATH_LOGIT
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs.directory import RunDir
 from worldmodels.show.mp4 import mp4_writer
@@ -18,11 +19,14 @@ from worldmodels.show.spectator import pace
 LABELS = ("what C dreams", "what it then drives")
 
 
-def film(run: RunDir, agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, number: int) -> None:
+def film(
+    run: RunDir, agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, number: int,
+    death: float = DEATH_LOGIT,
+) -> None:  # fmt: skip
     """Write ctrl/dream.mp4 and ctrl/samples/dream_<number>.png: a dream from the start of an episode beside the episode
     `seed` of the environment in which C was evolved, at most `steps` steps of each."""
     assert isinstance(agent.encoder, Eyes)
-    z = np.stack(list(dream(agent, starts, temperature, steps, seed)))
+    z = np.stack(list(dream(agent, starts, temperature, steps, seed, death)))
     dreamed = agent.encoder.vae.decode(torch.from_numpy(z))
     real = driven(agent, steps, seed).frames
     count = min(len(dreamed), len(real))
@@ -34,10 +38,12 @@ def film(run: RunDir, agent: Agent, starts: Starts, temperature: float, steps: i
     write_grid(run.ctrl / "samples" / f"dream_{number:04d}.png", [dreamed[shown], real[shown]])
 
 
-def dream(agent: Agent, starts: Starts, temperature: float, steps: int, seed: int) -> Iterator[np.ndarray]:
+def dream(
+    agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, death: float = DEATH_LOGIT
+) -> Iterator[np.ndarray]:
     """The z (Z,) of each step, from a state that begins an episode where the bank has one."""
     first = int(starts.restart.argmax())
-    dreams = Dreams(agent.memory, 1, temperature=temperature)
+    dreams = Dreams(agent.memory, 1, temperature=temperature, death=death)
     act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
     dreams.begin(np.arange(1), np.array([seed]), *(x[first : first + 1].numpy() for x in vars(starts).values()))
     for _ in range(steps):

@@ -1,7 +1,7 @@
 """What the files of a run hold, as its page needs it: values that can be shown, whatever is missing or damaged."""
 
+import itertools
 import json
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from PIL import Image
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
-from worldmodels.runs.metrics import Row, read
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.metrics import Row, is_number, read
 from worldmodels.runs.stages import STAGES
 
 FRAME = 64  # pixels: side of a frame
@@ -52,11 +53,24 @@ class Run:
         return self.logdir.resolve().name
 
     @property
+    def env(self) -> str:
+        """Where it drives; empty while nobody says."""
+        asked = [self.config.get(command) for command in ("run", "train-controller", "train-in-dream")]
+        places = [self.evaluation, *(entry for entry in asked if isinstance(entry, dict))]
+        return next((str(place["env"]) for place in places if place and "env" in place), "")
+
+    @property
     def episode(self) -> str:
         """What an episode is called there."""
-        asked = self.config.get("run")
-        env = self.evaluation["env"] if self.evaluation else asked.get("env", "") if isinstance(asked, dict) else ""
-        return describe(str(env)).episode
+        return describe(self.env).episode
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the evaluation is of an earlier driver than that which is there now."""
+        try:
+            return self.evaluation is not None and self.evaluation.get("model") != RunDir(self.logdir).driver()
+        except UserError:
+            return False  # no driver: somebody else's policy
 
     def picture(self, stage: str, name: str) -> Image.Image | None:
         """The picture samples/`name`_NNNN.png of the stage's latest epoch; None where there is no good one."""
@@ -84,19 +98,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def checked_evaluation(found: dict[str, Any]) -> dict[str, Any] | None:
     """An evaluation in which the page finds what it shows; None otherwise."""
-    number = (int, float)
     needed: dict[str, Any] = {
-        "env": str, "command": str, "episodes": int, "mean": number, "min": number, "max": number,
-        "seeds": list, "scores": list, "lengths": list, "versions": dict,
+        "env": str, "command": str, "episodes": int, "seeds": list, "scores": list, "lengths": list, "versions": dict,
     }  # fmt: skip
     if not all(isinstance(found.get(name), kind) for name, kind in needed.items()):
         return None
+    single = found.get("std") is None
+    if not all(is_number(found.get(name)) for name in ("mean", "min", "max", *(() if single else ("std", "stderr")))):
+        return None
     columns = [found[name] for name in ("seeds", "scores", "lengths")]
-    whole = len({len(column) for column in columns}) == 1 and all(
-        isinstance(value, number) and math.isfinite(value) for column in columns for value in column
-    )
-    spreads = all(found.get(name) is None or isinstance(found[name], number) for name in ("std", "stderr"))
-    return found if whole and spreads and columns[0] else None
+    whole = len({len(column) for column in columns}) == 1 and all(map(is_number, itertools.chain(*columns)))
+    return found if whole and columns[0] else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from worldmodels import __version__
+from worldmodels.runs.metrics import is_number
 from worldmodels.show import dream_parts
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart
 from worldmodels.show.found import FRAME, Run, data, meta, training_seconds, used
@@ -69,12 +70,12 @@ def drive(run: Run) -> Video | None:
     video = (run.evaluation or {}).get("video")
     name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
     path = next((path for path in (run.logdir / "evaluation" / name, run.logdir / name) if path.is_file()), None)
-    if not isinstance(video, dict) or path is None:
+    if not isinstance(video, dict) or path is None or not all(is_number(video.get(n)) for n in ("length", "score")):
         return None
     small = path.stat().st_size <= MOST_VIDEO
     caption = (
-        f"{run.episode.capitalize()} {video['seed']}, {video['length']} steps, score {signed(video['score'])}. Below: "
-        "the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
+        f"{run.episode.capitalize()} {video.get('seed')}, {video['length']} steps, score {signed(video['score'])}. "
+        "Below: the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
     )
     return Video(
         data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix(), caption
@@ -94,7 +95,7 @@ def sizes(run: Run) -> dict[str, str]:
         mdrnn.get(name, paper) for name, paper in (("z_size", 32), ("hidden_size", 256), ("action_size", 3))
     )
     hidden = meta(run.logdir / "ctrl", "controller").get("hidden")
-    car = action == 3 and (run.evaluation is None or "CarRacing" in run.evaluation["env"])
+    car = action == 3 and (not run.env or "CarRacing" in run.env)
     numbers = f"{action} number{'' if action == 1 else 's'}"
     return {
         "z": f"{z} numbers", "h": f"{h} numbers", "c": f"{hidden} units" if hidden else "linear",

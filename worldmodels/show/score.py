@@ -59,6 +59,8 @@ def score(run: Run) -> dict[str, Any] | None:
             f"The mean is known to within ± {found['stderr']:.1f} (standard error); "
             f"the worst {one} gave {signed(found['min'])}, the best {signed(found['max'])}."
         )
+    if run.outdated:
+        meaning += f" An earlier driver of this run drove; {run.command('evaluate')} scores the one that is there now."
     own = ("this run", found["mean"], found.get("std"))
     scale = next((scale for name, scale in SCALES.items() if name in found["env"]), None)
     scale = None if found.get("max_steps") else scale

@@ -129,14 +129,15 @@ def straight(actions: Actions, raw: Tensor) -> Tensor:
 
 
 def carry_over(
-    controller: Controller, parameters: np.ndarray, before: MDRNN, after: MDRNN, episodes: list[Latents]
-) -> np.ndarray:
+    controller: Controller, parameters: np.ndarray, before: MDRNN, after: MDRNN, episodes: list[Latents],
+    seen_anew: list[Latents] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Parameters of Cs (P, n) for the h of M as it is `after` training: in the states of `episodes` each of them puts
-    out what it did.
+    out what it did. Where V has changed too, `seen_anew` are the episodes as it sees them now.
 
-    Training gives the numbers in h another meaning. Least squares, with a ridge toward the old weights.
+    Training gives the numbers in z and h another meaning. Least squares, with a ridge toward the old weights.
     """
-    old, new = (seen_with(mdrnn, episodes) for mdrnn in (before, after))  # (S, F + 1)
+    old, new = seen_with(before, episodes), seen_with(after, seen_anew or episodes)  # (S, F + 1)
     count, size = len(parameters), controller.outputs * controller.features
     matrices, biases = parameters[:, :size], parameters[:, size:]
     weights = np.column_stack([matrices.reshape(-1, controller.features), biases.ravel()])  # (P · O, F + 1)

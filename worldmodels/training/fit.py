@@ -299,9 +299,9 @@ def train_epoch(
 
 
 def share_of_rate(cfg: Settings, loop: Loop, count: int) -> float:
-    """What is left of the learning rate at the next batch, of `count` per epoch: with `anneal`, half a cosine."""
-    done = (loop.epoch + min(loop.batch / count, 1)) / cfg.epochs
-    return (1 + math.cos(math.pi * done)) / 2 if cfg.anneal else 1.0
+    """What is left of the learning rate at the next batch, of `count` per epoch: half a cosine in the last part."""
+    left = 1 - (loop.epoch + min(loop.batch / count, 1)) / cfg.epochs
+    return (1 - math.cos(math.pi * left / cfg.anneal)) / 2 if left < cfg.anneal else 1.0
 
 
 def backward(

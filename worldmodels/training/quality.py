@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldmodels import envs
 from worldmodels.data.latents import Latents
+from worldmodels.data.policies import Blind
 from worldmodels.dream import DreamStep, Starts
 from worldmodels.dream_kernels import noise
 from worldmodels.envs import Actions, World
@@ -170,21 +171,6 @@ def baselines(names: tuple[str, ...], steps: int) -> dict[str, np.ndarray]:
     return {name: np.stack([stream(name, dream) for dream in range(DREAMS)])[..., None] for name in names}
 
 
-class Fixed:
-    """A `rollout.Policy` that plays a stream of actions; `Episode.candidate` says which of them (P, T, A)."""
-
-    def __init__(self, streams: np.ndarray):
-        self.streams = streams
-        self.playing: dict[int, Iterator[np.ndarray]] = {}
-
-    def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
-        for lane, episode in zip(lanes, episodes, strict=True):
-            self.playing[lane] = iter(self.streams[episode.candidate])
-
-    def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
-        return np.stack([next(self.playing[lane]) for lane in lanes])
-
-
 def dreamed_returns(
     mdrnn: MDRNN, starts: Starts, streams: np.ndarray, temperature: float = 1.0, dreams: int = DREAMS
 ) -> np.ndarray:
@@ -216,7 +202,9 @@ def real_returns(
     tracks = training_seeds(TRACKS, count=episodes)
     drives = [Episode(track, candidate) for candidate in range(policies) for track in tracks]
     try:
-        scores, _ = drive(env, actions, Fixed(streams), drives, options=options)
+        scores, _ = drive(
+            env, actions, Blind(lambda episode: iter(streams[episode.candidate])), drives, options=options
+        )
     finally:
         env.close()
     return scores.reshape(policies, episodes).mean(axis=1)

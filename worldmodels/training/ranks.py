@@ -64,8 +64,6 @@ class Ranks:
 
     def check(self, parts: int) -> None:
         """UserError for a number of micro-batches that these processes cannot share."""
-        if parts & (parts - 1):
-            raise UserError(f"--micro-batches is {parts}: pairs are added up, so say 1, 2, 4, 8, …")
         if self.count > parts:
             raise UserError(
                 f"{self.count} processes cannot share the {parts} micro-batches of this training: start {parts}, or "

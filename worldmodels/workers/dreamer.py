@@ -34,6 +34,8 @@ class Dreamers:
     """Steps of a dream, if it does not end before."""
     bfloat16: bool = False
     """Of M's products."""
+    death: float = memory.DEATH_LOGIT
+    """M's logit of the end above which a dream ends."""
 
     def __call__(self, place: Place) -> "Dreamer":
         return Dreamer(self, place)
@@ -69,8 +71,9 @@ class Dreamer:
             self.close()
             dtype = torch.bfloat16 if self.setup.bfloat16 else torch.float32
             self.dreams = Dreams(
-                self.mdrnn, count, temperature=self.setup.temperature, threads=self.place.threads, dtype=dtype
-            )
+                self.mdrnn, count, temperature=self.setup.temperature, death=self.setup.death,
+                threads=self.place.threads, dtype=dtype,
+            )  # fmt: skip
         return self.dreams
 
     def masks(self, seeds: np.ndarray, which: np.ndarray) -> torch.Tensor | None:

@@ -16,12 +16,12 @@ SMOKE = Run(
 """Seconds: every stage at a size that only shows it works."""
 
 LAPTOP = Run(
-    collect=Collection(rollouts=400, max_steps=150, policy="gas", start="anywhere"),
-    vae=VAETraining(epochs=2, batch_size=64, learning_rate=7e-4, free_bits=0),
+    collect=Collection(rollouts=320, max_steps=150, policy="gas", start="anywhere"),
+    vae=VAETraining(epochs=2, batch_size=64, learning_rate=1e-3, anneal=0.2, free_bits=0),
     mdrnn=MDRNNTraining(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=Evolution(
         n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=12, epochs=28,
-        select_every=5, select_tracks=16,
+        select_every=7, select_tracks=16,
     ),
     evaluate=Evaluation(video=True),
 )  # fmt: skip
@@ -30,21 +30,21 @@ LAPTOP = Run(
 OVERNIGHT = Run(
     iterations=2,
     early_generations=25,
-    collect=LAPTOP.collect,
+    collect=dataclasses.replace(LAPTOP.collect, rollouts=400),
     again=Collection(rollouts=400, max_steps=250, policy="agent", start="anywhere"),
-    vae=dataclasses.replace(LAPTOP.vae, epochs=5, free_bits=0.5),
+    vae=dataclasses.replace(LAPTOP.vae, epochs=5, learning_rate=7e-4, anneal=0, free_bits=0.5),
     mdrnn=dataclasses.replace(LAPTOP.mdrnn, epochs=25),
     controller=dataclasses.replace(
         LAPTOP.controller, strategy="pgpe", sigma_decay=0.99, directions=64, n_samples=4, whole_after=25, epochs=150,
-        average=5, select_tracks=48,
+        average=5, select_every=5, select_tracks=48,
     ),
     evaluate=Evaluation(video=True),
 )  # fmt: skip
 """Two cores, no GPU, about 80 minutes: from nothing to a driver as good as the one in the package."""
 
 DREAM = Run(
-    collect=LAPTOP.collect,
-    vae=dataclasses.replace(LAPTOP.vae, z_size=16, learning_rate=1e-3, free_bits=1.0),
+    collect=OVERNIGHT.collect,
+    vae=dataclasses.replace(LAPTOP.vae, z_size=16, anneal=0, free_bits=1.0),
     mdrnn=dataclasses.replace(
         LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.99, hidden_size=128, gaussians=3
     ),

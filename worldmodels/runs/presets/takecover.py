@@ -8,11 +8,11 @@ COFFEE = Run(
     env=TAKECOVER,
     collect=Collection(rollouts=400, policy="mixed", longer_than=100),
     vae=VAETraining(
-        epochs=1, batch_size=32, learning_rate=1e-3, anneal=True, init="he", motion=4.0, z_size=64
+        epochs=1, batch_size=32, learning_rate=1e-3, anneal=1, init="he", motion=4.0, z_size=64
     ),
     mdrnn=MDRNNTraining(
         include_terminal=True, include_restart=True, hidden_size=256, epochs=30, batch_size=16, sequence_length=125,
-        learning_rate=1.5e-3, anneal=True,
+        learning_rate=1.5e-3, anneal=1,
     ),
     controller=Evolution(
         dream=True, temperature=1.15, horizon=2100, inputs="zch", sample_z=True, strategy="pgpe", pop_size=64,

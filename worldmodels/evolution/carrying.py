@@ -1,0 +1,55 @@
+"""A driver of one V and M is carried over to others: in the same states C goes on doing what it did."""
+
+from pathlib import Path
+
+import numpy as np
+
+from worldmodels import agent, envs, memory, vision
+from worldmodels.controller import Controller
+from worldmodels.data.latents import look
+from worldmodels.envs import World
+from worldmodels.envs.seeds import training_seeds
+from worldmodels.errors import UserError
+from worldmodels.rollout import Episode, Rollout, drive
+from worldmodels.runs.directory import RunDir
+from worldmodels.training.dreaming import carry_over
+from worldmodels.workers.places import cores
+
+DRIVES = 16  # whole training episodes in whose states both are compared
+KEY = 0xCA441ED  # of their seeds, with the run's
+
+
+def carried(source: str, run: RunDir, shape: Controller, env_id: str, seed: int) -> tuple[np.ndarray, int]:
+    """The best driver of the run `source` for the V and M of `run`, and the steps that it drove for that.
+
+    Args:
+        source: a run directory with V, M and C.
+        run: one with V and M.
+        shape: of the C to come, as the old one's.
+        env_id: where it drives.
+        seed: of the run.
+
+    Returns:
+        C's parameters float64 (n,) and a number of real steps.
+
+    Raises:
+        UserError: a part is missing, or that C has another shape.
+    """
+    folder, world = RunDir(Path(source)), World.practice(env_id)
+    driver = agent.load(folder, envs.actions_in(world))
+    if driver.controller != shape:
+        raise UserError(
+            f"The C of {source} sees [{', '.join(driver.controller.inputs)}] of {driver.controller.features} numbers "
+            f"and this one {shape.features}: leave --warm out, or use the same sizes."
+        )
+    rollouts: list[Rollout] = []
+    lanes = envs.make(world, DRIVES, threads=cores())
+    try:
+        episodes = [Episode(episode) for episode in training_seeds(seed, KEY, count=DRIVES)]
+        drive(lanes, driver.actions, driver, episodes, on_rollout=lambda _, rollout: rollouts.append(rollout))
+    finally:
+        lanes.close()
+    old, new = ([look(vision.load(seen_by), rollout) for rollout in rollouts] for seen_by in (folder, run))
+    parameters = driver.population.double().numpy()
+    there = carry_over(shape, parameters, driver.memory, memory.load(run), old, new)[0]
+    return there, sum(len(rollout.actions) for rollout in rollouts)
