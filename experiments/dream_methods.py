@@ -4,15 +4,15 @@
     python -m experiments.dream_methods exp_dir [--rounds 20] [--updates 600] [--generations 20] [--seeds 2]
 
 All Ms learn from the same episodes, random ones and those of the first rounds of `exp_dir`, as its V sees them; all Cs
-evolve by CMA-ES in dreams of 250 steps, without a value, from states of these episodes. Prints the table of
-docs/results.md and writes a picture of how each C cheats to docs/images/dream_methods.png.
+evolve by CMA-ES in dreams of 250 steps, without a value, from states of these episodes. The last row is the run's own
+driver in the M that it learned in. Prints the table of docs/results.md and writes a picture of how each C cheats to
+docs/images/dream_methods.png.
 
 C always sees the h of one M; in an ensemble another one may be the world in which it dreams.
 """
 
 import argparse
 import itertools
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
-from worldmodels import vision
+from worldmodels import controller, memory, vision
 from worldmodels.commands.train_in_dream import load_episodes
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences, stored_latents
@@ -135,6 +135,17 @@ class Dreamt(World):
         return np.concatenate([self.vae.decode(torch.from_numpy(z[t][None]))[0] for t in SHOWN], axis=1)
 
 
+def measured(world: Dreamt, parameters: np.ndarray, temperature: float) -> tuple[str, np.ndarray]:
+    """The rest of the row of one C (n,), and the frames of its first drive."""
+    keys = np.arange(FRESH) + FRESH_KEY
+    dreamed = world.dreamed(parameters[None], temperature, np.arange(FRESH) * (BANK // FRESH), keys).mean()
+    short, frames = world.real(parameters, HORIZON, ANYWHERE, TRACKS, DEVELOPMENT)
+    laps, _ = world.real(parameters, None, None, TRACKS, DEVELOPMENT)
+    ratio = f"{dreamed / short.mean():.1f}" if short.mean() > NOTHING else "–"
+    real, whole = (f"{scores.mean():.0f} ± {scores.std(ddof=1):.0f}" for scores in (short, laps))
+    return f"| {dreamed:.0f} | {real} | {ratio} | {whole} |", frames
+
+
 def trained(like: dict, episodes: list[Latents], dropout: float, seed: int, updates: int) -> MDRNN:
     """An M of the size `like` on `episodes`, with a head for the reward alone."""
     torch.manual_seed(seed)
@@ -179,25 +190,21 @@ def main() -> None:
 
     rows, strips, names = [], [], []
     for method, seed in itertools.product(METHODS, range(asked.seeds)):
-        began, known = time.perf_counter(), dropped if method.dropout else plain
+        known = dropped if method.dropout else plain
         members = [known[(seed + i) % len(known)] for i in range(method.members)]
         world = Dreamt(method, vae, members, [banks[id(m)] for m in members])
         c = evolved(world, asked.temperature, asked.generations, seed)
-        keys = np.arange(FRESH) + FRESH_KEY
-        dreamed = world.dreamed(c[None], asked.temperature, np.arange(FRESH) * (BANK // FRESH), keys)
-        short, frames = world.real(c, HORIZON, ANYWHERE, TRACKS, DEVELOPMENT)
-        laps, _ = world.real(c, None, None, TRACKS, DEVELOPMENT)
-        ratio = f"{dreamed.mean() / short.mean():.1f}" if short.mean() > NOTHING else "–"
-        rows.append(
-            f"| {method.name} | {seed} | {dreamed.mean():.0f} | {short.mean():.0f} ± {short.std(ddof=1):.0f} "
-            f"| {ratio} | {laps.mean():.0f} ± {laps.std(ddof=1):.0f} |"
-        )
-        print(rows[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
+        row, frames = measured(world, c, asked.temperature)
+        rows.append(f"| {method.name} | {seed} {row}")
+        print(rows[-1], flush=True)
         if seed == 0:
             start = int(np.flatnonzero(world.starts.restart.numpy() == 0)[3])
             driven = np.concatenate([frames[min(t, len(frames) - 1)] for t in SHOWN], axis=1)
             strips += [world.strip(c, asked.temperature, start), driven]
             names += [f"{method.name}: dreamed", "driven"]
+    own = memory.load(run)
+    world = Dreamt(Method("short dreams, a value and rounds"), vae, [own], [quality.bank(own, episodes, BANK, 0)])
+    rows.append(f"| {world.method.name} | the run's {measured(world, controller.load(run)[1], asked.temperature)[0]}")
     print("| dream | seed | dreamed | the road | ratio | whole laps |", "|---|---|---|---|---|---|", *rows, sep="\n")
     picture(asked.images / "dream_methods.png", strips, names)
 
