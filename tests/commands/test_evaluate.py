@@ -236,6 +236,18 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_file(
     assert_events_are_the_rows(tmp_path / "cut" / "evaluation")
 
 
+@pytest.mark.parametrize("column", [{"endings": ["time"]}, {"scores": ["much", "more"]}, {"video": 3}])
+def test_what_is_no_evaluation_of_ours_is_driven_again(toy_run: Path, tmp_path: Path, column: dict) -> None:
+    cfg = Evaluate(logdir=str(toy_run), episodes=2, seed=5, max_workers=1, output=str(tmp_path / "out"))
+    evaluate.main(cfg)
+    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    for path in (tmp_path / "out").rglob("*.json"):
+        path.write_text(json.dumps({**whole, **column}))
+    evaluate.main(cfg)
+    again = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (again["scores"], again["endings"]) == (whole["scores"], whole["endings"])
+
+
 def test_scores_of_another_agent_are_not_mixed_in(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from tests.helpers.toy import TOY
+from tests.helpers.toy import TOY, Toy
 from worldmodels.commands import evaluate
 from worldmodels.errors import UserError
 from worldmodels.runs.settings import Evaluate
@@ -139,6 +139,19 @@ def test_a_mistake_is_named_and_costs_no_other_episode(mine: Path, wrong: str, s
         patch.setattr(evaluate.Guests, "__call__", counted)
         assert evaluated(mine) == {**good, "command": good["command"]}
     assert driven == [950_000, 1_000_001]
+
+
+def test_an_environment_that_raises_is_named(mine: Path, monkeypatch) -> None:
+    def breaks(self, action):
+        raise ValueError("the track is gone")
+
+    monkeypatch.setattr(Toy, "step", breaks)
+    sentence = (
+        r"The environment raised ValueError: the track is gone \(test_policy.py:\d+\) at step 1 of the episode with"
+    )
+    with pytest.raises(UserError, match=sentence):
+        evaluated(mine, policy="mine:toy", env=TOY, max_steps=None)
+    assert not (mine.parent / "out").exists(), "nothing was driven"
 
 
 def test_a_worker_process_brings_the_mistake_home(mine: Path) -> None:

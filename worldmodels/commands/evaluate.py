@@ -77,8 +77,9 @@ def main(cfg: Evaluate) -> None:
     run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
     try_out(cfg)
     window, filming = ways_to_watch(cfg)
+    who = identity(cfg, run)
     with alone(folder.evaluations, "evaluating"):
-        book = Book.open(folder, identity(cfg, run), range(cfg.seed, cfg.seed + cfg.episodes))
+        book = Book.open(folder, who, range(cfg.seed, cfg.seed + cfg.episodes))
         if window:
             watch(cfg, run, book)
         elif not book.missing:
@@ -221,12 +222,12 @@ class Book:
         """What earlier evaluations of the same driver in the same environment have left, finished or not."""
         book = Book(folder, key, seeds)
         for path in [folder.evaluation, *sorted(folder.evaluations.glob("*.json"))]:
-            with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # missing, damaged, or foreign
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):  # missing or foreign
                 found = read_json(path)
                 if all(found[part] == value for part, value in key.items()):
                     columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
                     rows = list(zip(*columns, strict=True))
-                    book.scores |= {seed: Score(*driven) for seed, *driven in rows if driven[0] is not None}
+                    book.scores |= {seed: Score(*driven) for seed, *driven in rows if metrics.is_number(driven[0])}
                     if found["video"] and found["video"]["seed"] == seeds[0]:
                         book.video = found["video"]
         return book

@@ -137,11 +137,11 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -
         UserError: the checkpoint is damaged or of another architecture.
     """
     path = trainee.folder / "last.safetensors"
-    if cfg.noreload and ranks.first:
-        trainee.start_over()
-    if not path.exists():
+    if cfg.noreload or not path.exists():
         parts = cfg.micro_batches or ranks.count
         ranks.check(parts)
+        if cfg.noreload and ranks.first:
+            trainee.start_over()
         return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut, micro_batches=parts)
     tensors, meta = checkpoint.load(path)
     if (meta.get(trainee.name) or {}) | trainee.labels != trainee.settings | trainee.labels:

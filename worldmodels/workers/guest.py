@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodels.envs import World, make_any, said
+from worldmodels.envs import World, make_any
 from worldmodels.envs.lanes import ENDLESS, number
 from worldmodels.envs.seeds import DEVELOPMENT
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, place_of, said
 from worldmodels.rollout import LARGEST, ending
 from worldmodels.workers.driver import Job, Outcome
 from worldmodels.workers.places import Place, limited_threads
@@ -102,7 +101,13 @@ class Guest:
         while not over:
             action = act(self.policy, observation, self.env.action_space, length + 1)
             on_action(np.asarray(action).tobytes())
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            try:
+                observation, reward, terminated, truncated, info = self.env.step(action)
+            except Exception as error:
+                raised = f"The environment raised {said(error)} ({place_of(error)})"
+                raise UserError(
+                    f"{raised} at step {length + 1} of the episode with seed {seed}: correct it."
+                ) from error
             score, length, over = score + number(reward, "The environment"), length + 1, terminated or truncated
             if not abs(score) <= LARGEST:
                 raise UserError(f"The environment paid {reward} at step {length} of the episode with seed {seed}.")
@@ -181,9 +186,3 @@ def act(policy: Callable[[Any], Any], observation: Any, space: gymnasium.Space[A
     if not np.isfinite(action).all():
         raise Mistake(f"returned {action.tolist()} at step {step}")
     return action
-
-
-def place_of(error: BaseException) -> str:
-    """file:line where it was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"
