@@ -73,6 +73,22 @@ def test_m_looks_farther_from_round_to_round(before: Path, tmp_path: Path) -> No
     assert load(logdir).memory.discount == pytest.approx(1 - 0.1 / 10**0.5)
 
 
+def test_another_c_begins_from_nothing(before: Path, tmp_path: Path) -> None:
+    """M stays and looks as far as in the beginning; a run that was stopped there goes on alike."""
+    whole, halves = (Path(shutil.copytree(before, tmp_path / name)) for name in ("whole", "halves"))
+    changes = {"afresh": 2, "discount": 0.99, "farther": 2, "climbs": 1, "step_size": 1e-3}
+    rows = learn(whole, **changes)
+    np.testing.assert_allclose([row["discount"] for row in rows], [0.9, 1 - 0.1 / 10**0.5, 0.9, 1 - 0.1 / 10**0.5])
+    learn(halves, **changes | {"rounds": 2})
+    learn(halves, **changes | {"rounds": 3})
+    tensors, _ = train_in_dream.checkpoint.load(halves / "ctrl" / "last.safetensors")
+    assert torch.equal(tensors["average"], tensors["parameters"]), "of one round"
+    learn(halves, **changes)
+    for name in ("ctrl/last.safetensors", "ctrl/best.safetensors", "mdrnn/best.safetensors"):
+        one, other = (train_in_dream.checkpoint.load(run / name)[0] for run in (whole, halves))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_the_average_of_c_is_kept(before: Path, tmp_path: Path) -> None:
     """Of one round it is C itself; of more it is another C, and carried over like it."""
     logdir = Path(shutil.copytree(before, tmp_path / "run"))

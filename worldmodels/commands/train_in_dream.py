@@ -99,15 +99,18 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     loop, began = learner.loop, time.perf_counter()
     loop.generation += 1
     number, draw = loop.generation, generator(torch.device("cpu"), cfg.seed, loop.generation)
+    age = age_of(cfg, number)
+    if age == 1:
+        learner.begin(cfg)
     m = copy.deepcopy(learner.mdrnn).requires_grad_(False).eval()  # as it is before it learns
     dreamer = Dreamer(m, learner.shape, learner.actions, cfg.temperature, cfg.horizon)
-    near = cfg.spread * max(SLOWER**number, 1 / 4)
+    near = cfg.spread * max(SLOWER**age, 1 / 4)
 
     if not loop.resting:
         count = cfg.dreams * cfg.climbs
         episodes = learner.newest(BEGUN_IN)
         starts = quality.states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
-        rate = cfg.step_size * max(SLOWER**number, 1 / 6)
+        rate = cfg.step_size * max(SLOWER**age, 1 / 6)
         learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, near, draw)
         loop.dream_steps += count * cfg.horizon
 
@@ -123,7 +126,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: "Learner", road: "Road") -
     lost = learn(cfg, learner, number)
     both = np.stack([learner.parameters, learner.average])
     learner.parameters, both[1] = carry_over(learner.shape, both, m, learner.mdrnn, learner.newest(BEGUN_IN))
-    learner.average = both[1] + (learner.parameters - both[1]) / min(number, cfg.average)
+    learner.average = both[1] + (learner.parameters - both[1]) / min(age, cfg.average)
     scale = 0.1 * learner.mdrnn.value_scale  # of a return that is nearly none
     too_much = promise is not None and promise["promised"] > cfg.gate * max(promise["paid"], scale)
     loop.resting = int(too_much and not loop.resting)
@@ -172,7 +175,7 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
     share = (lengths / lengths.sum() + new * lengths / (new * lengths).sum()) / 2
     rng = np.random.default_rng([cfg.seed, number, 1])
     for group in learner.optimizer.param_groups:
-        group["lr"] = cfg.learning_rate * max(SLOWER**number, 1 / 10)
+        group["lr"] = cfg.learning_rate * max(SLOWER ** age_of(cfg, number), 1 / 10)
     sums: dict[str, float] = {}
     m.train()
     for update in range(cfg.updates):
@@ -203,10 +206,15 @@ def learn(cfg: TrainInDream, learner: "Learner", number: int) -> dict[str, float
 
 
 def discount_of(cfg: TrainInDream, first: float, number: int) -> float:
-    """The discount of M's value after round `number`: the steps it looks ahead grow by the same factor in every round,
-    from those of the `first` discount to those of the last."""
-    share = min(number / cfg.farther, 1.0) if cfg.farther else 1.0
+    """The discount of M's value after round `number`: the steps it looks ahead grow by the same factor in every round
+    of this C, from those of the `first` discount to those of the last."""
+    share = min(age_of(cfg, number) / cfg.farther, 1.0) if cfg.farther else 1.0
     return 1 - (1 - first) ** (1 - share) * (1 - cfg.discount) ** share
+
+
+def age_of(cfg: TrainInDream, number: int) -> int:
+    """The rounds of the C that learns in round `number`, this one included."""
+    return number - cfg.afresh if 0 < cfg.afresh < number else number
 
 
 def finish(cfg: TrainInDream, run: RunDir, learner: "Learner") -> None:
@@ -312,6 +320,12 @@ class Learner:
             **checkpoint.pack("best", self.best),
         }  # fmt: skip
         checkpoint.save(run.ctrl / "last.safetensors", tensors, {"dream": asdict(self.loop), "settings": self.settings})
+
+    def begin(self, cfg: TrainInDream) -> None:
+        """C begins from nothing, and M looks as far ahead as when it was first met."""
+        self.loop.resting = 0
+        self.parameters, self.average = np.zeros(self.shape.size), np.zeros(self.shape.size)
+        self.mdrnn.look_ahead(discount_of(cfg, self.first_discount, 0), cfg.supply)
 
     def newest(self, count: int) -> list[Latents]:
         """The episodes of the last `count` rounds."""

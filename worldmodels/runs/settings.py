@@ -286,6 +286,9 @@ class Dreaming:
 
     rounds: OrNone = 60
     """Rounds: C climbs in the dream, its population drives real episodes, and M learns from them."""
+    afresh: OrNone = 0
+    """Begin another C from nothing after so many rounds, in the M that the first one taught (0: never): a C can be
+    stuck where M is not. The best of both is kept."""
     horizon: Count = 40
     """Steps of a dream; what would come after them is M's value of its last state."""
     dreams: Count = 128
