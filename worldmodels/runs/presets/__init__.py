@@ -9,7 +9,6 @@ from worldmodels.runs.settings import TAKECOVER, Run
 PRESETS: dict[str, Run] = {
     "smoke": carracing.SMOKE,
     "laptop": carracing.LAPTOP,
-    "lunch": carracing.LUNCH,
     "overnight": carracing.OVERNIGHT,
     "dream": carracing.DREAM,
     "paper": carracing.PAPER,

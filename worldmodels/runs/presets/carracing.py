@@ -21,26 +21,11 @@ LAPTOP = Run(
     mdrnn=MDRNNTraining(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=Evolution(
         n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=12, epochs=28,
-        select_every=7, select_tracks=16,
+        select_every=14, select_tracks=16,
     ),
     evaluate=Evaluation(video=True),
 )  # fmt: skip
 """Two cores, no GPU, a coffee break."""
-
-LUNCH = Run(
-    iterations=2,
-    warm=True,
-    early_generations=22,
-    collect=LAPTOP.collect,
-    again=Collection(rollouts=200, max_steps=250, policy="agent", start="anywhere"),
-    vae=LAPTOP.vae,
-    mdrnn=LAPTOP.mdrnn,
-    controller=dataclasses.replace(
-        LAPTOP.controller, directions=64, average=5, epochs=60, select_every=10, select_tracks=32
-    ),
-    evaluate=LAPTOP.evaluate,
-)
-"""Two cores, no GPU, half an hour: the driver of a short first iteration goes on with a better V and M."""
 
 OVERNIGHT = Run(
     iterations=2,
@@ -63,7 +48,7 @@ DREAM = Run(
     mdrnn=dataclasses.replace(
         LAPTOP.mdrnn, epochs=40, include_reward=True, dropout=0.1, discount=0.99, hidden_size=128, gaussians=3
     ),
-    dream=Dreaming(start="anywhere", rounds=45, select_every=15, discount=0.998, supply=300),
+    dream=Dreaming(start="anywhere", rounds=60, afresh=45, select_every=15, discount=0.998, supply=300),
     evaluate=LAPTOP.evaluate,
 )
 """Two cores, no GPU: C learns in the dream alone."""
