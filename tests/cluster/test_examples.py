@@ -56,7 +56,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_ends_when_no_head_comes(tmp_
             "srun": "exec sleep 20" if head == "comes" else "exit 1",
             "hostname": "echo 127.0.0.1",
             "python": "echo token",
-            "worldmodels": f"exec {sys.executable} -c 'import time\nprint(flush=True)\ntry: time.sleep(20)\n"
+            "worldmodels": f"exec {sys.executable} -c 'import time\ntry: print(flush=True); time.sleep(20)\n"
             f'except KeyboardInterrupt: open("{tmp_path}/kept", "w"); raise SystemExit(130)\'',
         }
         (tmp_path / "bin").mkdir()
