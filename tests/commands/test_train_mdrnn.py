@@ -12,6 +12,7 @@ from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import save_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
+from worldmodels.runs import checkpoint
 from worldmodels.runs.files import alone
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 
@@ -51,6 +52,8 @@ def test_a_training_that_is_refused_leaves_what_v_has_seen(logdir: Path) -> None
 def test_a_foreign_collect_json_says_nothing(logdir: Path, content: object) -> None:
     (logdir / "few" / "collect.json").write_text(json.dumps(content))
     train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=str(logdir / "few"), noreload=True))
+    _, meta = checkpoint.load(logdir / "mdrnn" / "best.safetensors")
+    assert meta["mdrnn"].get("action_kind") is None, "nobody says what the actions are"
 
 
 def test_the_quality_of_an_m_before_goes_with_it(logdir: Path) -> None:

@@ -1,7 +1,5 @@
 """A driver of one V and M is carried over to others: in the same states C goes on doing what it did."""
 
-from pathlib import Path
-
 import numpy as np
 
 from worldmodels import agent, envs, memory, vision
@@ -35,8 +33,8 @@ def carried(source: str, run: RunDir, shape: Controller, env_id: str, seed: int)
     Raises:
         UserError: a part is missing, or that C has another shape.
     """
-    folder, world = RunDir(Path(source)), World.practice(env_id)
-    driver = agent.load(folder, envs.actions_in(world))
+    world = World.practice(env_id)
+    driver = agent.load(source, envs.actions_in(world))
     if driver.controller != shape:
         raise UserError(
             f"The C of {source} sees [{', '.join(driver.controller.inputs)}] of {driver.controller.features} numbers "
@@ -49,7 +47,7 @@ def carried(source: str, run: RunDir, shape: Controller, env_id: str, seed: int)
         drive(lanes, driver.actions, driver, episodes, on_rollout=lambda _, rollout: rollouts.append(rollout))
     finally:
         lanes.close()
-    old, new = ([look(vision.load(seen_by), rollout) for rollout in rollouts] for seen_by in (folder, run))
+    old, new = ([look(vae, rollout) for rollout in rollouts] for vae in (vision.load(source), vision.load(run)))
     parameters = driver.population.double().numpy()
     there = carry_over(shape, parameters, driver.memory, memory.load(run), old, new)[0]
     return there, sum(len(rollout.actions) for rollout in rollouts)
