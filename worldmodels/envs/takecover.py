@@ -70,13 +70,17 @@ class Engine:
         self.vizdoom, self.resolution = import_vizdoom(), resolution
         self.deaths = self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException
         self.spans = view_spans(height, width)
-        self.screen = np.zeros((height, width, 3), np.uint8)
-        """uint8 (H, W, 3), status bar included: the engine's own memory where that is known"""
-        self.shared = False
+        self.pixels, self.shared = np.zeros((height, 3 * width), np.uint8), False
+        """uint8 (H, W · 3), the screen; whether it is the memory that the engine draws on"""
         self.frame = np.zeros(FRAMES.shape, np.uint8)
         """uint8 (64, 64, 3): the view above the status bar, as V sees it"""
         self.game: Any = None
         self.seed, self.played = 0, list[int]()  # of this episode: enough to play it again
+
+    @property
+    def screen(self) -> np.ndarray:
+        """uint8 (H, W, 3), status bar included."""
+        return self.pixels.reshape(len(self.pixels), -1, 3)
 
     def begin(self, seed: int) -> None:
         """Start the episode of this seed (below 2³²); its frames depend on the seed and the actions alone."""
@@ -131,8 +135,8 @@ class Engine:
 
     def _look(self) -> None:
         if not self.shared:
-            self.screen = self.game.get_state().screen_buffer
-        shrink(self.screen.reshape(len(self.screen), -1), *self.spans, self.frame)
+            self.pixels = self.game.get_state().screen_buffer.reshape(self.pixels.shape)
+        shrink(self.pixels, *self.spans, self.frame)
 
     def _start(self) -> Any:
         game = self.vizdoom.DoomGame()
@@ -151,10 +155,10 @@ class Engine:
         with STARTING:
             others = shared_memory()
             game.init()
-            shared = take_over(shared_memory() - others, self.screen.shape)
-        self.shared = shared is not None and np.array_equal(shared, game.get_state().screen_buffer)
-        if shared is not None and self.shared:
-            self.screen = shared
+            pixels = take_over(shared_memory() - others, self.pixels.shape)
+        self.shared = np.array_equal(pixels, game.get_state().screen_buffer.reshape(self.pixels.shape))
+        if self.shared:
+            self.pixels = pixels
         return game
 
 
@@ -203,19 +207,19 @@ def shared_memory() -> set[str]:
     return {name for name in names if name.startswith("/dev/shm/ViZDoom")}
 
 
-def take_over(names: set[str], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The screen uint8 (H, W, 3) on which the engine draws that shares these files, read-only; None without one.
+def take_over(names: set[str], shape: tuple[int, ...]) -> np.ndarray:
+    """The screen uint8 (H, W · 3) on which the engine draws that shares these files, read-only; empty without them.
 
     It is the end of one of them. Read there, it need not be asked of ViZDoom, which copies it twice: a fifth of what a
     tic costs this process. The names go, since all have the files open: they would keep 10 MB an engine after this
     process was killed.
     """
-    screen = None
+    pixels = np.empty(0, np.uint8)
     for name in names:
         if name.startswith("/dev/shm/ViZDoomSM"):
-            screen = np.asarray(np.memmap(name, np.uint8, "r"))[-math.prod(shape) :].reshape(shape)
+            pixels = np.asarray(np.memmap(name, np.uint8, "r"))[-math.prod(shape) :].reshape(shape)
         Path(name).unlink(missing_ok=True)
-    return screen
+    return pixels
 
 
 # --------------------------------------------------------------------------------------------- the frame
@@ -379,7 +383,9 @@ class TakeCoverVectorEnv(SyncVectorEnv):
                 )
                 self._observations[lane] = self._env_obs[lane]
 
-        for thread in [self.pool.submit(work) for _ in range(self.threads)]:
+        others = [self.pool.submit(work) for _ in range(self.threads - 1)]
+        work()
+        for thread in others:
             thread.result()
         frames = self._observations.copy() if self.copy else self._observations
         return frames, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}
