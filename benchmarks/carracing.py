@@ -24,6 +24,7 @@ from gymnasium.vector import SyncVectorEnv
 
 import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
 from conformance.closed_loop import drive
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing import CarRacingVectorEnv
 
 ROUNDS = 5
@@ -164,7 +165,12 @@ def run(seconds: float) -> None:
         print(f", {min(start_seconds(cache) for _ in range(3)):.2f} s from the cache")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter turns")
     run(0.3 if parser.parse_args().quick else 1.0)
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        main()

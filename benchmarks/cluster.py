@@ -26,6 +26,7 @@ import torch
 
 from worldmodels import pretrained
 from worldmodels.agent import Agent
+from worldmodels.cli import as_a_command, count
 from worldmodels.data.episodes import save_rollout
 from worldmodels.envs import CARRACING, World, actions_in
 from worldmodels.evolution import strategies
@@ -38,6 +39,7 @@ from worldmodels.workers.driver import Course, Driver, Drivers, Job, Outcome, be
 from worldmodels.workers.places import Place, cores, limited_threads
 from worldmodels.workers.pool import open_pool
 
+PARTS = ("rows", "workers", "dispatch", "memory", "serial", "ranks")
 HERE = (Place(0, "cpu", 1),)
 STEPS, EPISODES = 1_000, 1_024  # of the paper's generation: 64 candidates, 16 episodes each
 
@@ -199,13 +201,13 @@ def model(per_step: float, handing_out: float, strategy: float) -> None:
     """The paper's generation on more cores: 64 candidates × 16 episodes of 1,000 steps, all equally long."""
     print("model:  cores  seconds a generation  times as fast  serial share")
     alone = EPISODES * STEPS * per_step + strategy
-    for count in (1, 2, 8, 32, 64, 128, 512):
-        lanes = min(64, -(-EPISODES // count))
-        rounds = -(-EPISODES // (lanes * count))
+    for many in (1, 2, 8, 32, 64, 128, 512):
+        lanes = min(64, -(-EPISODES // many))
+        rounds = -(-EPISODES // (lanes * many))
         padded = max(lanes, driver.ROWS)
-        part = strategy + (handing_out if count > 1 else 0.0)
+        part = strategy + (handing_out if many > 1 else 0.0)
         whole = rounds * padded * STEPS * per_step + part
-        print(f"model:  {count:5}  {whole:20.2f}  {alone / whole:13.1f}  {part / whole:12.1%}")
+        print(f"model:  {many:5}  {whole:20.2f}  {alone / whole:13.1f}  {part / whole:12.1%}")
 
 
 # ------------------------------------------------------------------------------------------------- torchrun
@@ -257,11 +259,13 @@ def watched(process: "subprocess.Popen[bytes]") -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="rows,workers,dispatch,memory,serial,ranks")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=100, help="of an episode")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
+    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--steps", type=count, default=100, help="of an episode")
     arguments = parser.parse_args()
     asked = arguments.only.split(",")
+    if unknown := [part for part in asked if part not in PARTS]:
+        parser.error(f"--only knows no {', '.join(unknown)}: it takes some of {', '.join(PARTS)}")
     torch.set_num_threads(1)
     per_step = rows(arguments.repeats, arguments.steps) if "rows" in asked else None
     if "workers" in asked:
@@ -277,4 +281,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

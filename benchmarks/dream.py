@@ -20,6 +20,7 @@ import torch
 
 from worldmodels import envs
 from worldmodels.agent import Agent, Eyes
+from worldmodels.cli import above_zero, as_a_command, count
 from worldmodels.controller import Controller
 from worldmodels.dream import DreamStep
 from worldmodels.envs import CARRACING, TAKECOVER, Actions, World
@@ -135,8 +136,8 @@ def rates(work: dict[str, Iterator[int]], seconds: float, repeats: int) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=("carracing", "takecover"), default="carracing")
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=above_zero, default=1.0)
+    parser.add_argument("--repeats", type=count, default=5)
     arguments = parser.parse_args()
     paper = sizes(arguments.world)
     for threads in (1, 2):
@@ -159,4 +160,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

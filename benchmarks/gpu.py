@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from worldmodels import pretrained
+from worldmodels.cli import above_zero, as_a_command
 from worldmodels.errors import UserError
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.files import write_json
@@ -67,7 +68,7 @@ def figures(run: Path, earlier: float = 0.0) -> tuple[dict[str, Any], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=above_zero, default=9.0)
     asked, more = parser.parse_known_args()
     run, results = asked.output / "run", asked.output / "results"
     finished = train(run, asked.minutes, [*FLAGS.split(), *more])
@@ -83,4 +84,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -19,6 +19,7 @@ import torch
 
 from worldmodels import envs, memory, pretrained
 from worldmodels.agent import Agent, Eyes
+from worldmodels.cli import above_zero, as_a_command
 from worldmodels.controller import Controller
 from worldmodels.data.latents import ENCODE_BATCH
 from worldmodels.envs import World
@@ -216,7 +217,7 @@ def evolve_the_port_s_way() -> Callable[[], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each figure")
+    parser.add_argument("--seconds", type=above_zero, default=3.0, help="time for each figure")
     seconds = parser.parse_args().seconds
     torch.manual_seed(0)
     frames = real_frames(256)
@@ -239,4 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

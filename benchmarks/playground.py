@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from worldmodels import memory
 from worldmodels.agent import Agent
+from worldmodels.cli import as_a_command, count
 from worldmodels.playground import server, site, weights
 from worldmodels.pretrained import folder
 
@@ -56,7 +57,7 @@ DREAM = """async ({uniform, normal, temperature}) => {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=count, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     files = site.build(folder("carracing"), "carracing")
@@ -177,4 +178,5 @@ def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30)
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -33,6 +33,7 @@ from gymnasium.vector import AutoresetMode
 from PIL import Image
 
 from benchmarks.pipeline import CPU, rate, train_m
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs import FRAME_SIZE, TAKECOVER, World, actions_for
 from worldmodels.envs.takecover import (
     ACTIONS,
@@ -190,11 +191,13 @@ def baselines(names: list[str], games: int) -> None:
         )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--baselines", nargs="*", metavar="POLICY", help=f"of {', '.join(BASELINES)} (default: all)")
+    parser.add_argument(
+        "--baselines", nargs="*", choices=BASELINES, metavar="POLICY", help=f"of {', '.join(BASELINES)} (default: all)"
+    )
     parser.add_argument("--memory", action="store_true", help="how fast M learns")
-    parser.add_argument("--games", type=int, default=300, help="games a policy")
+    parser.add_argument("--games", type=count, default=300, help="games a policy")
     arguments = parser.parse_args()
     if arguments.memory:
         memory_speed()
@@ -202,3 +205,8 @@ if __name__ == "__main__":
         speed()
     else:
         baselines(arguments.baselines or list(BASELINES), arguments.games)
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        main()

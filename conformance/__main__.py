@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from conformance import closed_loop, driver, fingerprint, frames, fuzz, physics
+from worldmodels.cli import as_a_command
 
 
 @contextmanager
@@ -81,4 +82,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_a_command():
+        sys.exit(main())

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
+from worldmodels.cli import as_a_command, count
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
 Policy = Callable[[np.ndarray], np.ndarray]  # frame uint8 (96,96,3) -> action float32 (3,)
@@ -181,10 +182,15 @@ def marginal(frame: np.ndarray) -> np.ndarray:
     return drive(frame, pace=1.3)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tracks", type=int, default=20)
+    parser.add_argument("--tracks", type=count, default=20)
     parser.add_argument("--first-seed", type=int, default=500)
     arguments = parser.parse_args()
     run(arguments.tracks, arguments.first_seed)
     run(arguments.tracks, arguments.first_seed, marginal, "marginal")
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        main()

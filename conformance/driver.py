@@ -14,6 +14,7 @@ import numpy as np
 
 import worldmodels
 from conformance.closed_loop import OURS, THEIRS, first_difference
+from worldmodels.cli import as_a_command, count
 
 
 class Drive(NamedTuple):
@@ -53,9 +54,14 @@ def run(tracks: int, first_seed: int = 500) -> list[str]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tracks", type=int, default=20)
+    parser.add_argument("--tracks", type=count, default=20)
     parser.add_argument("--first-seed", type=int, default=500)
     arguments = parser.parse_args()
-    sys.exit(bool(run(arguments.tracks, arguments.first_seed)))
+    return int(bool(run(arguments.tracks, arguments.first_seed)))
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        sys.exit(main())

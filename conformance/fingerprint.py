@@ -11,6 +11,7 @@ import platform
 
 import numpy as np
 
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing import CarRacingVectorEnv
 
 LANES, STEPS, HOLD = 16, 1000, 10
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.envs.box2d import car_racing
 
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs.carracing.render import Painter
 from worldmodels.envs.carracing.state import PLAYFIELD, SIZE, WHEELPOS, Cars, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
@@ -320,7 +321,7 @@ def print_speed() -> None:
 def main() -> int:
     """Command line; exit code 1 when a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=3500)
+    parser.add_argument("--frames", type=count, default=3500)
     parser.add_argument("--picture", type=Path, help="write the side-by-side picture instead")
     parser.add_argument("--speed", action="store_true", help="time the renderer instead")
     options = parser.parse_args()
@@ -337,4 +338,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_a_command():
+        sys.exit(main())

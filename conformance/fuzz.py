@@ -28,6 +28,7 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs.carracing import CarRacingVectorEnv, track
 from worldmodels.envs.carracing.batch import Batch
 
@@ -342,7 +343,7 @@ def run(cases: int, seed: int = 0, keep: Path | None = None) -> list[str]:
 def main() -> int:
     """Command line; exit code 1 when something differs, or when a control was not found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--cases", type=count, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=CASES, help="where minimal cases go")
     parser.add_argument("--controls", action="store_true", help="break the simulator and see that it is found")
@@ -358,4 +359,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with as_a_command():
+        sys.exit(main())

@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import STATE_H, STATE_W, CarRacing
 from gymnasium.utils import seeding
 
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs.carracing import track
 from worldmodels.envs.carracing.batch import GYMNASIUMS, Batch, Start, View
 from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Rules, Tracks, allocate
@@ -354,9 +355,9 @@ def run(episodes: int, steps: int, num_threads: int = 1) -> list[dict[str, Any]]
 def main() -> None:
     """Print both tables; exit code 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tracks", type=int, default=1000, help="seeds")
-    parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=1000, help="per episode")
+    parser.add_argument("--tracks", type=count, default=1000, help="seeds")
+    parser.add_argument("--episodes", type=count, default=200)
+    parser.add_argument("--steps", type=count, default=1000, help="per episode")
     args = parser.parse_args()
     rows = run_tracks(args.tracks) + run(args.episodes, args.steps)
     for row in rows:
@@ -365,4 +366,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 import worldmodels
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs.carracing.batch import Batch, Start, View
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.runs.files import read_json, write_json
@@ -312,10 +313,10 @@ def draw(path: Path, seed: int, laps: dict[str, Any]) -> None:
     print(f"Drawn: {path}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--tracks", type=int, default=10)
+    parser.add_argument("--tracks", type=count, default=10)
     parser.add_argument("--gymnasium", action="store_true", help="replay the planned actions there")
     parser.add_argument("--picture", type=Path, help="of the track with the median regret")
     asked = parser.parse_args()
@@ -324,3 +325,8 @@ if __name__ == "__main__":
         by_regret = sorted(found, key=lambda seed: found[seed]["planned"]["score"] - found[seed]["shipped"]["score"])
         middle = by_regret[len(by_regret) // 2]
         draw(asked.picture, int(middle), found[middle])
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        main()

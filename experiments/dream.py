@@ -16,6 +16,7 @@ import torch
 
 from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent, Eyes
+from worldmodels.cli import as_a_command, count
 from worldmodels.controller import Controller
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.latents import encode_rollout
@@ -119,7 +120,7 @@ def foresight(world: World, folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generations", type=int, default=25)
+    parser.add_argument("--generations", type=count, default=25)
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     parser.add_argument("--episodes", help="folder of real episodes, for M's foresight of their rewards")
     arguments = parser.parse_args()
@@ -159,4 +160,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -21,6 +21,7 @@ import torch
 
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
 from worldmodels import controller, memory, vision
+from worldmodels.cli import as_a_command, count
 from worldmodels.commands.train_in_dream import load_episodes
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences, stored_latents
@@ -171,10 +172,10 @@ def trained(like: dict, episodes: list[Latents], dropout: float, seed: int, upda
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--rounds", type=int, default=20, help="whose episodes M learns from, beside the random ones")
-    parser.add_argument("--updates", type=int, default=600, help="of an M")
-    parser.add_argument("--generations", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--rounds", type=count, default=20, help="whose episodes M learns from, beside the random ones")
+    parser.add_argument("--updates", type=count, default=600, help="of an M")
+    parser.add_argument("--generations", type=count, default=20)
+    parser.add_argument("--seeds", type=count, default=2)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     asked = parser.parse_args()
@@ -210,4 +211,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -23,6 +23,7 @@ from queue import Queue
 
 import numpy as np
 
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.runs import metrics as logs
 from worldmodels.workers.places import cores
@@ -162,12 +163,13 @@ def main() -> None:
     parser.add_argument("experiment", choices=("strategies", "ablations", "ideas"))
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--env-steps", type=int, default=1_500_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--env-steps", type=count, default=1_500_000)
+    parser.add_argument("--seeds", type=count, default=3)
     asked = parser.parse_args()
     arms = {"strategies": STRATEGIES, "ablations": ABLATIONS, "ideas": IDEAS}[asked.experiment]
     compare(asked.run, asked.output, arms, asked.seeds, asked.env_steps, asked.experiment.capitalize())
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

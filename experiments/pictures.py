@@ -9,6 +9,8 @@ import argparse
 import re
 from pathlib import Path
 
+from worldmodels.cli import as_a_command
+
 RESULTS = Path(__file__).parent.parent / "docs" / "results.md"
 
 
@@ -94,4 +96,5 @@ def speed(rows: list[list[str]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
+from worldmodels.cli import as_a_command
 from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
 from worldmodels.runs.files import write_atomically
@@ -120,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from worldmodels.agent import load
+from worldmodels.cli import as_a_command
 from worldmodels.envs import World, actions_in
 from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
@@ -90,9 +91,14 @@ def _animate(file: io.BytesIO, pictures: list[Image.Image], suffix: str, duratio
         )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", type=Path, required=True)
     parser.add_argument("--path", type=Path, required=True)
     said = parser.parse_args()
     readme_picture(said.logdir, said.path)
+
+
+if __name__ == "__main__":
+    with as_a_command():
+        main()

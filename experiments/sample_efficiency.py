@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodels.cli import as_a_command
+from worldmodels.errors import UserError
 from worldmodels.runs import metrics
 
 BLOCK = 5  # rounds of a point
@@ -33,6 +35,9 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("docs/images/sample_efficiency.png"))
     asked = parser.parse_args()
+    for run in asked.runs:
+        if not metrics.read(run / "ctrl" / "metrics.jsonl", "generation"):
+            raise UserError(f"{run} holds no C that has learned: nothing was drawn.")
 
     import matplotlib
 
@@ -56,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

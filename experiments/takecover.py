@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from worldmodels import controller, envs
-from worldmodels.cli import parse
+from worldmodels.cli import as_a_command, count, parse
 from worldmodels.commands import train_controller, train_mdrnn
 from worldmodels.envs import TAKECOVER, World, describe
 from worldmodels.envs.seeds import DEVELOPMENT
@@ -53,6 +53,8 @@ def settings(logdir: Path, arm: str, temperature: float, seed: int, generations:
     name = f"{temperature:g}_{seed}"
     whole = arm in ("", MEAN)
     folder = logdir / "temperatures" / name if whole else logdir / "ablations" / f"{arm.replace(' ', '-')}_{name}"
+    for stage in ("vae", "mdrnn"):
+        RunDir(logdir).trained(stage)
     folder.mkdir(parents=True, exist_ok=True)
     own = ("mdrnn",) if arm == UNTRAINED else ()
     for stage in ("vae", "mdrnn"):
@@ -104,10 +106,10 @@ def main() -> None:
         help=f"what C sees, and the M that dreams: of {', '.join(ABLATIONS)} (default: all)",
     )  # fmt: skip
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1, 0.5, 1.0, 1.15, 1.3])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--games", type=int, default=500)
+    parser.add_argument("--seeds", type=count, default=2)
+    parser.add_argument("--games", type=count, default=500)
     parser.add_argument("--resolution", choices=RESOLUTIONS, default=RESOLUTIONS[0], help="of the real games")
-    parser.add_argument("--generations", type=int, help="of C (the run's own number otherwise)")
+    parser.add_argument("--generations", type=count, help="of C (the run's own number otherwise)")
     arguments = parser.parse_args()
     rows = ["| C | temperature | seed of C | dreamed | real | standard error |", "|---|---|---|---|---|---|"]
     arms = [""] if arguments.ablations is None else ["", *(arguments.ablations or ABLATIONS)]
@@ -124,4 +126,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

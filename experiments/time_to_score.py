@@ -21,8 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from experiments.evolution import draw
 from worldmodels import controller, envs
+from worldmodels.cli import as_a_command, count
 from worldmodels.envs import World
 from worldmodels.envs.seeds import DEVELOPMENT
+from worldmodels.errors import UserError
 from worldmodels.evolution import strategies as evolution
 from worldmodels.evolution.fitness import fitness
 from worldmodels.runs import checkpoint
@@ -68,8 +70,10 @@ def curve(logdir: Path, every: int, env: str, started: float | None = None) -> l
     """(minutes, mean score) of the run's drivers, earlier iterations first, a NaN after each; prints them."""
     points: list[tuple[float, float]] = []
     if started is None:
-        first = max(logdir.glob("**/rollouts/collect.json"), key=lambda path: len(path.parts))
-        started = first.stat().st_mtime  # written before the first episode
+        collected = list(logdir.glob("**/rollouts/collect.json"))
+        if not collected:
+            raise UserError(f"{logdir} is no run of `worldmodels run`: its rollouts say when it began.")
+        started = max(collected, key=lambda path: len(path.parts)).stat().st_mtime  # written before the first episode
     if (logdir / "previous").exists():
         points = curve(logdir / "previous", every, env, started)
         points += [(points[-1][0], np.nan)] if points else []  # a gap: C starts anew
@@ -94,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, default=Path("time_to_score.png"))
-    parser.add_argument("--every", type=int, default=10, help="generations between two points")
+    parser.add_argument("--every", type=count, default=10, help="generations between two points")
     parser.add_argument("--gymnasium-every", type=int, default=0, help="the same on Gymnasium's own (0: not at all)")
     asked = parser.parse_args()
     curves = {}
@@ -111,4 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -22,6 +22,7 @@ from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent, Eyes
+from worldmodels.cli import above_zero, as_a_command, count
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import load_frames, save_rollout
 from worldmodels.data.latents import Latents, Sequences, encode_dataset
@@ -365,16 +366,16 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("measure", "collect", "tune"):
         commands.add_parser(name).add_argument("--logdir", type=Path, default=pretrained.folder("carracing"))
-    commands.choices["measure"].add_argument("--repeats", type=int, default=3)
+    commands.choices["measure"].add_argument("--repeats", type=count, default=3)
     commands.choices["measure"].add_argument("--real", action="store_true")
     commands.choices["collect"].add_argument("--to", type=Path, required=True)
-    commands.choices["collect"].add_argument("--episodes", type=int, default=200)
+    commands.choices["collect"].add_argument("--episodes", type=count, default=200)
     commands.choices["collect"].add_argument("--seed", type=int, default=1)
     of_tune = commands.choices["tune"]
     of_tune.add_argument("--rollouts", type=Path, nargs="+", required=True)
     of_tune.add_argument("--to", type=Path, required=True)
-    of_tune.add_argument("--epochs", type=int, default=10)
-    of_tune.add_argument("--rate", type=float, default=1e-3)
+    of_tune.add_argument("--epochs", type=count, default=10)
+    of_tune.add_argument("--rate", type=above_zero, default=1e-3)
     of_tune.add_argument("--anchor", type=float)
     a = parser.parse_args()
     if a.command == "measure":
@@ -386,4 +387,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with as_a_command():
+        main()

@@ -4,9 +4,11 @@ import gymnasium
 import pytest
 
 import worldmodels
+from tests.helpers.runs import save_agent
 from worldmodels import envs, pretrained
 from worldmodels.agent import load
 from worldmodels.envs import TAKECOVER, World
+from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 
 
@@ -20,6 +22,15 @@ def test_it_is_small_and_says_where_it_comes_from(name: str, most: int) -> None:
     folder = pretrained.folder(name)
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= most
     assert "held-out" in (folder / "README.md").read_text()
+
+
+def test_a_run_without_a_part_replaces_no_driver(tmp_path) -> None:
+    packed, run = save_agent(tmp_path / "packed", actions=3), save_agent(tmp_path / "run", actions=3, seed=2)
+    before = {path: path.read_bytes() for path in packed.rglob("*.safetensors")}
+    (run / "ctrl" / "best.safetensors").unlink()
+    with pytest.raises(UserError, match="There is no trained C"):
+        pretrained.pack(run, packed)
+    assert {path: path.read_bytes() for path in packed.rglob("*.safetensors")} == before
 
 
 def test_it_drives_on_gymnasium_s_own_environment(driver) -> None:

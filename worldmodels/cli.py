@@ -7,8 +7,13 @@ that `--help` answers at once.
 import argparse
 import codecs
 import importlib
+import math
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +66,53 @@ second world, Doom, takecover (two cores, a coffee break), takecover-night and t
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a user's mistake ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
+    with as_a_command("Stopped. The same command continues."):
+        start(arguments)
+
+
+@contextmanager
+def as_a_command(stopped: str = "Stopped.") -> Iterator[None]:
+    """Run a program of ours as a command is: what a user can mend is said in one sentence (exit code 2), and Ctrl-C is
+    answered (`stopped`, 130)."""
     open_closed_streams()
     speak_plainly()
+    with hearing_ctrl_c() as pressed:
+        try:
+            yield
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head`: whoever read has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except KeyboardInterrupt:
+            fail(stopped, code=130)
+        except Exception as error:
+            if pressed.is_set():
+                fail(stopped, code=130)
+            if isinstance(error, UserError):
+                fail(str(error))
+            if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
+                raise
+            fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): correct that and run the command "
+                 "again; what was finished is kept.")  # fmt: skip
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[threading.Event]:
+    """Notice Ctrl-C: who compiles the simulator passes the KeyboardInterrupt over and fails a moment later."""
+    pressed, usual = threading.Event(), signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def press(*signal_and_frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, press)
     try:
-        start(arguments)
-        sys.stdout.flush()
-    except UserError as error:
-        fail(str(error))
-    except BrokenPipeError:  # `| head`: whoever read has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): correct that and run the command again; "
-             "what was finished is kept.")  # fmt: skip
-    except KeyboardInterrupt:
-        fail("Stopped. The same command continues.", code=130)
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def start(arguments: list[str]) -> None:
@@ -205,6 +240,24 @@ def check_env(env_id: str | None, said: bool, run: RunDir) -> None:
     if not said and not registered(env_id):
         raise UserError(f"{run.config} names the environment {env_id}: say --env {env_id} again to import its module.")
     find(env_id)
+
+
+def count(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above zero")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """For argparse: a number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above zero")
+    return value
 
 
 # ------------------------------------------------------------------------------------------------------ text

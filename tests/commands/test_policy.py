@@ -141,13 +141,14 @@ def test_a_mistake_is_named_and_costs_no_other_episode(mine: Path, wrong: str, s
     assert driven == [950_000, 1_000_001]
 
 
-def test_an_environment_that_raises_is_named(mine: Path, monkeypatch) -> None:
-    def breaks(self, action):
+@pytest.mark.parametrize(("method", "where"), [("step", "at step 1"), ("reset", "in the reset")])
+def test_an_environment_that_raises_is_named(mine: Path, monkeypatch, method: str, where: str) -> None:
+    def breaks(self, *_, **options):
         raise ValueError("the track is gone")
 
-    monkeypatch.setattr(Toy, "step", breaks)
+    monkeypatch.setattr(Toy, method, breaks)
     sentence = (
-        r"The environment raised ValueError: the track is gone \(test_policy.py:\d+\) at step 1 of the episode with"
+        rf"The environment raised ValueError: the track is gone \(test_policy.py:\d+\) {where} of the episode with"
     )
     with pytest.raises(UserError, match=sentence):
         evaluated(mine, policy="mine:toy", env=TOY, max_steps=None)

@@ -14,7 +14,7 @@ import torch
 
 from worldmodels.errors import UserError
 from worldmodels.workers.places import Place, choose_places
-from worldmodels.workers.pool import Processes
+from worldmodels.workers.pool import Processes, fate
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,91 @@ def test_a_killed_worker_s_jobs_are_run_again(tmp_path, capfd) -> None:
 def test_workers_that_keep_dying_end_in_one_sentence() -> None:
     with pytest.raises(UserError, match="fewer workers"):
         list(pool(always_die, 1).run([1]))
+
+
+def end_itself(job: int, on_step=None) -> int:
+    os._exit(3)
+
+
+def crash(job: int, on_step=None) -> int:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("job", "how"), [(end_itself, "ended itself with exit code 3"), (crash, r"crashed \(SIGSEGV\)")]
+)
+def test_how_a_worker_ended_is_said_and_memory_is_not_blamed(job: Callable, how: str, capfd) -> None:
+    with pytest.raises(UserError, match=f"A worker process {how}, 3 times: correct the environment") as refused:
+        list(pool(job, 1).run([1]))
+    assert "memory" not in str(refused.value) + capfd.readouterr().err
+
+
+def test_what_is_not_known_of_a_worker_is_not_said() -> None:
+    assert fate([]) == ("died (out of memory, or killed from outside)", "run the command again with fewer workers")
+    assert fate([-signal.SIGKILL])[0] == "was killed (out of memory, or from outside)"
+    assert fate([-signal.SIGTERM])[0] == "was stopped from outside (SIGTERM)"
+
+
+def leave(job: int, on_step=None) -> int:
+    sys.exit("that is all")
+
+
+def test_a_job_that_ends_the_program_ends_no_program_of_ours(capfd) -> None:
+    with pytest.raises(RuntimeError, match="SystemExit: that is all"):
+        list(pool(leave, 1).run([7]))
+
+
+ENDLESS = """
+import os
+import sys
+import time
+from pathlib import Path
+from worldmodels.workers.places import Place
+from worldmodels.workers.pool import Processes
+
+
+def work(job, on_step=None):
+    Path(f"working-{os.getpid()}").touch()
+    while True:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            if sys.argv[1] == "obeys":
+                raise
+
+
+def setup(place):
+    return work
+
+
+if __name__ == "__main__":
+    with Processes(setup, [Place(0, "cpu", 1), Place(1, "cpu", 1)]) as workers:
+        try:
+            list(workers.run(range(8)))
+        finally:
+            print("left", file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("heard_by", ["all", "the parent"])
+@pytest.mark.parametrize("job", ["obeys", "does not"])
+def test_ctrl_c_ends_what_workers_do(tmp_path, job: str, heard_by: str) -> None:
+    (tmp_path / "script.py").write_text(ENDLESS)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    running = subprocess.Popen(
+        [sys.executable, "script.py", job], stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest itself may run where it is ignored
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    while len(working := list(tmp_path.glob("working-*"))) < 2:
+        assert running.poll() is None
+        time.sleep(0.05)
+    (os.killpg if heard_by == "all" else os.kill)(running.pid, signal.SIGINT)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == -signal.SIGINT and said.count("Traceback") == 1, said  # the script's own
+    assert not any(Path(f"/proc/{worker.name.removeprefix('working-')}/exe").exists() for worker in working)
 
 
 def test_a_failing_job_shows_its_traceback(capfd) -> None:

@@ -90,7 +90,7 @@ class Lanes(VectorEnv):
             yield
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever an environment does
             raise UserError(
                 f"{self.name} raised {said(error)} ({place_of(error)}) after {self.steps[lane]} steps of an episode: "
                 "correct the environment."

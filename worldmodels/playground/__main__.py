@@ -4,13 +4,15 @@ Twenty short ones on as many tracks, where the starts of the shipped page lie, a
 driver drives our simulator on training tracks, so that no held-out track is spent.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from worldmodels import envs, load_pretrained
+from worldmodels.cli import as_a_command
+from worldmodels.errors import UserError
 from worldmodels.playground.starts import DRIVE, HERE, WARM_UP, choose, cut, sprite
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs.files import write_atomically
@@ -20,8 +22,14 @@ ZOOMED = 60  # steps until the camera has come down to the car
 
 
 def record(name: str) -> None:
-    """Drive, choose and write `<name>/starts.webp` and `<name>/drive.webp` with their actions."""
+    """Drive, choose and write `<name>/starts.webp` and `<name>/drive.webp` with their actions.
+
+    Raises:
+        UserError: the package has no driver of that name, or one of another environment.
+    """
     agent, world = load_pretrained(name), envs.World(envs.CARRACING)
+    if agent.env_id != envs.CARRACING:
+        raise UserError(f"{name} drives in {agent.env_id}: only drives of {envs.CARRACING} come with the package.")
     driven: dict[int, Rollout] = {}
     env = envs.make(world, len(TRACKS), max_steps=ZOOMED + DRIVE + 100)
     episodes = [Episode(seed) for seed in TRACKS]
@@ -44,5 +52,12 @@ def write(path: Path, clips: list[Rollout], quality: int) -> None:
     print(f"{path}: {len(clips)} × {len(clips[0].frames)} frames, {path.stat().st_size:,} bytes")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="a driver of the package: carracing")
+    record(parser.parse_args().name)
+
+
 if __name__ == "__main__":
-    record(sys.argv[1])
+    with as_a_command():
+        main()

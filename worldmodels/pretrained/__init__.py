@@ -42,12 +42,13 @@ def pack(logdir: Path, into: Path) -> None:
         UserError: one of them is missing.
     """
     from worldmodels.runs import checkpoint
+    from worldmodels.runs.directory import RunDir
 
-    for stage in STAGES:
-        tensors, meta = checkpoint.load(logdir / stage / "best.safetensors")
-        checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
+    trained = {stage: checkpoint.load(RunDir.of(logdir).trained(stage)) for stage in STAGES}
     starts = logdir / "mdrnn" / "starts.safetensors"
-    if starts.exists():
-        tensors, _ = checkpoint.load(starts)
-        few = {name: tensor[:STARTS].half() for name, tensor in tensors.items()}
+    known = checkpoint.load(starts)[0] if starts.exists() else {}
+    for stage, (tensors, meta) in trained.items():  # a driver of that name keeps its parts where one is missing here
+        checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
+    if known:
+        few = {name: tensor[:STARTS].half() for name, tensor in known.items()}
         checkpoint.save(into / "mdrnn" / "starts.safetensors", few, {"starts": len(few["z"])})

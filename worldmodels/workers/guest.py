@@ -10,7 +10,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -96,18 +97,14 @@ class Guest:
             UserError: the environment never ends, or pays a reward that is no finite number.
         """
         begin(self.policy, seed)
-        observation, _ = self.env.reset(seed=seed)
         score, length, over = 0.0, 0, False
+        with self.answer(seed, length):
+            observation, _ = self.env.reset(seed=seed)
         while not over:
             action = act(self.policy, observation, self.env.action_space, length + 1)
             on_action(np.asarray(action).tobytes())
-            try:
+            with self.answer(seed, length + 1):
                 observation, reward, terminated, truncated, info = self.env.step(action)
-            except Exception as error:
-                raised = f"The environment raised {said(error)} ({place_of(error)})"
-                raise UserError(
-                    f"{raised} at step {length + 1} of the episode with seed {seed}: correct it."
-                ) from error
             score, length, over = score + number(reward, "The environment"), length + 1, terminated or truncated
             if not abs(score) <= LARGEST:
                 raise UserError(f"The environment paid {reward} at step {length} of the episode with seed {seed}.")
@@ -118,6 +115,16 @@ class Guest:
                 )
         how = ending(terminated, info.get("lap_finished"))
         return Outcome(np.array([score]), np.array([length]), endings=[how])
+
+    @contextmanager
+    def answer(self, seed: int, step: int) -> Iterator[None]:
+        """What the environment raises, as one sentence; step 0 is its reset."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            raised = f"The environment raised {said(error)} ({place_of(error)})"
+            where = f"at step {step}" if step else "in the reset"
+            raise UserError(f"{raised} {where} of the episode with seed {seed}: correct it.") from error
 
     def close(self) -> None:
         self.env.close()

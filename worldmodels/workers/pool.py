@@ -13,19 +13,22 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, TypeVar
 
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, said
 from worldmodels.workers.places import Place, limited_threads
 
 Job = TypeVar("Job", contravariant=True)
 Outcome = TypeVar("Outcome", covariant=True)
 ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
+PATIENCE = 1.0  # seconds that a worker has to leave its job, or to end
 
 
 class Worker(Protocol[Job, Outcome]):
@@ -85,6 +88,15 @@ def open_pool(
     return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
 
 
+def try_cluster(address: str | None) -> None:
+    """UserError where there is no such Ray cluster; one of this machine alone is started when it is needed."""
+    if address not in (None, "local"):
+        from worldmodels.workers.ray import connect, ray  # an extra
+
+        if connect(address, 0):
+            ray.shutdown()
+
+
 _ahead = False  # whether workers are copies of a process that has imported what they need
 
 
@@ -96,7 +108,21 @@ def import_ahead() -> None:
     if sys.platform == "linux":
         _ahead = True
         multiprocessing.forkserver.set_forkserver_preload(["worldmodels.agent", "worldmodels.workers.driver"])
-        multiprocessing.forkserver.ensure_running()
+        with deaf():
+            multiprocessing.forkserver.ensure_running()
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that begin meanwhile do not hear Ctrl-C before `_begin` says what it means to them."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Here:
@@ -129,16 +155,35 @@ class Processes:
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
         self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
         self.context = multiprocessing.get_context("forkserver" if _ahead else "spawn")
+        self.crew: list[BaseProcess] = []
         self.executor, self.ready = self.start()
 
     def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, *error: object) -> None:
+        if any(error):  # Ctrl-C, or a job that failed: nobody waits for the others
+            self.interrupt()
         self.executor.shutdown(cancel_futures=True)
 
+    def interrupt(self) -> None:
+        """Let every worker leave its job; one that does not is killed."""
+        for process in self.crew:
+            if process.pid is not None and process.is_alive():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
+        killing = threading.Timer(PATIENCE, self.kill)
+        killing.daemon = True
+        killing.start()
+
+    def kill(self) -> None:
+        """End the workers that are there, whatever they do."""
+        for process in self.crew:
+            process.kill()
+
     def start(self) -> tuple[ProcessPoolExecutor, Any]:
-        """Worker processes, and an event that says that one of them has come up."""
+        """An executor of worker processes, and an event that says that one of them has come up."""
+        self.crew = []
         queue, ready = self.context.SimpleQueue(), self.context.Event()
         for place in self.places:
             queue.put(place)
@@ -151,7 +196,7 @@ class Processes:
         waiting, lost = dict(enumerate(jobs)), 0
         while waiting:
             try:
-                futures: dict[Future[Any], int] = {self.executor.submit(_work, job): i for i, job in waiting.items()}
+                futures = self.hand_out(waiting)
                 for future in as_completed(futures):
                     outcome, steps = future.result()
                     del waiting[futures[future]]
@@ -167,20 +212,54 @@ class Processes:
                 print(f"A worker failed:\n{traceback.format_exc()}", file=sys.stderr)
                 raise
 
+    def hand_out(self, jobs: dict[int, Any]) -> dict[Future[Any], int]:
+        """Submit the jobs; whatever processes come up for them are the crew."""
+        others = set(multiprocessing.active_children())
+        try:
+            with deaf():
+                return {self.executor.submit(_work, job): index for index, job in jobs.items()}
+        finally:
+            self.crew += set(multiprocessing.active_children()) - others
+
     def replace(self, lost: int, jobs: int) -> None:
         """New processes for those that died; UserError when that will not help."""
-        if not self.ready.is_set():
+        codes = exit_codes(self.crew)
+        how, remedy = fate(codes)
+        if not self.ready.is_set() and all(code >= 0 for code in codes):
             raise UserError(
                 "The worker processes could not start. A script that trains or collects needs the line "
                 'if __name__ == "__main__": around what it runs, and has to be a file; otherwise see the error above.'
             )
         if lost == ATTEMPTS:
-            raise UserError(
-                f"Worker processes died {lost} times (out of memory, or killed from outside): "
-                "run the command again with fewer workers; it continues where it stopped."
-            )
-        print(f"A worker process died: its {jobs} unfinished jobs are run again.", file=sys.stderr)
+            raise UserError(f"A worker process {how}, {lost} times: {remedy}; it continues where it stopped.")
+        print(f"A worker process {how}: its {jobs} unfinished jobs are run again.", file=sys.stderr)
         self.executor, self.ready = self.start()
+
+
+def exit_codes(crew: Sequence[BaseProcess]) -> list[int]:
+    """Of processes one of which has died, whereupon the executor ends the others (SIGTERM): the codes of those that it
+    did not, as far as they are known; -N for signal N."""
+    until = time.monotonic() + PATIENCE
+    while any(process.exitcode is None for process in crew) and time.monotonic() < until:
+        time.sleep(0.01)
+    codes = [process.exitcode for process in crew if process.exitcode is not None]
+    return [code for code in codes if code != -signal.SIGTERM] or codes
+
+
+def fate(codes: list[int]) -> tuple[str, str]:
+    """(how a worker ended that had one of these exit codes, what to do about it)."""
+    correct = "correct the environment (or the policy) that does so, and run the command again"
+    fewer = "run the command again with fewer workers"
+    if not codes:
+        return "died (out of memory, or killed from outside)", fewer
+    if codes[0] >= 0:
+        return f"ended itself with exit code {codes[0]}", correct
+    name = signal.Signals(-codes[0]).name
+    if name == "SIGKILL":
+        return "was killed (out of memory, or from outside)", fewer
+    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        return f"was stopped from outside ({name})", "run the command again"
+    return f"crashed ({name})", correct
 
 
 # ---------------------------------------------------------------------------------------- in a worker process
@@ -188,12 +267,14 @@ class Processes:
 _worker: Worker[Any, Any] | None = None
 _failure: BaseException | None = None
 _limits = ExitStack()  # open for as long as the process lives
+_working = False  # whether a job, or the setup, can be left
 
 
 def _begin(setup: Setup[Any, Any], queue: Any, ready: Any) -> None:
     """Take a place and set up. What goes wrong is kept for the first job to raise: it reaches the parent so."""
-    global _worker, _failure
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    global _worker, _failure, _working
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as where a script began the parent with `&`
+        signal.signal(signal.SIGINT, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     multiprocessing.util.Finalize(None, _end_at_once, exitpriority=-1)  # after all the others
     place: Place = queue.get()
@@ -201,9 +282,26 @@ def _begin(setup: Setup[Any, Any], queue: Any, ready: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = str(place.threads)  # for a PyTorch that is imported later
     _limits.enter_context(limited_threads(place.threads))
     try:
+        _working = True
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         _worker = setup(place)
-    except Exception as error:
-        _failure = portable(error)
+    except KeyboardInterrupt:
+        pass  # `_leave` has noted it
+    except (Exception, SystemExit) as error:
+        _failure = _failure or portable(error)
+    finally:
+        _working = False
+
+
+def _leave(*signal_and_frame: object) -> None:
+    """Ctrl-C, or the parent's wish: no job is done from now on, but what a job has brought still goes to the parent
+    whole, since half a message would be waited for for ever."""
+    global _failure, _working
+    _failure = KeyboardInterrupt()
+    if _working:
+        _working = False
+        raise _failure
 
 
 def _end_with_parent() -> None:
@@ -223,9 +321,7 @@ def _end_at_once() -> None:
 
 def _work(job: Any) -> tuple[Any, int]:
     """(outcome of the job, steps done for it)."""
-    if _failure is not None:
-        raise _failure
-    assert _worker is not None
+    global _working
     steps = 0
 
     def count(done: int) -> None:
@@ -233,15 +329,24 @@ def _work(job: Any) -> tuple[Any, int]:
         steps += done
 
     try:
+        _working = True
+        if _failure is not None:
+            raise _failure
+        assert _worker is not None
         return _worker(job, count), steps
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise portable(error) from error
+    finally:
+        _working = False
 
 
-def portable(error: Exception) -> Exception:
-    """The error as it can travel to the parent: one that cannot be rebuilt there would pass for a worker that died."""
+def portable(error: Exception | SystemExit) -> Exception:
+    """The error as it can travel to the parent: one that cannot be rebuilt there would pass for a worker that died, and
+    one that ends a program is not to end the parent."""
+    if isinstance(error, SystemExit):
+        return RuntimeError(said(error))
     try:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(said(error))

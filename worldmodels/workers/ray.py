@@ -174,8 +174,8 @@ class Ray:
             answer: Answer = ray.get(reference)
         except LOST as error:
             raise UserError(
-                f"A job lost its worker {ATTEMPTS + 1} times (out of memory, or killed from outside): "
-                "run the command again with fewer --max-workers; it continues where it stopped."
+                f"A job lost its worker {ATTEMPTS + 1} times (out of memory, killed from outside, or ended by "
+                "what it drives): run the command again with fewer --max-workers; it continues where it stopped."
             ) from error
         except ray.exceptions.RayTaskError as error:
             raise UserError(
