@@ -267,6 +267,7 @@ def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, 
         ("train-controller --dream --max-steps 100", "--max-steps says nothing without --no-dream"),
         ("train-controller --dream --give-up 5", "--give-up says nothing without --no-dream"),
         ("train-mdrnn --reward-scale 2", "--reward-scale says nothing without --include-reward"),
+        ("train-vae --warm exp --init he", "--init says nothing without first weights of its own: leave --warm out"),
         ("report --preset laptop", "report does the same in every preset"),
         ("train-controller --temperature 1.15", "--temperature says nothing without --dream"),
         ("train-controller --horizon 100", "--horizon says nothing without --dream"),
@@ -296,7 +297,8 @@ def test_a_flag_that_would_be_ignored_is_refused(tmp_path, monkeypatch, argument
         "run --controller.dream --controller.horizon 100", "run --dream.rounds 2 --dream.horizon 50",
         "run --preset dream --dream.horizon 50", "run --preset dream --dream.rounds 0 --controller.sigma 0.2",
         "evaluate --pretrained carracing", "train-controller --horizon 250", "train-vae --micro-batches 8",
-        "run --preset laptop --controller.dream",
+        "run --preset laptop --controller.dream", "train-vae --init he", "train-vae --preset takecover --warm exp",
+        "run --iterations 2 --warm --vae.init he", "run --preset takecover --iterations 2 --warm",
     ],
 )  # fmt: skip
 def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str) -> None:

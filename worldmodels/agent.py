@@ -5,6 +5,7 @@ F features, A action.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +18,15 @@ from worldmodels import memory as mdrnn
 from worldmodels import vision
 from worldmodels.controller import Controller
 from worldmodels.controller import load as load_controller
+from worldmodels.data.latents import say_of_another_v
 from worldmodels.envs import Actions, World, actions_in, as_frames, describe
 from worldmodels.envs.frames import Crop
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode
+from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.progress import say_once
 from worldmodels.vision import VAE
 
 Moments = tuple[Tensor, Tensor]
@@ -189,9 +193,24 @@ def load(run: str | Path | RunDir, actions: Actions | None = None, device: torch
             encoder, memory, controller, parameters[None], actions or trained_in(env_id), seed=settings["seed"]
         )
         agent.env_id, agent.crop = env_id, describe(env_id).crop
+        say_what_has_changed(run)
     except (KeyError, TypeError) as error:
         raise UserError(f"The C of {run.path} does not say how it acts: train it again with --noreload.") from error
     return agent
+
+
+def say_what_has_changed(run: RunDir) -> None:
+    """Say on stderr, once, if V or M was trained anew under what has learned from it."""
+    if say_of_another_v(run):
+        return
+    last = run.ctrl / "last.safetensors"
+    with suppress(UserError, KeyError, TypeError):  # none, or of no evolution
+        models = checkpoint.load(last)[1]["loop"]["models"]
+        if models not in ("", checkpoint.digest(run.trained("vae"), run.trained("mdrnn"))):
+            say_once(
+                f"C in {run.path} has evolved with another V or M than are there now: `worldmodels train-controller` "
+                "with more --epochs goes on with these."
+            )
 
 
 def trained_in(env_id: str) -> Actions:

@@ -432,6 +432,14 @@ def test_mistakes_change_nothing(reference, changes, sentence):
     assert contents(reference) == before
 
 
+def test_a_cluster_that_is_not_there_deletes_nothing(reference):
+    pytest.importorskip("ray")
+    before = contents(reference)
+    with pytest.raises(UserError, match="There is no Ray cluster at 127.0.0.1:1"):
+        collect.main(toy(reference, rollouts=10, noreload=True, ray="127.0.0.1:1"))
+    assert contents(reference) == before
+
+
 def test_folders_that_are_not_ours(tmp_path):
     save_rollout(collect.rollout_path(tmp_path, 0), by_hand(toy(tmp_path), [0])[0])
     for noreload in (False, True):

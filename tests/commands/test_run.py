@@ -124,6 +124,14 @@ def test_a_refused_run_is_what_it_was_asked_before(finished: Path, tmp_path: Pat
     assert record.known(run.RunDir.of(logdir))["run"] == asked
 
 
+def test_a_refused_iteration_moves_nothing(finished: Path, tmp_path: Path) -> None:
+    logdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    cfg = small(logdir, iterations=2)
+    with pytest.raises(UserError, match="is longer than 1000"):
+        ask(replace(cfg, again=replace(cfg.again, longer_than=1000)))
+    assert (logdir / "ctrl" / "best.safetensors").exists() and not (logdir / "previous").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -1,7 +1,9 @@
 """The evolution's book-keeping: what `best` holds, when it stops, what a change of the selection tracks means."""
 
 import shutil
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from tests.helpers.runs import save_agent
-from tests.helpers.toy import TOY
+from tests.helpers.toy import TOY, Toy
 from worldmodels import agent, controller
 from worldmodels.commands import train_controller
 from worldmodels.controller import Controller
@@ -105,6 +107,36 @@ def test_starting_over_deletes_all_that_c_has_left(logdir: Path) -> None:
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=1, noreload=True))
     left = {path.name for path in (logdir / "ctrl").iterdir() if not path.name.startswith("events")} - {".lock"}
     assert left == {"best.safetensors", "last.safetensors", "metrics.jsonl"}
+
+
+def test_what_is_refused_deletes_nothing(logdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
+    again = replace(CFG, logdir=str(logdir), epochs=1, noreload=True)
+    kept = {path: path.read_bytes() for path in (logdir / "ctrl").glob("*.safetensors")}
+    if find_spec("ray") is not None:
+        with pytest.raises(UserError, match="There is no Ray cluster at 127.0.0.1:1"):
+            train_controller.main(replace(again, ray="127.0.0.1:1"))
+    monkeypatch.setattr(Toy, "reset", lambda self, **_: 1 / 0)
+    with pytest.raises(UserError, match="raised ZeroDivisionError"):
+        train_controller.main(again)
+    monkeypatch.setattr(Toy, "reset", lambda self, **_: sys.exit(0))
+    with pytest.raises(UserError, match="raised SystemExit: 0"):
+        train_controller.main(again)
+    assert len(kept) == 2 and kept == {path: path.read_bytes() for path in (logdir / "ctrl").glob("*.safetensors")}
+
+
+def test_a_c_of_another_v_and_m_is_said(logdir: Path, capsys) -> None:
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
+    agent.load(logdir)
+    assert "evolved with another" not in capsys.readouterr().err
+    save_agent(logdir / "anew", actions=3, env=TOY, seed=2)
+    for stage in ("vae", "mdrnn"):
+        shutil.copytree(logdir / "anew" / stage, logdir / stage, dirs_exist_ok=True)
+    agent.load(logdir)
+    agent.load(logdir)
+    assert capsys.readouterr().err.count("evolved with another V or M than are there now") == 1
+    train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))
+    assert "V or M has changed since C evolved: more --epochs or --env-steps go on" in capsys.readouterr().out
 
 
 def test_a_budget_of_steps_ends_the_evolution(logdir: Path) -> None:

@@ -172,6 +172,19 @@ def test_an_explorer_sees_what_v_sees(before: Path) -> None:
     assert len(driven.rewards) == len(driven.actions) == len(driven.terminals)
 
 
+def test_a_c_that_is_started_over_is_deleted_when_nothing_is_refused_any_more(before: Path, tmp_path: Path) -> None:
+    logdir = Path(shutil.copytree(before, tmp_path / "run"))
+    learn(logdir, rounds=1)
+    kept = {path: path.read_bytes() for path in (logdir / "ctrl").rglob("*.safetensors")}
+    (logdir / "mdrnn" / "latents").rename(logdir / "elsewhere")
+    with pytest.raises(UserError, match="holds no episodes as V sees them"):
+        train_in_dream.main(TrainInDream(**vars(ROUNDS), logdir=str(logdir), env=TOY, noreload=True))
+    assert kept == {path: path.read_bytes() for path in (logdir / "ctrl").rglob("*.safetensors")}
+    (logdir / "ctrl" / "best.safetensors").unlink()
+    with pytest.raises(UserError, match="no trained C in .*: run `worldmodels train-in-dream"):
+        load(logdir)
+
+
 def test_what_cannot_be_is_refused_in_a_sentence(before: Path, tmp_path: Path) -> None:
     logdir = Path(shutil.copytree(before, tmp_path / "run"))
     learn(logdir, rounds=1)

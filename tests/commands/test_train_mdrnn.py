@@ -1,18 +1,22 @@
 """What a training of M leaves, and what one that is refused leaves as it was."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers.episodes import damage
 from worldmodels.commands import train_mdrnn, train_vae
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import save_rollout
+from worldmodels.data.latents import seen_by_another
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 
@@ -61,6 +65,49 @@ def test_the_quality_of_an_m_before_goes_with_it(logdir: Path) -> None:
     quality.write_text("{}")
     train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=str(logdir / "few"), noreload=True))
     assert not quality.exists(), "this M predicts nothing that could be measured"
+
+
+@pytest.mark.parametrize("stage", [train_vae, train_mdrnn])
+def test_what_cannot_be_read_is_noticed_before_anything_is_deleted(logdir: Path, stage) -> None:
+    cfg = {
+        train_vae: TrainVAE(logdir=str(logdir), rootdir=str(logdir / "few"), z_size=4, noreload=True),
+        train_mdrnn: replace(CFG, logdir=str(logdir), rootdir=str(logdir / "few"), noreload=True),
+    }[stage]
+    before = {path: path.read_bytes() for path in logdir.rglob("*.safetensors")}
+    for path in (logdir / "few").glob("*.npz"):
+        damage(path)
+    with pytest.raises(UserError, match="Every rollout is damaged"):
+        stage.main(cfg)
+    assert {path: path.read_bytes() for path in logdir.rglob("*.safetensors")} == before
+
+
+def test_an_m_that_has_no_epochs_left_for_another_v_says_so(logdir: Path, capsys) -> None:
+    few = str(logdir / "few")
+    assert not seen_by_another(RunDir(logdir))
+    train_vae.main(TrainVAE(logdir=str(logdir), rootdir=few, epochs=1, z_size=4, nosamples=True))
+    assert seen_by_another(RunDir(logdir))
+    capsys.readouterr()
+    train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=few, epochs=1))
+    said = capsys.readouterr().out
+    assert "V has changed since M was trained: more --epochs train it with the new one." in said
+    assert "trained already" in said and "inf" not in said
+    assert seen_by_another(RunDir(logdir)), "it has not learned from it, although it has what the new V sees"
+    train_mdrnn.main(replace(CFG, logdir=str(logdir), rootdir=few, epochs=2))
+    assert "V has changed since M was trained: it goes on with the new one." in capsys.readouterr().out
+    assert not seen_by_another(RunDir(logdir))
+
+
+def test_with_which_weights_v_began_is_kept_or_refused(logdir: Path) -> None:
+    shutil.copytree(logdir / "vae", logdir / "other" / "vae")
+    cfg = TrainVAE(logdir=str(logdir), rootdir=str(logdir / "few"), epochs=1, z_size=4, nosamples=True)
+    train_vae.main(cfg)
+    for other in ({"init": "he"}, {"warm": str(logdir / "other")}):
+        with pytest.raises(UserError, match="began with pytorch weights where (he|warm) ones are asked for"):
+            train_vae.main(replace(cfg, epochs=2, **other))
+    warm = replace(cfg, warm=str(logdir / "other"))
+    train_vae.main(replace(warm, noreload=True))
+    shutil.rmtree(logdir / "other")
+    train_vae.main(replace(warm, epochs=2))  # it goes on without
 
 
 def test_a_v_that_is_trained_meanwhile_is_noticed(logdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

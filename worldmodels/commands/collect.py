@@ -38,7 +38,7 @@ from worldmodels.runs.progress import Pace, machines, progress
 from worldmodels.runs.settings import Collect
 from worldmodels.workers.driver import Course, Drivers, Job, best_of
 from worldmodels.workers.places import Place, choose_places, cores
-from worldmodels.workers.pool import Pool, open_pool
+from worldmodels.workers.pool import Pool, open_pool, try_cluster
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
 ALL_LANES = 64  # in all the workers of a machine together: 64 recorded episodes of 1,000 frames are 0.8 GB
@@ -100,8 +100,18 @@ def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
     """What every worker is set up with, and C's parameters (1, n) if a trained agent drives.
 
     Raises:
-        UserError: the environment cannot be found or has no such start; V, M or C is missing or does not fit.
+        UserError: V, M or C is missing or does not fit, or one of `refuse`.
     """
+    refuse(cfg)
+    description, world = envs.find(cfg.env), World.practice(cfg.env)
+    if cfg.policy != "agent":
+        return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
+    models, parameters = best_of(RunDir.of(cfg.logdir), envs.actions_in(world))
+    return Drivers(world, AGENT_LANES if description.batched else 1, models), parameters[None]
+
+
+def refuse(cfg: Collect) -> None:
+    """UserError for settings that do not go together."""
     description = envs.find(cfg.env)
     envs.reset_options(cfg.env, cfg.start)
     limit = envs.limit_of(description, cfg.max_steps)
@@ -112,11 +122,6 @@ def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
         )
     if cfg.format == "minari":
         minari.require()
-    world = World.practice(cfg.env)
-    if cfg.policy != "agent":
-        return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
-    models, parameters = best_of(RunDir.of(cfg.logdir), envs.actions_in(world))
-    return Drivers(world, AGENT_LANES if description.batched else 1, models), parameters[None]
 
 
 def where(cfg: Collect) -> tuple[Place, ...]:
@@ -140,19 +145,11 @@ def course(cfg: Collect) -> Course:
 
 
 def try_out(cfg: Collect) -> None:
-    """Make the environment once in this process and take a step.
-
-    Whatever is wrong with it is said before anything is written, and a simulator that has to be compiled is compiled
-    once, not by every worker.
-    """
-    world = World.practice(cfg.env)
-    env = envs.make(world, 1, threads=1, max_steps=cfg.max_steps)
-    try:
-        actions = envs.actions_for(world, env.single_action_space)
-        env.reset(seed=0, options=envs.reset_options(cfg.env, cfg.start))
-        env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
-    finally:
-        env.close()
+    """UserError for what would be wrong after what is there was moved or deleted."""
+    refuse(cfg)
+    envs.tried(World.practice(cfg.env), cfg.start, cfg.max_steps)
+    if cfg.noreload:
+        try_cluster(cfg.ray)
 
 
 def shares(missing: Sequence[int], pool: Pool[Any, Any], lanes: int) -> list[tuple[int, ...]]:

@@ -83,6 +83,8 @@ def refuse(cfg: Run) -> None:
         if todo.controller.directions > seen:
             raise UserError(f"--controller.directions is {todo.controller.directions}: C sees {seen} numbers.")
     collect.try_out(todo.collect)
+    if cfg.iterations > 1:
+        collect.refuse(stages(previous(cfg)).collect)
     evaluate.try_out(todo.evaluate)
 
 

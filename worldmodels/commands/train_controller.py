@@ -8,7 +8,6 @@ selection tracks, which training never sees: best.safetensors is the mean that d
 best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from worldmodels import envs, memory, vision
 from worldmodels.agent import Eyes, check_fit, load
 from worldmodels.controller import Controller
-from worldmodels.data.latents import seen_by_another
+from worldmodels.data.latents import say_of_another_v
 from worldmodels.dream import Starts
 from worldmodels.envs import Description, World
 from worldmodels.envs.seeds import SELECTION, training_seeds
@@ -41,7 +40,7 @@ from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
 from worldmodels.workers.driver import Course, Drivers, Job, Models, Outcome
 from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
-from worldmodels.workers.pool import Pool, open_pool
+from worldmodels.workers.pool import Pool, open_pool, try_cluster
 
 
 def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None:
@@ -50,6 +49,8 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     run, description = RunDir.of(cfg.logdir), envs.find(cfg.env)
     refuse(cfg, description)
     shape = shape_of_c(cfg, run)
+    if cfg.noreload:
+        try_cluster(cfg.ray)
     places = choose_places(choose_device(cfg.device), cfg.max_workers, description.batched)
     models = Models.of(run, shape, cfg.sample_z, cfg.seed).computing(cfg.precision, places[0])
     world = World.practice(cfg.env)
@@ -237,7 +238,8 @@ def refuse_dream(cfg: TrainController, pays: bool, step_reward: float) -> None:
 
 def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     """C as this V, M and environment need it; UserError when they do not fit each other."""
-    vae, mdrnn, actions = vision.load(run), memory.load(run), envs.actions_in(World(cfg.env))
+    vae, mdrnn = vision.load(run), memory.load(run)
+    actions = envs.tried(World.practice(cfg.env), cfg.start, cfg.max_steps)
     shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs, cfg.inputs, cfg.inputs != "zch", cfg.hidden)
     check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
     if mdrnn.action_kind not in (None, actions.name):
@@ -245,9 +247,7 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
             f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "
             "choose the environment it was trained on."
         )
-    if seen_by_another(run.latents, run.trained("vae")):
-        found = f"M in {run.path} has learned from another V than is there now"
-        tqdm.write(f"{found}: `worldmodels train-mdrnn` goes on with this one.", file=sys.stderr)
+    say_of_another_v(run)
     return shape
 
 

@@ -13,7 +13,6 @@ best.safetensors, last.safetensors, the rounds' episodes as V saw them, metrics.
 """
 
 import copy
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -274,7 +273,7 @@ class Learner:
         tensors, meta = checkpoint.load(first)
         mdrnn = memory.build(first, tensors, meta).requires_grad_(True)
         refuse(cfg, mdrnn.pays, mdrnn.discount)
-        actions = envs.actions_in(World(cfg.env))
+        actions = envs.tried(World(cfg.env), cfg.start)
         shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
         check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
@@ -285,14 +284,13 @@ class Learner:
             [list(stored_latents(run.latents, run.trained("vae")))],
         )  # fmt: skip
         learner.loop.env_steps = sum(len(episode.actions) for episode in learner.rounds[0])
-        if cfg.noreload:
-            start_over(run.ctrl)
-            shutil.rmtree(run.ctrl / "episodes", ignore_errors=True)
-        if path.exists():
+        if path.exists() and not cfg.noreload:
             learner.resume(run, *checkpoint.load(path))
         mdrnn.look_ahead(discount_of(cfg, learner.first_discount, learner.loop.generation), cfg.supply)
         if not learner.rounds[0]:
             raise UserError(f"{run.latents} holds no episodes as V sees them: run `worldmodels train-mdrnn` again.")
+        if cfg.noreload:
+            start_over(run.ctrl)
         return learner
 
     def resume(self, run: RunDir, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
@@ -349,7 +347,7 @@ class Learner:
         _, meta = checkpoint.load(run.mdrnn / "last.safetensors")
         tensors = checkpoint.pack("mdrnn", checkpoint.unpack("mdrnn", self.best))
         settings = meta["mdrnn"] | {name: float(self.best[name]) for name in AHEAD if name in self.best}
-        about_m = {"mdrnn": settings, "precision": "float32", "went_on": True}
+        about_m = {"mdrnn": settings, "precision": "float32", "went_on": True, "V": self.settings["V"]}
         checkpoint.save(run.mdrnn / "best.safetensors", tensors, about_m)
         about = {"agent": {"sample_z": False, "seed": self.settings["seed"]}, "env": self.settings["env"]}
         origin = {"generation": self.loop.generation, "selected": self.loop.best}

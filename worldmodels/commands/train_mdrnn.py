@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from worldmodels import envs, memory, vision
-from worldmodels.data.dataset import Dataset, open_dataset, split
+from worldmodels.data.dataset import Dataset, open_dataset, read_some, split
 from worldmodels.data.episodes import load_rollout
-from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, encode_dataset
+from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, digest, encode_dataset
 from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
@@ -60,6 +60,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     precision = "bfloat16" if bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
+    about = {"V": digest(vae_path)}
 
     @cache
     def seen() -> dict[Path, Latents]:
@@ -74,12 +75,12 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         episodes = list(some(seen(), part).values())
         return Sequences(episodes, cfg.sequence_length, cfg.batch_size, cfg.discount, cfg.include_terminal)
 
-    def look_and_begin() -> None:
+    def look() -> None:
+        read_some(train, test)
         seen()
-        begin()
 
     fit(
-        Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels),
+        Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels, about),
         cfg,
         data=hashlib.sha256(dataset.fingerprint.encode() + weights).hexdigest()[:16],
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
@@ -93,7 +94,8 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         after_epoch=None
         if cfg.nosamples
         else lambda epoch: picture(run, vae, mdrnn, some(seen(), test), cfg.seed, epoch),
-        begin=look_and_begin,
+        look=look,
+        begin=begin,
     )
 
     episodes = list(seen().values())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worldmodels import quantized, vision
-from worldmodels.data.dataset import open_dataset, split
+from worldmodels.data.dataset import open_dataset, read_some, split
 from worldmodels.data.frames import frame_batches
 from worldmodels.errors import UserError
 from worldmodels.runs.bounds import check
@@ -50,8 +50,9 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         return {quantized.KEY: quantized.largest_activations(vae, frames)}
 
     trainee = Trainee(
-        "vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision, beside=beside
-    )
+        "vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision,
+        about={"began": cfg.init if cfg.warm is None else "warm"}, beside=beside,
+    )  # fmt: skip
 
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         weight = None
@@ -85,17 +86,19 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0, before=bool(cfg.motion)),
         rate_name="frames_per_second",
         after_epoch=None if cfg.nosamples else pictures,
+        look=lambda: read_some(train, test),
         begin=begin,
     )
 
 
 def begin_with(cfg: TrainVAE) -> VAE:
-    """V before its first batch.
+    """V before its first batch, or before what is continued takes its place.
 
     Raises:
         UserError: the run that it is to begin with has no V, or one of another size.
     """
-    if cfg.warm is None:
+    continued = not cfg.noreload and (RunDir.of(cfg.logdir).vae / "last.safetensors").exists()
+    if cfg.warm is None or continued:
         vae = VAE(cfg.z_size)
         if cfg.init == "he":
             vae.scale_for_relu()

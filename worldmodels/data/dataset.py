@@ -137,6 +137,12 @@ def rollouts(dataset: Dataset) -> Iterator[tuple[int, Rollout]]:
     say_all_damaged(damaged, dataset)
 
 
+def read_some(*parts: Dataset) -> None:
+    """UserError unless each of the parts has an episode that can be read to its end."""
+    for part in parts:
+        next(rollouts(part))
+
+
 def say_damaged(error: BadFile) -> None:
     """Name a file that was an episode when it was opened."""
     _say_skipped(error.path, f"it holds no episode ({error.reason})")

@@ -22,7 +22,8 @@ from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
-from worldmodels.runs.progress import progress
+from worldmodels.runs.directory import RunDir
+from worldmodels.runs.progress import progress, say_once
 from worldmodels.vision import VAE
 
 BFLOAT16 = " bfloat16"  # beside the digest of a V that computed so
@@ -125,11 +126,25 @@ def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
                 yield latents
 
 
-def seen_by_another(folder: Path, vae_path: Path) -> bool:
-    """Whether the stored episodes are what another V saw: M has learned from that one."""
-    for path in folder.glob("*.safetensors"):
+def say_of_another_v(run: RunDir) -> bool:
+    """Say on stderr, once, if M has learned from another V than is there now; returns whether it has."""
+    if seen_by_another(run):
+        say_once(
+            f"M in {run.path} has learned from another V than is there now: `worldmodels train-mdrnn` with more "
+            "--epochs goes on with this one."
+        )
+        return True
+    return False
+
+
+def seen_by_another(run: RunDir) -> bool:
+    """Whether M has learned from another V than is there now."""
+    vae, learned = digest(run.trained("vae")), checkpoint.load(run.trained("mdrnn"))[1].get("V")
+    if learned is not None:
+        return bool(learned != vae)
+    for path in run.latents.glob("*.safetensors"):  # an M of before that was kept: what is stored is what it saw
         with suppress(UserError):  # a foreign file
-            return not str(checkpoint.load(path)[1].get("vae")).startswith(digest(vae_path))
+            return not str(checkpoint.load(path)[1].get("vae")).startswith(vae)
     return False
 
 

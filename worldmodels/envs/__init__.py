@@ -22,13 +22,14 @@ from worldmodels.envs.world import (
     make_one,
     registered,
     reset_options,
+    tried,
 )
 from worldmodels.errors import said
 
 __all__ = [
     "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "TAKECOVER", "Actions", "Description", "Lanes", "World",
     "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "limit_of", "make", "make_any",
-    "make_one", "register", "registered", "reset_options", "said",
+    "make_one", "register", "registered", "reset_options", "said", "tried",
 ]  # fmt: skip
 
 

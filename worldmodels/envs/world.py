@@ -207,6 +207,23 @@ def actions_in(world: World) -> Actions:
         env.close()
 
 
+def tried(world: World, start: str = "line", max_steps: int | None = None) -> Actions:
+    """The same, after a step of an episode: whatever is wrong with the environment is said before anything is written,
+    and a simulator that has to be compiled is compiled once, not by every worker.
+
+    Raises:
+        UserError: it cannot be made, has no such start, or raises.
+    """
+    env = make(world, 1, threads=1, max_steps=max_steps)
+    try:
+        actions = actions_for(world, env.single_action_space)
+        env.reset(seed=0, options=reset_options(world.env_id, start))
+        env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
+        return actions
+    finally:
+        env.close()
+
+
 def reset_options(env_id: str, start: str) -> dict[str, Any]:
     """The options of `reset` behind `--start`; UserError where the environment has no such start."""
     starts = describe(env_id).starts

@@ -65,6 +65,10 @@ class Loop(Standing):
     models: str = ""
     """driven with this V and M."""
 
+    def spent(self, cfg: TrainController) -> bool:
+        """Whether the generations, or the steps, that were asked for are driven."""
+        return self.generation >= cfg.epochs or 0 < cfg.env_steps <= self.env_steps
+
 
 @dataclass
 class State:
@@ -113,8 +117,7 @@ class State:
         """Whether the evolution has what it was asked for: generations, steps, or the score."""
         loop = self.loop
         target = description.target_return if cfg.target_return is None else cfg.target_return
-        spent = loop.generation >= cfg.epochs or (cfg.env_steps and loop.env_steps >= cfg.env_steps)
-        return bool(spent) or (loop.best is not None and target is not None and loop.best >= target)
+        return loop.spent(cfg) or (loop.best is not None and target is not None and loop.best >= target)
 
     @property
     def summary(self) -> str:
@@ -165,11 +168,11 @@ def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
     if cfg.warm and space.origin is None:
         space.origin, steps = carried(cfg.warm, run, shape, cfg.env, cfg.seed)
         loop.env_steps += steps
-    if cfg.noreload:
-        start_over(run.ctrl)
     strategy = strategies.make(cfg.strategy, space.size, cfg.pop_size, cfg.sigma, cfg.seed, cfg.sigma_decay)
     means = deque(bring_back(strategy, history, arrays, run), maxlen=cfg.average)
     forget_best_of_another_course(cfg, run, loop)
+    if cfg.noreload:
+        start_over(run.ctrl)
     return State(loop, settings, shape, space, strategy, means, history)
 
 
@@ -211,7 +214,8 @@ def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop)
     """Scores on other selection tracks, or with another V or M, do not compare."""
     models = checkpoint.digest(run.trained("vae"), run.trained("mdrnn"))
     if loop.models not in ("", models):
-        print("V or M has changed since C evolved: it goes on with the new ones.")
+        how = "more --epochs or --env-steps go" if loop.spent(cfg) else "it goes"
+        print(f"V or M has changed since C evolved: {how} on with the new ones.")
         loop.best = None
     if loop.select_tracks != cfg.select_tracks:
         loop.best = None

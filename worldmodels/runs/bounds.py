@@ -31,6 +31,7 @@ class Needs:
     """The other one, as it is said,"""
     there: Callable[[Any], object]
     """and whether it is there, of the stage's settings."""
+    remedy: str = "add that"
 
 
 FOLDERS = ("logdir", "rootdir", "output")
@@ -64,7 +65,7 @@ def check_said(settings: Any, unsaid: Any, prefix: str = "") -> None:
             for needs in getattr(hint, "__metadata__", ()):
                 if isinstance(needs, Needs) and not (needs.there(settings) or only(needs, flag, value, before)):
                     said = f"{flag}.…" if dataclasses.is_dataclass(value) else flag
-                    raise UserError(f"{said} says nothing without {needs.flag}: add that, or leave {said} out.")
+                    raise UserError(f"{said} says nothing without {needs.flag}: {needs.remedy}, or leave {said} out.")
             if dataclasses.is_dataclass(value):
                 check_said(value, before, f"{name}.")
 

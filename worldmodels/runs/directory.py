@@ -78,9 +78,11 @@ class RunDir:
         """best.safetensors of `vae`, `mdrnn` or `ctrl`; UserError names the command that makes a missing one."""
         best = self.path / stage / "best.safetensors"
         if not best.is_file():
+            dreams = stage == "ctrl" and (self.ctrl / "episodes").is_dir()
+            command = "train-in-dream" if dreams else COMMANDS[stage]
             raise UserError(
                 f"There is no trained {LETTERS[stage]} in {self.path}: "
-                f"run `worldmodels {COMMANDS[stage]} --logdir {shlex.quote(str(self.path))}` first."
+                f"run `worldmodels {command} --logdir {shlex.quote(str(self.path))}` first."
             )
         return best
 

@@ -3,11 +3,18 @@
 import os
 import sys
 import time
+from functools import cache
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 LOG_SECONDS = 10.0  # between two lines of a log
+
+
+@cache
+def say_once(sentence: str) -> None:
+    """On stderr, however many of the commands behind `run` find it."""
+    tqdm.write(sentence, file=sys.stderr)
 
 
 class _Lines:

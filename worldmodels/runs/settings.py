@@ -107,6 +107,9 @@ class Training:
     processes do not (0: as the training began; a new one, one per process)."""
 
 
+OWN = Needs("first weights of its own", lambda vae: getattr(vae, "warm", None) is None, "leave --warm out")
+
+
 @dataclass(frozen=True)
 class VAETraining(Training):
     """How V learns."""
@@ -118,7 +121,7 @@ class VAETraining(Training):
     motion: Annotated[float, Ge(0)] = 0.0
     """So much more weighs the error of pixels that changed since the frame before, the whole picture's change apart:
     small things in flight are learned first (0: all pixels alike, as the paper)."""
-    init: Literal["pytorch", "he"] = "pytorch"
+    init: Annotated[Literal["pytorch", "he"], OWN] = "pytorch"
     """The first weights; he: scaled for ReLU (He et al. 2015), which learns faster."""
 
 

@@ -90,6 +90,9 @@ class Trainee:
     labels: dict[str, Any] = field(default_factory=dict)
     """Stored with the settings, but no part of the architecture that a resumed training must share."""
 
+    about: dict[str, str] = field(default_factory=dict)
+    """What the training began with: stored beside the settings, and said when it has changed."""
+
     beside: Callable[[], dict[str, Tensor]] = dict
     """What is stored beside the best weights."""
 
@@ -97,14 +100,14 @@ class Trainee:
         return checkpoint.pack(self.name, self.model.state_dict())
 
     def save_best(self) -> None:
-        meta = {self.name: self.settings | self.labels, "precision": self.precision}
+        meta = {self.name: self.settings | self.labels, "precision": self.precision, **self.about}
         checkpoint.save(self.folder / "best.safetensors", self.tensors() | self.beside(), meta)
 
     def save_last(self, loop: Loop, data: str) -> None:
         """Replace last.safetensors; UserError instead when a weight is no number any more."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self.diverged(f"{self.title} has weights that are not numbers")
-        meta: dict[str, Any] = {self.name: self.settings | self.labels, "precision": self.precision}
+        meta: dict[str, Any] = {self.name: self.settings | self.labels, "precision": self.precision, **self.about}
         meta |= {"loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
@@ -128,7 +131,7 @@ class Trainee:
 
 
 def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -> Loop:
-    """Continue from last.safetensors, or start over with --noreload or where there is none.
+    """Continue from last.safetensors, or begin anew with --noreload or where there is none; nothing is changed yet.
 
     On other episodes than before, or in other batches, the epoch in progress begins anew; another --learning-rate than
     was asked for before counts from here on.
@@ -140,14 +143,18 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -
     if cfg.noreload or not path.exists():
         parts = cfg.micro_batches or ranks.count
         ranks.check(parts)
-        if cfg.noreload and ranks.first:
-            trainee.start_over()
         return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut, micro_batches=parts)
     tensors, meta = checkpoint.load(path)
     if (meta.get(trainee.name) or {}) | trainee.labels != trainee.settings | trainee.labels:
         raise UserError(
             f"{path} holds a {trainee.title} with {meta.get(trainee.name)} where {trainee.settings} is asked for: "
             "use the same settings, another --logdir, or --noreload to start over."
+        )
+    began, asked = meta.get("began"), trainee.about.get("began")
+    if began not in (None, asked):
+        raise UserError(
+            f"{path} holds a {trainee.title} that began with {began} weights where {asked} ones are asked for: use the "
+            "same --init and --warm, another --logdir, or --noreload to start over."
         )
     try:
         loop = Loop(**meta["loop"])
@@ -161,9 +168,15 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -
     parts = cfg.micro_batches or loop.micro_batches
     ranks.check(parts)
     if meta["data"] != data:
-        print(f"The episodes have changed since {trainee.title} was trained: it goes on with the new ones.")
-        loop.begin_epoch_anew()
-        loop.best, loop.stale = math.inf, 0
+        another_v = meta.get("V", trainee.about.get("V")) != trainee.about.get("V")
+        changed = f"{'V has' if another_v else 'The episodes have'} changed since {trainee.title} was trained"
+        new = "one" if another_v else "ones"
+        if loop.epoch < cfg.epochs:
+            print(f"{changed}: it goes on with the new {new}.")
+            loop.begin_epoch_anew()
+            loop.best, loop.stale = math.inf, 0
+        else:
+            print(f"{changed}: more --epochs train it with the new {new}.")
     elif (loop.cut not in ("", cut) or parts != loop.micro_batches) and loop.batch:
         print(f"The batches are others than before: epoch {loop.epoch + 1} begins anew.")
         loop.begin_epoch_anew()
@@ -192,6 +205,7 @@ def fit(
     ranks: Ranks,
     clip: float | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    look: Callable[[], None] = lambda: None,
     begin: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until `cfg.epochs`, or until the test loss has not improved for `cfg.stop_after` epochs.
@@ -209,6 +223,7 @@ def fit(
         ranks: the processes that train together; the first one writes and speaks.
         clip: bound of each gradient number.
         after_epoch: called with the number of the finished epoch (pictures).
+        look: looks at the data, before anything is deleted.
         begin: called when all is known to be good, before the first epoch.
 
     Raises:
@@ -220,6 +235,9 @@ def fit(
         with ranks.in_turn():
             loop = resume(trainee, cfg, data, cut, ranks)
         if ranks.first:
+            look()
+            if cfg.noreload:
+                trainee.start_over()
             begin()
         if finished(trainee, cfg, loop, ranks):
             return
