@@ -21,7 +21,6 @@ import torch
 
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
 from worldmodels import controller, memory, vision
-from worldmodels.commands.train_in_dream import load_episodes
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences, stored_latents
 from worldmodels.dream import Starts
@@ -31,6 +30,7 @@ from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.training import quality
+from worldmodels.training.learner import load_episodes
 from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16
 
