@@ -27,8 +27,8 @@ from worldmodels.runs import record
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically
-from worldmodels.runs.settings import Report, Run
-from worldmodels.runs.stages import STAGES, previous, stages
+from worldmodels.runs.settings import Report
+from worldmodels.runs.stages import STAGES, Run, previous, stages
 from worldmodels.training import learner
 from worldmodels.workers.places import choose_device
 
