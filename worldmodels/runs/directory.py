@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,3 +89,12 @@ class RunDir:
         """Names V, M and C by their content, in hexadecimal: two runs with the same name drive alike."""
         digests = [hashlib.sha256(self.trained(stage).read_bytes()).digest() for stage in COMMANDS]
         return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def start_over(folder: Path) -> None:
+    """Delete what the training of V, M or C has left in `folder`."""
+    for name in ("*.safetensors", "events.out.tfevents.*", "metrics.jsonl", "dream.mp4"):
+        for old in folder.glob(name):
+            old.unlink()
+    for made in ("samples", "episodes"):
+        shutil.rmtree(folder / made, ignore_errors=True)

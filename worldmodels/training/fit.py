@@ -7,7 +7,6 @@ in one file that is replaced in one rename.
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import start_over
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
@@ -109,13 +109,6 @@ class Trainee:
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
 
-    def start_over(self) -> None:
-        """Delete the model that is there and what was made with it."""
-        for old in [*self.folder.glob("*.safetensors"), *self.folder.glob("events.out.tfevents.*")]:
-            old.unlink()
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "samples", ignore_errors=True)
-
     def set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -141,7 +134,7 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -
         parts = cfg.micro_batches or ranks.count
         ranks.check(parts)
         if cfg.noreload and ranks.first:
-            trainee.start_over()
+            start_over(trainee.folder)
         return Loop(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, cut=cut, micro_batches=parts)
     tensors, meta = checkpoint.load(path)
     if (meta.get(trainee.name) or {}) | trainee.labels != trainee.settings | trainee.labels:

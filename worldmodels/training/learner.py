@@ -17,10 +17,10 @@ from worldmodels.controller import Controller
 from worldmodels.data.latents import TAIL, Latents, stored_latents
 from worldmodels.envs import Actions, World
 from worldmodels.errors import UserError
-from worldmodels.evolution.standing import Standing, refuse_other_settings, start_over
+from worldmodels.evolution.standing import Standing, refuse_other_settings
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
-from worldmodels.runs.directory import RunDir
+from worldmodels.runs.directory import RunDir, start_over
 from worldmodels.runs.settings import TrainInDream
 from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16
