@@ -121,8 +121,7 @@ class Dreamt(World):
             mask = mdrnn.dropout_mask(s, torch.Generator().manual_seed(int(keys[0])))
             assert mask is not None
             mask = mask.repeat(len(which) // s, 1)
-        z, h, c, restart = (x.numpy()[which] for x in (starts.z, starts.h, starts.c, starts.restart))
-        dreams.begin(np.arange(len(which)), keys, z, h, c, restart, mask)
+        dreams.begin(np.arange(len(which)), keys, *starts.arrays(which), mask)
         return dreams
 
     def strip(self, parameters: np.ndarray, temperature: float, start: int) -> np.ndarray:

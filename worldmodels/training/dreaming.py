@@ -74,7 +74,7 @@ class Dreamer:
         optimizer = torch.optim.Adam([weights], rate)
         reward = 0.0
         for first in range(0, len(starts.z), dreams):
-            part = Starts(*(x[first : first + dreams] for x in vars(starts).values()))
+            part = starts.some(slice(first, first + dreams))
             noise = torch.randn(len(part.z), len(weights), generator=draw)
             paid, value = self.dream(weights + spread * noise, part, draw)
             optimizer.zero_grad()
