@@ -61,15 +61,11 @@ class Controller:
         inside = torch.tanh(_layer(parameters[:, :first], seen, self.hidden, True))
         return _layer(parameters[:, first:], inside, self.outputs, True)
 
-    def settings(self) -> dict[str, Any]:
-        """What rebuilds it; JSON-able."""
-        return asdict(self)
-
 
 def save(run: RunDir, controller: Controller, parameters: np.ndarray, meta: dict[str, Any]) -> None:
     """Make `parameters` float32 (n,) the run's best C; `meta` (JSON-able) how an agent acts and where C is from."""
     tensors = {"parameters": torch.from_numpy(parameters)}
-    checkpoint.save(run.ctrl / "best.safetensors", tensors, {"controller": controller.settings(), **meta})
+    checkpoint.save(run.ctrl / "best.safetensors", tensors, {"controller": asdict(controller), **meta})
 
 
 def load(run: RunDir) -> tuple[Controller, np.ndarray, dict[str, Any]]:

@@ -4,7 +4,6 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 """
 
 import ctypes
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -95,7 +94,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
         UserError: not one episode could be read.
     """
     remove_stale(folder, {head.digest for head in dataset.heads})
-    sight = digest(vae_path) + BFLOAT16 * vae.use_bfloat16
+    sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
     episodes, damaged = {}, 0
     for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
         stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
@@ -117,7 +116,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
 def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
     """The episodes that `encode_dataset` stored last in `folder`, one after another, as this V sees them, in whatever
     arithmetic: another V's, and files that are none of ours, are left out."""
-    vae_digest = digest(vae_path)
+    vae_digest = checkpoint.digest(vae_path)
     for path in sorted(folder.glob("*.safetensors")):
         for sight in (vae_digest, vae_digest + BFLOAT16):
             latents = read_latents(path, {"vae": sight, "episode": path.stem})
@@ -129,7 +128,7 @@ def seen_by_another(folder: Path, vae_path: Path) -> bool:
     """Whether the stored episodes are what another V saw: M has learned from that one."""
     for path in folder.glob("*.safetensors"):
         with suppress(UserError):  # a foreign file
-            return not str(checkpoint.load(path)[1].get("vae")).startswith(digest(vae_path))
+            return not str(checkpoint.load(path)[1].get("vae")).startswith(checkpoint.digest(vae_path))
     return False
 
 
@@ -138,11 +137,6 @@ def remove_stale(folder: Path, digests: set[str]) -> None:
     for path in folder.glob("*.safetensors"):
         if path.stem not in digests:
             path.unlink()
-
-
-def digest(vae_path: Path) -> str:
-    """By which V is known: its file's content."""
-    return hashlib.sha256(vae_path.read_bytes()).hexdigest()[:16]
 
 
 def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
@@ -204,10 +198,6 @@ class Sequences:
         if not self.discount:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
-
-    @property
-    def steps(self) -> int:
-        return sum(len(episode.actions) for episode in self.episodes)
 
     @property
     def batches_per_epoch(self) -> int:
