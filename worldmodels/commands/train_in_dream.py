@@ -182,7 +182,7 @@ def learn(cfg: TrainInDream, learner: Learner, number: int) -> dict[str, float]:
                 "run again with a lower --learning-rate."
             )
         learner.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(m.parameters(), LONGEST)
         learner.optimizer.step()
         for name, value in parts.items():

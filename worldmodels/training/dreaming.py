@@ -78,7 +78,7 @@ class Dreamer:
             noise = torch.randn(len(part.z), len(weights), generator=draw)
             paid, value = self.dream(weights + spread * noise, part, draw)
             optimizer.zero_grad()
-            (-(paid + value).mean()).backward()  # type: ignore[no-untyped-call]
+            (-(paid + value).mean()).backward()
             torch.nn.utils.clip_grad_norm_([weights], LONGEST)
             optimizer.step()
             reward = float(paid.detach().mean()) / self.horizon
