@@ -81,12 +81,8 @@ def load(run: RunDir) -> tuple[Controller, np.ndarray, dict[str, Any]]:
         if "z_size" not in settings:  # version 0.1 kept sizes beside the weights of V and M, and the bias in C's length
             agent = {name: settings.pop(name) for name in ("sample_z", "seed")}
             sizes = checkpoint.load(run.trained("mdrnn"))[1]["mdrnn"]
-            settings |= {
-                "z_size": sizes["z_size"],
-                "hidden_size": sizes["hidden_size"],
-                "outputs": sizes["action_size"],
-            }
-            settings["bias"] = settings["inputs"] != "zch"
+            settings |= {"z_size": sizes["z_size"], "hidden_size": sizes["hidden_size"]}
+            settings |= {"outputs": sizes["action_size"], "bias": settings["inputs"] != "zch"}
             meta = {**meta, "agent": agent}
         controller, parameters = Controller(**settings), tensors["parameters"].float().numpy()
         if parameters.shape != (controller.size,):
