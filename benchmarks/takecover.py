@@ -5,8 +5,10 @@
     python -m benchmarks.takecover --baselines --games 1000   # scores of the policies without eyes
 
 Speed: Gymnasium's own vector environment (a worker process per core) around ViZDoom's wrapper, each frame cropped and
-resized by Pillow, takes turns with `TakeCoverVectorEnv`, 3 seconds each; every one's best turn counts, so that other
-work on the machine slows all alike. Actions are random and episodes begin anew as they end: a collection's work.
+resized by Pillow, takes turns with `TakeCoverVectorEnv`, 3 seconds each: in this process, all its cores stepping the
+lanes of one environment, and in a process per core with lanes of its own, as `worldmodels collect` has it. Every one's
+best turn counts, so that other work on the machine slows all alike. Actions are random and episodes begin anew as they
+end: a collection's work, but for the files.
 
 M's training: updates on random sequences, in float32 and as the pipeline trains on this processor, in turns likewise.
 
@@ -21,6 +23,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -40,7 +44,8 @@ from worldmodels.envs.takecover import (
     TakeCoverVectorEnv,
 )
 from worldmodels.memory import MDRNN
-from worldmodels.workers.places import choose_bfloat16, cores
+from worldmodels.workers.places import Place, choose_bfloat16, cores
+from worldmodels.workers.pool import open_pool
 
 LANES = 16
 ROUNDS = 3
@@ -93,19 +98,37 @@ def steps_per_second(env: gymnasium.vector.VectorEnv, rng: np.random.Generator) 
     return steps / (time.perf_counter() - begin)
 
 
+@dataclass(frozen=True)
+class Collectors:
+    """The setup of workers that step lanes of their own, a turn a job; a job is the seed of its actions."""
+
+    resolution: str
+
+    def __call__(self, place: Place) -> Callable[[int, Any], float]:
+        env = TakeCoverVectorEnv(LANES // cores(), self.resolution, num_threads=place.threads)
+        env.reset(seed=0)
+        return lambda seed, on_step=None: steps_per_second(env, np.random.default_rng(seed))
+
+
 def speed() -> None:
     """The table of steps per second."""
-    print(f"{'screen':>9}{'plain':>9}{'ours':>9}{'ratio':>8}    steps/s on {cores()} cores, {LANES} lanes")
-    rng = np.random.default_rng(0)
+    print(
+        f"{'screen':>9}{'plain':>9}{'ours':>9}{'workers':>9}{'ratio':>8}    steps/s on {cores()} cores, {LANES} lanes"
+    )
+    rng, places = np.random.default_rng(0), tuple(Place(i, "cpu", 1) for i in range(cores()))
     for resolution in ("640x480", "320x240", "160x120"):
         contenders = [plain(resolution), TakeCoverVectorEnv(LANES, resolution)]
         for env in contenders:
             env.reset(seed=0)
-        turns = [[steps_per_second(env, rng) for env in contenders] for _ in range(ROUNDS)]
+        with open_pool(Collectors(resolution), places, "processes") as pool:
+            turns = []
+            for _ in range(ROUNDS):
+                rates = [steps_per_second(env, rng) for env in contenders]
+                turns.append([*rates, sum(outcome for _, outcome in pool.run(range(cores())))])
         for env in contenders:
             env.close()
-        theirs, ours = np.max(turns, axis=0)
-        print(f"{resolution:>9}{theirs:>9,.0f}{ours:>9,.0f}{ours / theirs:>8.2f}", flush=True)
+        theirs, ours, workers = np.max(turns, axis=0)
+        print(f"{resolution:>9}{theirs:>9,.0f}{ours:>9,.0f}{workers:>9,.0f}{workers / theirs:>9.2f}", flush=True)
 
 
 def memory_speed() -> None:

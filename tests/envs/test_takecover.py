@@ -103,6 +103,26 @@ def test_a_game_is_the_one_of_vizdooms_own_wrapper(resolution, rows, steps, monk
     theirs.close(), ours.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the memory of an engine has no name")
+def test_a_screen_is_that_of_its_own_engine():
+    """Another program's engine in the same process, at the same first frame, draws on memory that stays its own."""
+    theirs, ours = takecover.import_vizdoom().DoomGame(), TakeCover(SMALL)
+    theirs.load_config(str(Path(takecover.import_vizdoom().scenarios_path) / "take_cover.cfg"))
+    theirs.set_screen_resolution(takecover.import_vizdoom().ScreenResolution.RES_160X120)
+    theirs.set_screen_format(takecover.import_vizdoom().ScreenFormat.RGB24)
+    theirs.set_window_visible(False)
+    theirs.set_doom_config_path(os.devnull)
+    theirs.init()
+    before = takecover.shared_memory()
+    ours.reset(seed=1)
+    assert before and takecover.shared_memory() == before and all(Path(name).exists() for name in before)
+    for step in range(30):
+        theirs.make_action([True, False])
+        ours.step(1)
+        assert np.array_equal(ours.engine.screen, ours.engine.game.get_state().screen_buffer), step
+    theirs.close(), ours.close()
+
+
 def test_a_timeout_is_a_truncation():
     frames, score, terminated, truncated = play(TakeCover(SMALL), SURVIVOR, actions("sweep-115"))
     assert (len(frames) - 1, score, terminated, truncated) == (2100, 2100, False, True)

@@ -9,6 +9,7 @@ threads that wait for them here keep all cores busy. docs/takecover.md has the s
 
 import functools
 import itertools
+import math
 import os
 import sys
 import tempfile
@@ -55,8 +56,8 @@ METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35}
 class Engine:
     """One game of Take Cover in a process of its own, started when it is first needed.
 
-    The screen on which an episode ends is never seen (ViZDoom hands out zeros): `frame` and `screen` stay the last real
-    ones. An engine that dies is replaced, and the episode is played again to where it was: nobody notices.
+    The screen on which an episode ends is not looked at (ViZDoom hands out zeros): `frame` stays the one before. An
+    engine that dies is replaced, and the episode is played again to where it was: nobody notices.
 
     Raises:
         UserError: no such resolution, ViZDoom missing or too old; later, engines that die again and again.
@@ -67,23 +68,33 @@ class Engine:
             raise UserError(f"Take Cover has no resolution {resolution}: choose one of {', '.join(RESOLUTIONS)}.")
         width, height = (int(side) for side in resolution.split("x"))
         self.vizdoom, self.resolution = import_vizdoom(), resolution
+        self.deaths = self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException
         self.spans = view_spans(height, width)
-        self.screen = np.zeros((height, width, 3), np.uint8)
-        """uint8 (H, W, 3), status bar included"""
+        self.pixels, self.shared = np.zeros((height, 3 * width), np.uint8), False
+        """uint8 (H, W · 3), the screen; whether it is the memory that the engine draws on"""
         self.frame = np.zeros(FRAMES.shape, np.uint8)
         """uint8 (64, 64, 3): the view above the status bar, as V sees it"""
         self.game: Any = None
         self.seed, self.played = 0, list[int]()  # of this episode: enough to play it again
 
+    @property
+    def screen(self) -> np.ndarray:
+        """uint8 (H, W, 3), status bar included."""
+        return self.pixels.reshape(len(self.pixels), -1, 3)
+
     def begin(self, seed: int) -> None:
         """Start the episode of this seed (below 2³²); its frames depend on the seed and the actions alone."""
         self.seed, self.played = seed, []
-        self._survive(self._replay)
+        self._survive()
 
     def step(self, action: int) -> tuple[float, bool, bool]:
         """One tic → (reward, terminated, truncated)."""
         self.played.append(action)
-        return self._survive(functools.partial(self._step, action))
+        try:
+            return self._step(action)
+        except self.deaths:
+            self.close()
+            return self._survive(LIVES - 1)
 
     def close(self) -> None:
         """End the process."""
@@ -91,14 +102,13 @@ class Engine:
             self.game.close()
             self.game = None
 
-    def _survive(self, play: Callable[[], Any]) -> Any:
-        """`play()`; should the engine die of it, all of the episode so far in a new one."""
-        for _ in range(LIVES):
+    def _survive(self, lives: int = LIVES) -> tuple[float, bool, bool]:
+        """All of the episode so far; should the engine die of it, again in a new one."""
+        for _ in range(lives):
             try:
-                return play()
-            except (self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException):
+                return self._replay()
+            except self.deaths:
                 self.close()
-                play = self._replay
         raise UserError(
             f"The Doom engine died {LIVES} times in a row (out of memory, or killed from outside): "
             "run the command again with fewer lanes."
@@ -124,8 +134,9 @@ class Engine:
         return reward, False, False
 
     def _look(self) -> None:
-        self.screen = self.game.get_state().screen_buffer
-        shrink(self.screen.reshape(len(self.screen), -1), *self.spans, self.frame)
+        if not self.shared:
+            self.pixels = self.game.get_state().screen_buffer.reshape(self.pixels.shape)
+        shrink(self.pixels, *self.spans, self.frame)
 
     def _start(self) -> Any:
         game = self.vizdoom.DoomGame()
@@ -142,9 +153,12 @@ class Engine:
         if sys.platform == "linux":
             game.set_vizdoom_path(launcher(os.getpid()))
         with STARTING:
+            others = shared_memory()
             game.init()
-            if sys.platform == "linux":
-                unlink_shared_memory()
+            pixels = take_over(shared_memory() - others, self.pixels.shape)
+        self.shared = np.array_equal(pixels, game.get_state().screen_buffer.reshape(self.pixels.shape))
+        if self.shared:
+            self.pixels = pixels
         return game
 
 
@@ -161,7 +175,7 @@ def import_vizdoom() -> Any:
     return vizdoom
 
 
-STARTING = threading.Lock()  # so that `unlink_shared_memory` meets no engine that has yet to open it
+STARTING = threading.Lock()  # so that `take_over` meets no engine that has yet to open its memory
 LAUNCHER = """#!/bin/sh
 '''exec' '{python}' -IS "$0" "$@"
 '''
@@ -186,13 +200,26 @@ def launcher(parent: int) -> str:
     return f"/proc/{parent}/fd/{file}"
 
 
-def unlink_shared_memory() -> None:
-    """Take the names off the memory that this process shares with its engines: all have it open, and a name would keep
-    10 MB an engine after this process was killed."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        name = line.split()[-1]
-        if name.startswith("/dev/shm/ViZDoom"):
-            Path(name).unlink(missing_ok=True)
+def shared_memory() -> set[str]:
+    """Names of the files in memory that this process shares with its engines; none where there are no such files."""
+    maps = Path("/proc/self/maps")
+    names = (line.split()[-1] for line in maps.read_text().splitlines()) if maps.exists() else ()
+    return {name for name in names if name.startswith("/dev/shm/ViZDoom")}
+
+
+def take_over(names: set[str], shape: tuple[int, ...]) -> np.ndarray:
+    """The screen uint8 (H, W · 3) on which the engine draws that shares these files, read-only; empty without them.
+
+    It is the end of one of them. Read there, it need not be asked of ViZDoom, which copies it twice: a fifth of what a
+    tic costs this process. The names go, since all have the files open: they would keep 10 MB an engine after this
+    process was killed.
+    """
+    pixels = np.empty(0, np.uint8)
+    for name in names:
+        if name.startswith("/dev/shm/ViZDoomSM"):
+            pixels = np.asarray(np.memmap(name, np.uint8, "r"))[-math.prod(shape) :].reshape(shape)
+        Path(name).unlink(missing_ok=True)
+    return pixels
 
 
 # --------------------------------------------------------------------------------------------- the frame
@@ -228,11 +255,14 @@ def shrink(screen, rows, row_weights, columns, column_weights, frame):  # type: 
             for x in range(line.size):
                 line[x] += weight * source[x]
         for j in range(frame.shape[1]):
-            for channel in range(3):
-                total = np.float32(0)
-                for k in range(column_weights.shape[1]):
-                    total += column_weights[j, k] * line[(columns[j] + k) * 3 + channel]
-                frame[i, j, channel] = np.uint8(total)
+            pixels = line[3 * columns[j] :]
+            red = green = blue = np.float32(0)
+            for k in range(column_weights.shape[1]):
+                weight = column_weights[j, k]
+                red += weight * pixels[3 * k]
+                green += weight * pixels[3 * k + 1]
+                blue += weight * pixels[3 * k + 2]
+            frame[i, j, 0], frame[i, j, 1], frame[i, j, 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
 
 
 # ------------------------------------------------------------------------------------------ environments
@@ -284,7 +314,8 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One tic."""
-        if action not in self.action_space:
+        plain = isinstance(action, int | np.integer) and 0 <= action < len(BUTTONS)
+        if not plain and action not in self.action_space:  # a check of 30 µs
             raise InvalidAction(f"{action!r} is no action: 0 none, 1 right, 2 left.")
         if not self.running:
             raise ResetNeeded("step() before reset(), or after the episode's end: call reset() first.")
@@ -352,7 +383,9 @@ class TakeCoverVectorEnv(SyncVectorEnv):
                 )
                 self._observations[lane] = self._env_obs[lane]
 
-        for thread in [self.pool.submit(work) for _ in range(self.threads)]:
+        others = [self.pool.submit(work) for _ in range(self.threads - 1)]
+        work()
+        for thread in others:
             thread.result()
         frames = self._observations.copy() if self.copy else self._observations
         return frames, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}

@@ -5,7 +5,7 @@ Shapes: every picture is uint8 (height, width, 3).
 
 import io
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ def fit(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray(canvas)
 
 
+@lru_cache(16)
 def labelled(text: str, width: int, align: str = "centre") -> np.ndarray:
     """One line of text, (LABEL, width, 3)."""
     canvas = Image.new("RGB", (width, LABEL), PAPER)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory
@@ -70,11 +71,12 @@ class Spectator:
         expected = memory.sample(mdrnn.predict(self.agent.h[:1]), temperature=0)  # (1, Z)
         env = self.lanes.envs[0]
         view = as_picture(env.render()) if env.render_mode == "rgb_array" else None
+        reconstruction, prediction = vae.decode(torch.cat([mean, expected]))
         return Glimpse(
             view=frames[0].copy() if view is None else view,
             frame=frames[0].copy(),
-            reconstruction=vae.decode(mean)[0],
-            prediction=vae.decode(expected)[0],
+            reconstruction=reconstruction,
+            prediction=prediction,
             step=self.step,
             score=float(env.get_wrapper_attr("episode_returns")),
         )
