@@ -21,8 +21,8 @@ LAPTOP = Run(
     vae=VAETraining(epochs=2, batch_size=64, learning_rate=1e-3, anneal=0.2, free_bits=0),
     mdrnn=MDRNNTraining(epochs=12, batch_size=32, sequence_length=125, learning_rate=1.5e-3),
     controller=Evolution(
-        n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=12, epochs=26,
-        select_every=13, select_tracks=16,
+        n_samples=2, batch_size=128, start="anywhere", max_steps=640, give_up=100, whole_after=12, epochs=28,
+        select_every=14, select_tracks=16,
     ),
     evaluate=Evaluation(video=True),
 )  # fmt: skip
