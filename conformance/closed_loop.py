@@ -53,7 +53,7 @@ def drive(frame: np.ndarray, pace: float = 1.0) -> np.ndarray:
 class Drive:
     """One episode of T steps, everything the driver saw and did."""
 
-    frames: np.ndarray  # uint8 (T,96,96,3), what each action was chosen from
+    frames: np.ndarray  # uint8 (T + 1,96,96,3), what each action was chosen from, and the last one
     actions: np.ndarray  # float32 (T,3)
     rewards: np.ndarray  # float64 (T,)
 
@@ -63,7 +63,12 @@ class Drive:
 
 
 def episode(
-    env_id: str, seed: int, policy: Policy, noise: np.random.Generator | None = None, mirrored: bool = False
+    env_id: str,
+    seed: int,
+    policy: Policy,
+    noise: np.random.Generator | None = None,
+    mirrored: bool = False,
+    **view: str,
 ) -> Drive:
     """One whole episode.
 
@@ -73,8 +78,9 @@ def episode(
         policy: who.
         noise: moves each number of each action by one unit in the last place, up or down.
         mirrored: the driver sees 2 x the frame - ours at the same state.
+        view: arguments of the environment's constructor.
     """
-    env, shadow = gymnasium.make(env_id), gymnasium.make(OURS)
+    env, shadow = gymnasium.make(env_id, **view), gymnasium.make(OURS)
     frame, _ = env.reset(seed=seed)
     ours, _ = shadow.reset(seed=seed)
     frames, actions, rewards = [], [], []
@@ -93,7 +99,7 @@ def episode(
         rewards.append(reward)
         ended = terminated or truncated
     env.close()
-    return Drive(np.stack(frames), np.stack(actions), np.array(rewards))
+    return Drive(np.stack([*frames, frame]), np.stack(actions), np.array(rewards))
 
 
 def first_difference(a: np.ndarray, b: np.ndarray) -> int | None:

@@ -7,48 +7,24 @@ One car at a time in 32-bit floats: every frame, action, reward and therefore sc
 
 import argparse
 import sys
-from typing import NamedTuple
-
-import gymnasium
-import numpy as np
 
 import worldmodels
-from conformance.closed_loop import OURS, THEIRS, first_difference
+from conformance.closed_loop import OURS, THEIRS, Drive, episode, first_difference
 from worldmodels.cli import as_a_command, count
 
 
-class Drive(NamedTuple):
-    """One episode of T steps."""
-
-    frames: np.ndarray  # uint8 (T + 1,96,96,3)
-    actions: np.ndarray  # float32 (T,3)
-    rewards: np.ndarray  # float64 (T,)
-
-
-def drive(env: gymnasium.Env, seed: int) -> Drive:
+def drive(env_id: str, seed: int, **view: str) -> Drive:
     """The whole episode of one track."""
-    agent = worldmodels.load_pretrained("carracing")
-    agent.reset()
-    frame, _ = env.reset(seed=seed)
-    frames, actions, rewards = [frame], [], []
-    ended = False
-    while not ended:
-        actions.append(agent(frames[-1]))
-        frame, reward, terminated, truncated, _ = env.step(actions[-1])
-        frames.append(frame)
-        rewards.append(reward)
-        ended = terminated or truncated
-    return Drive(np.stack(frames), np.stack(actions), np.array(rewards))
+    return episode(env_id, seed, worldmodels.load_pretrained("carracing"), **view)
 
 
 def run(tracks: int, first_seed: int = 500) -> list[str]:
     """Print a line per track; what differs."""
-    theirs, ours = gymnasium.make(THEIRS), gymnasium.make(OURS, frames="exact")
     found = []
     for seed in range(first_seed, first_seed + tracks):
-        a, b = drive(theirs, seed), drive(ours, seed)
-        differing = [name for name in Drive._fields if first_difference(getattr(a, name), getattr(b, name)) is not None]
-        scores = f"{float(a.rewards.sum())!r} on Gymnasium, {float(b.rewards.sum())!r} on ours"
+        a, b = drive(THEIRS, seed), drive(OURS, seed, frames="exact")
+        differing = [name for name in vars(a) if first_difference(getattr(a, name), getattr(b, name)) is not None]
+        scores = f"{a.score!r} on Gymnasium, {b.score!r} on ours"
         print(f"track {seed}: {scores}; differing: {', '.join(differing) or 'nothing'}", flush=True)
         found += [f"track {seed}: {name} differ" for name in differing]
     return found

@@ -322,7 +322,7 @@ def run_tracks(seeds: int, repeats: int = 3) -> list[dict[str, Any]]:
     resets = f"{seeds} seeds x {repeats} resets"
     return [
         {"tracks": resets, "tiles": f"{min(tiles)}-{max(tiles)}", "differing": differing, "first difference": first}
-    ]  # fmt: skip
+    ]
 
 
 def run_driver(name: str, episodes: int, steps: int, num_threads: int = 1) -> dict[str, Any]:

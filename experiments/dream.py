@@ -49,12 +49,8 @@ class World:
 
     def dreams(self, temperature: float, which: np.ndarray, keys: np.ndarray) -> Dreams:
         """One dream a start number of `which` (N,), with the noise of `keys` (N,)."""
-        dreams, s = (
-            Dreams(self.mdrnn, len(which), temperature=temperature, threads=torch.get_num_threads()),
-            self.starts,
-        )
-        z, h, c, restart = (x.numpy()[which] for x in (s.z, s.h, s.c, s.restart))
-        dreams.begin(np.arange(len(which)), keys, z, h, c, restart)
+        dreams = Dreams(self.mdrnn, len(which), temperature=temperature, threads=torch.get_num_threads())
+        dreams.begin(np.arange(len(which)), keys, *self.starts.arrays(which))
         return dreams
 
     def dreamed(self, parameters: np.ndarray, temperature: float, which: np.ndarray, keys: np.ndarray) -> np.ndarray:

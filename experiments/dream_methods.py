@@ -22,7 +22,6 @@ import torch
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
 from worldmodels import controller, memory, vision
 from worldmodels.cli import as_a_command, count
-from worldmodels.commands.train_in_dream import load_episodes
 from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences, stored_latents
 from worldmodels.dream import Starts
@@ -32,6 +31,7 @@ from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.training import quality
+from worldmodels.training.learner import load_episodes
 from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16
 
@@ -122,8 +122,7 @@ class Dreamt(World):
             mask = mdrnn.dropout_mask(s, torch.Generator().manual_seed(int(keys[0])))
             assert mask is not None
             mask = mask.repeat(len(which) // s, 1)
-        z, h, c, restart = (x.numpy()[which] for x in (starts.z, starts.h, starts.c, starts.restart))
-        dreams.begin(np.arange(len(which)), keys, z, h, c, restart, mask)
+        dreams.begin(np.arange(len(which)), keys, *starts.arrays(which), mask)
         return dreams
 
     def strip(self, parameters: np.ndarray, temperature: float, start: int) -> np.ndarray:

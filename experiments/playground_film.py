@@ -98,7 +98,7 @@ def main() -> None:
     threading.Thread(target=running.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
-        page = chromium.new_page(viewport=WINDOW, device_scale_factor=1)  # type: ignore[arg-type]
+        page = chromium.new_page(viewport=WINDOW, device_scale_factor=1)
         page.clock.install(time=0)
         page.goto(f"{running.url}#{DREAM}")
         page.wait_for_selector("html[data-ready]")

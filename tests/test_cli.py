@@ -177,17 +177,17 @@ def test_underscores_and_hyphens_are_the_same() -> None:
 
 
 def test_a_run_hands_its_settings_to_every_stage() -> None:
-    run = plan.stages(config.Run(logdir="x", seed=5, env="A-v0"))
+    run = plan.stages(plan.Run(logdir="x", seed=5, env="A-v0"))
     assert {run.collect.rootdir, run.vae.rootdir, run.mdrnn.rootdir} == {"x/rollouts"}
     assert {s.seed for s in (run.collect, run.vae, run.mdrnn, run.controller)} == {5}
     assert run.controller.env == run.evaluate.env == "A-v0"
-    assert plan.stages(config.Run()).evaluate.env == config.CARRACING
-    elsewhere = config.Run(env="A-v0", evaluate=config.Evaluation(env="B-v0"))
+    assert plan.stages(plan.Run()).evaluate.env == config.CARRACING
+    elsewhere = plan.Run(env="A-v0", evaluate=config.Evaluation(env="B-v0"))
     assert plan.stages(elsewhere).evaluate.env == "B-v0", "what is said counts"
 
 
 def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes() -> None:
-    last = config.Run(logdir="x", seed=5, iterations=3, early_generations=7)
+    last = plan.Run(logdir="x", seed=5, iterations=3, early_generations=7)
     before = plan.previous(last)
     second, third = plan.stages(before), plan.stages(last)
     assert (third.collect.policy, third.collect.logdir, third.collect.rootdir) == ("agent", "x/previous", "x/rollouts")
@@ -203,7 +203,7 @@ def test_an_iteration_drives_with_the_driver_before_and_learns_from_all_episodes
 
 def test_a_warm_iteration_begins_with_the_v_and_c_before_it() -> None:
     evolution = config.Evolution(sigma=0.2, start="anywhere", max_steps=300, whole_after=9, n_samples=3)
-    last = config.Run(logdir="x", iterations=2, warm=True, controller=evolution)
+    last = plan.Run(logdir="x", iterations=2, warm=True, controller=evolution)
     first, second = plan.stages(plan.previous(last)), plan.stages(last)
     assert (first.vae.warm, first.controller.warm, first.controller.sigma) == (None, None, 0.2)
     assert (second.vae.warm, second.controller.warm) == ("x/previous", "x/previous")

@@ -24,7 +24,7 @@ from worldmodels.runs.directory import RunDir
 from worldmodels.workers.pool import import_ahead
 
 COMMANDS: dict[str, tuple[type, str]] = {
-    "run": (settings.Run, "worldmodels.commands.run"),
+    "run": (stages.Run, "worldmodels.commands.run"),
     "collect": (settings.Collect, "worldmodels.commands.collect"),
     "train-vae": (settings.TrainVAE, "worldmodels.commands.train_vae"),
     "train-mdrnn": (settings.TrainMDRNN, "worldmodels.commands.train_mdrnn"),

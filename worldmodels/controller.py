@@ -61,15 +61,11 @@ class Controller:
         inside = torch.tanh(_layer(parameters[:, :first], seen, self.hidden, True))
         return _layer(parameters[:, first:], inside, self.outputs, True)
 
-    def settings(self) -> dict[str, Any]:
-        """What rebuilds it; JSON-able."""
-        return asdict(self)
-
 
 def save(run: RunDir, controller: Controller, parameters: np.ndarray, meta: dict[str, Any]) -> None:
     """Make `parameters` float32 (n,) the run's best C; `meta` (JSON-able) how an agent acts and where C is from."""
     tensors = {"parameters": torch.from_numpy(parameters)}
-    checkpoint.save(run.ctrl / "best.safetensors", tensors, {"controller": controller.settings(), **meta})
+    checkpoint.save(run.ctrl / "best.safetensors", tensors, {"controller": asdict(controller), **meta})
 
 
 def load(run: RunDir) -> tuple[Controller, np.ndarray, dict[str, Any]]:
@@ -85,12 +81,8 @@ def load(run: RunDir) -> tuple[Controller, np.ndarray, dict[str, Any]]:
         if "z_size" not in settings:  # version 0.1 kept sizes beside the weights of V and M, and the bias in C's length
             agent = {name: settings.pop(name) for name in ("sample_z", "seed")}
             sizes = checkpoint.load(run.trained("mdrnn"))[1]["mdrnn"]
-            settings |= {
-                "z_size": sizes["z_size"],
-                "hidden_size": sizes["hidden_size"],
-                "outputs": sizes["action_size"],
-            }
-            settings["bias"] = settings["inputs"] != "zch"
+            settings |= {"z_size": sizes["z_size"], "hidden_size": sizes["hidden_size"]}
+            settings |= {"outputs": sizes["action_size"], "bias": settings["inputs"] != "zch"}
             meta = {**meta, "agent": agent}
         controller, parameters = Controller(**settings), tensors["parameters"].float().numpy()
         if parameters.shape != (controller.size,):

@@ -112,7 +112,16 @@ class Starts:
     def first(self) -> "Starts":
         """Those with which episodes begin (all where none does)."""
         chosen = self.restart > 0
-        return Starts(self.z[chosen], self.h[chosen], self.c[chosen], self.restart[chosen]) if chosen.any() else self
+        return self.some(chosen) if chosen.any() else self
+
+    def some(self, which: slice | Tensor) -> "Starts":
+        """Those of a slice or of a mask bool (S,)."""
+        return Starts(*(x[which] for x in vars(self).values()))
+
+    def arrays(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """z, h, c and restart of the starts number `which` int64 (n,), as `Dreams.begin` takes them."""
+        z, h, c, restart = (x.numpy()[which] for x in vars(self).values())
+        return z, h, c, restart
 
     def save(self, path: Path) -> None:
         """Write the bank to `path` (safetensors), beside the M whose states they are."""

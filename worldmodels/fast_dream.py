@@ -252,5 +252,5 @@ class Population:
         x, c = dreams.x[rows].numpy(), dreams.c_rows[rows].numpy()
         dream_kernels.control(
             x, c, dreams.first_h, dreams.mdrnn.z_size, self.inputs, self.parameters, self.candidate[rows], raw
-        )  # fmt: skip
+        )
         return self.actions.squash(raw)

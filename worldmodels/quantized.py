@@ -79,14 +79,14 @@ class _Convolution:
         self.before, self.after, self.bias = before, after, convolution.bias
         self.step = (weight.abs().amax(dim=(1, 2, 3)) / 127).clamp(min=1e-12)  # (channels,)
         self.zero = torch.zeros(len(weight), dtype=torch.int64)
-        self.shape = list(convolution.stride), list(convolution.padding), list(convolution.dilation)  # type: ignore[arg-type]  # "same" is none of ours
+        self.shape = list(convolution.stride), list(convolution.padding), list(convolution.dilation)
         levels = (weight / self.step[:, None, None, None]).round().to(torch.int8)
         self.packed = torch.ops.onednn.qconv_prepack(levels, self.step, before, 0, *self.shape, 1, None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Levels uint8 (B, channels, height, width) → levels uint8, or numbers float32."""
         kind = torch.float32 if self.after is None else torch.uint8
-        return torch.ops.onednn.qconv2d_pointwise(  # type: ignore[no-any-return]
+        return torch.ops.onednn.qconv2d_pointwise(
             x, self.before, 0, self.packed, self.step, self.zero, self.bias, *self.shape, 1,
             self.after or 1.0, 0, kind, "relu", [], "",
         )  # fmt: skip

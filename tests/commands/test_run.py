@@ -53,7 +53,7 @@ def test_a_warm_iteration_on_a_toy(tmp_path: Path, monkeypatch) -> None:
         run.main(replace(cfg, dream=config.Dreaming(rounds=1)))
 
 
-def small(logdir: Path, **changes) -> config.Run:
+def small(logdir: Path, **changes) -> plan.Run:
     """A run of the toy in seconds, in this process."""
     return replace(
         SMOKE, logdir=str(logdir), env=TOY, device="cpu", early_generations=1,
@@ -70,7 +70,7 @@ def finished(tmp_path_factory) -> Path:
     return logdir
 
 
-def ask(cfg: config.Run) -> None:
+def ask(cfg: plan.Run) -> None:
     run.main(cfg, begin=lambda: record.write("run", cfg, "smoke"))
 
 
@@ -179,6 +179,6 @@ def test_two_runs_do_not_share_a_directory(finished: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_stage_speaks_of_the_flags_that_run_has(stage: str, sentence: str, words: str) -> None:
-    settings = getattr(plan.stages(config.Run(logdir="a b")), stage)
+    settings = getattr(plan.stages(plan.Run(logdir="a b")), stage)
     command = next(command for command, field in plan.STAGES.items() if field == stage)
     assert run.in_words_of_run(sentence, command, settings) == words

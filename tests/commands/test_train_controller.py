@@ -15,7 +15,7 @@ from tests.helpers.toy import TOY, Toy
 from worldmodels import agent, controller
 from worldmodels.commands import train_controller
 from worldmodels.controller import Controller
-from worldmodels.data.latents import Latents, digest
+from worldmodels.data.latents import Latents
 from worldmodels.errors import UserError
 from worldmodels.evolution import strategies as evolution
 from worldmodels.evolution.carrying import carried
@@ -161,7 +161,7 @@ def test_scores_on_other_selection_tracks_do_not_compare(logdir: Path) -> None:
 
 def test_no_more_directions_than_c_can_see(logdir: Path, capsys) -> None:
     episode = Latents(torch.randn(21, 4), torch.zeros(21, 4), torch.rand(20, 3), torch.zeros(20), torch.zeros(20))
-    tag = {"vae": digest(logdir / "vae" / "best.safetensors"), "episode": "0"}
+    tag = {"vae": checkpoint.digest(logdir / "vae" / "best.safetensors"), "episode": "0"}
     checkpoint.save(logdir / "mdrnn" / "latents" / "0.safetensors", episode._asdict(), tag)
     (logdir / "mdrnn" / "latents" / "_.safetensors").write_bytes(b"foreign")
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=1))

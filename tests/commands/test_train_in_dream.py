@@ -18,8 +18,10 @@ from worldmodels.data.latents import Latents
 from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, GiveUp
-from worldmodels.runs import metrics
+from worldmodels.runs import checkpoint, metrics
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Dreaming, MDRNNTraining, TrainInDream
+from worldmodels.training.learner import load_episodes
 from worldmodels.workers.explorer import Explorer, explore
 
 ROUNDS = Dreaming(
@@ -81,11 +83,11 @@ def test_another_c_begins_from_nothing(before: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([row["discount"] for row in rows], [0.9, 1 - 0.1 / 10**0.5, 0.9, 1 - 0.1 / 10**0.5])
     learn(halves, **changes | {"rounds": 2})
     learn(halves, **changes | {"rounds": 3})
-    tensors, _ = train_in_dream.checkpoint.load(halves / "ctrl" / "last.safetensors")
+    tensors, _ = checkpoint.load(halves / "ctrl" / "last.safetensors")
     assert torch.equal(tensors["average"], tensors["parameters"]), "of one round"
     learn(halves, **changes)
     for name in ("ctrl/last.safetensors", "ctrl/best.safetensors", "mdrnn/best.safetensors"):
-        one, other = (train_in_dream.checkpoint.load(run / name)[0] for run in (whole, halves))
+        one, other = (checkpoint.load(run / name)[0] for run in (whole, halves))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -93,10 +95,10 @@ def test_the_average_of_c_is_kept(before: Path, tmp_path: Path) -> None:
     """Of one round it is C itself; of more it is another C, and carried over like it."""
     logdir = Path(shutil.copytree(before, tmp_path / "run"))
     learn(logdir, rounds=1, average=3, select_every=1)
-    tensors, _ = train_in_dream.checkpoint.load(logdir / "ctrl" / "last.safetensors")
+    tensors, _ = checkpoint.load(logdir / "ctrl" / "last.safetensors")
     assert torch.equal(tensors["average"], tensors["parameters"])
     learn(logdir, rounds=2, average=3, select_every=1)
-    tensors, _ = train_in_dream.checkpoint.load(logdir / "ctrl" / "last.safetensors")
+    tensors, _ = checkpoint.load(logdir / "ctrl" / "last.safetensors")
     assert not torch.equal(tensors["average"], tensors["parameters"])
 
 
@@ -140,7 +142,7 @@ def test_every_real_step_is_counted(before: Path, tmp_path: Path) -> None:
     rows = learn(logdir, rounds=2)
     driven = 0
     for number in (1, 2):
-        episodes = train_in_dream.load_episodes(train_in_dream.RunDir(logdir), number)
+        episodes = load_episodes(RunDir(logdir), number)
         assert len(episodes) == 4
         driven += sum(len(episode.actions) for episode in episodes)
     collected = sum(int(row["length"] or 0) for row in first)

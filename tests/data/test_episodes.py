@@ -163,7 +163,7 @@ BAD = {  # what is wrong with a file, and what is said of it
     "deep-header": (lambda path: lying(path, "(" * 5000), "header"),
     "odd-header": (lambda path: lying(path, "{'descr': 7, 'fortran_order': 0, 'shape': 'six'}"), "shape"),
     "encrypted": (encrypted, "encrypted"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -94,7 +94,7 @@ def test_windows_cover_every_step_once_and_skip_leaves_the_rest(lengths, length,
             assert torch.equal(batch.mean[:, 1:, 0][inside], batch.actions[..., 0][inside] + 1)
             assert len(batch.mask) <= batch_size and batch.mask.shape[1] <= length and batch.mask[:, 0].all()
             assert not batch.actions[~inside].any() and not batch.rewards[~inside].any()
-    assert abs(len(whole) - sequences.batches_per_epoch) <= len(lengths) and sequences.steps == sum(lengths)
+    assert abs(len(whole) - sequences.batches_per_epoch) <= len(lengths)
     skip = data.draw(st.integers(0, len(whole) + 1))
     rest = list(sequences.batches(seed, epoch, skip))
     assert len(rest) == len(whole[skip:])

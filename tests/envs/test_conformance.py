@@ -14,6 +14,7 @@ from pygame import gfxdraw
 from conformance import driver, fuzz
 from conformance.closed_loop import OURS, THEIRS
 from worldmodels.envs.carracing import camera, hud, shrink, window
+from worldmodels.envs.carracing.state import zeros
 
 CASES = sorted(fuzz.CASES.glob("*.json"))
 
@@ -60,7 +61,7 @@ def random_quads(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 def test_quads_are_gfxdraws():
     """Quads over one another: every pixel of the picture."""
     rng = np.random.default_rng(0)
-    canvas = window.make_canvas()
+    canvas = zeros(window.Canvas)
     surface = surface_of(canvas)
     for number, quad in enumerate(random_quads(rng, 600)):
         color = int(rng.integers(1 << 24))
@@ -81,7 +82,7 @@ def paint(surface: pygame.Surface, quad: np.ndarray, color: int) -> None:
 def test_no_cell_that_a_quad_touches_is_taken_for_flat():
     """One quad at a time over one colour: the frame, of which only the marked cells are summed."""
     rng = np.random.default_rng(1)
-    canvas = window.make_canvas()
+    canvas = zeros(window.Canvas)
     for quad in random_quads(rng, 1200):
         canvas.window[: window.BAR_TOP] = 0x203040
         surface = surface_of(canvas)
@@ -97,7 +98,7 @@ def test_no_cell_that_a_quad_touches_is_taken_for_flat():
 def test_polygons_are_pygames():
     """Convex polygons of 4 to 8 corners as small as the car's, in any place."""
     rng = np.random.default_rng(1)
-    canvas = window.make_canvas()
+    canvas = zeros(window.Canvas)
     surface = surface_of(canvas)
     for _ in range(400):
         count = int(rng.integers(4, 9))
@@ -124,7 +125,7 @@ def test_turns_are_pygames():
 def test_smoothscale_is_pygames_sse2(backend):
     """Noise, the hardest picture; pygame's generic C differs from SSE2, by one at most (docs/carracing.md)."""
     rng = np.random.default_rng(3)
-    canvas = window.make_canvas()
+    canvas = zeros(window.Canvas)
     canvas.window[:] = rng.integers(1 << 24, size=(800, 1000))
     canvas.window[:400] = rng.choice([0, 0xFFFFFF], size=(400, 1000))
     canvas.mixed[:] = 1
@@ -143,7 +144,7 @@ def test_smoothscale_is_pygames_sse2(backend):
 
 def test_every_flat_colour_is_what_the_whole_sum_makes():
     """A cell of one colour is not summed; here it is, for all 256 values and every cell."""
-    canvas = window.make_canvas()
+    canvas = zeros(window.Canvas)
     for value in range(256):
         canvas.window[:] = value * 0x010101
         flat = frame_of(canvas)

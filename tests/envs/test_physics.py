@@ -102,7 +102,7 @@ def shapes_of_the_car():
 def _box2d_distance(road, car, ground, body, skins):
     return Box2D.b2Distance(
         shapeA=road, idxA=0, shapeB=car, idxB=0, transformA=ground.transform, transformB=body.transform, useRadii=skins
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------- lanes, threads, our own starts

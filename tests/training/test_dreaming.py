@@ -10,7 +10,7 @@ from tests.helpers.toy import TOY
 from worldmodels import envs, memory
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents, values
-from worldmodels.dream import DreamStep, Starts
+from worldmodels.dream import DreamStep
 from worldmodels.envs import World
 from worldmodels.envs.actions import Car
 from worldmodels.training.dreaming import PROBES, RIDGE, Dreamer, carry_over, seen_with, straight
@@ -125,7 +125,7 @@ def test_climbing_climbs_and_leaves_m_alone() -> None:
     before = copy.deepcopy(mdrnn.state_dict())
     starts = bank(mdrnn, [episode(60, 1)], 32 * 40, seed=0)
     dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=6)
-    first = Starts(*(x[:256] for x in vars(starts).values()))
+    first = starts.some(slice(256))
 
     def worth(parameters: np.ndarray) -> float:
         many = torch.from_numpy(parameters).float().expand(256, -1)
@@ -161,7 +161,7 @@ def test_a_climb_is_adam_on_the_mean_of_its_neighbours() -> None:
     dreamer, draw = Dreamer(mdrnn, shape, car(), 1.0, 3), torch.Generator().manual_seed(4)
     weights, first, second, cut = torch.tensor(c, dtype=torch.float32), 0.0, 0.0, 0
     for step in range(3):
-        part = Starts(*(x[8 * step : 8 * step + 8] for x in vars(starts).values()))
+        part = starts.some(slice(8 * step, 8 * step + 8))
         many = (weights + 0.1 * torch.randn(8, shape.size, generator=draw)).requires_grad_(True)
         paid, value = dreamer.dream(many, part, draw)
         (gradient,) = torch.autograd.grad(-(paid + value).mean(), many)

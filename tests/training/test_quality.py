@@ -122,7 +122,7 @@ def test_take_cover_s_policies_are_ranked_by_their_known_scores_from_first_state
     starts = Starts(torch.tensor([[9.0] * 4, [0.0] * 4]), torch.zeros(2, 8), torch.zeros(2, 8), torch.tensor([0.0, 1]))
     mdrnn = MDRNN(
         4, 1, 8, include_terminal=True, include_restart=True, step_reward=1.0, action_kind="threshold"
-    ).requires_grad_(False)  # fmt: skip
+    ).requires_grad_(False)
     mdrnn.head.weight.zero_()
     mdrnn.head.bias.zero_()
     mdrnn.head.bias[-1] = -1.0

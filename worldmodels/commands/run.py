@@ -27,8 +27,9 @@ from worldmodels.runs import record
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import alone, write_atomically
-from worldmodels.runs.settings import Report, Run
-from worldmodels.runs.stages import STAGES, previous, stages
+from worldmodels.runs.settings import Report
+from worldmodels.runs.stages import STAGES, Run, previous, stages
+from worldmodels.training import learner
 from worldmodels.workers.places import choose_device
 
 Stage = tuple[str, str, Callable[..., None], Any]  # title, command, its main, its settings
@@ -75,7 +76,7 @@ def refuse(cfg: Run) -> None:
     if cfg.collect.rollouts < 2:
         raise UserError("--collect.rollouts is 1, where two are needed: one to train on, one to test.")
     if cfg.dream.rounds:
-        train_in_dream.refuse(todo.dream, pays, todo.mdrnn.discount)
+        learner.refuse(todo.dream, pays, todo.mdrnn.discount)
     else:
         train_controller.refuse(todo.controller, description)
         train_controller.refuse_dream(todo.controller, pays, description.step_reward)

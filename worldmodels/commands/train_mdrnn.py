@@ -22,7 +22,7 @@ from torch import Tensor
 from worldmodels import envs, memory, vision
 from worldmodels.data.dataset import Dataset, open_dataset, read_some, split
 from worldmodels.data.episodes import load_rollout
-from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, digest, encode_dataset
+from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, encode_dataset
 from worldmodels.dream import continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
@@ -60,7 +60,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     precision = "bfloat16" if bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
-    about = {"V": digest(vae_path)}
+    about = {"V": checkpoint.digest(vae_path)}
 
     @cache
     def seen() -> dict[Path, Latents]:
@@ -112,20 +112,11 @@ def untrained(
     cfg: TrainMDRNN, z_size: int, action_size: int, collection: dict[str, Any]
 ) -> tuple[MDRNN, dict[str, Any], dict[str, Any]]:
     """(M for such episodes, the settings of its architecture, its labels: the kind of action)."""
-    settings: dict[str, Any] = {
-        "z_size": z_size,
-        "action_size": action_size,
-        "hidden_size": cfg.hidden_size,
-        "gaussians": cfg.gaussians,
-        "mixture": cfg.mixture,
-        "include_reward": cfg.include_reward,
-        "include_terminal": cfg.include_terminal,
-        # What an M of before these settings did not have is left out: it can still be trained on.
-        **({"include_restart": True} if cfg.include_restart else {}),
-        **({"reward_scale": cfg.reward_scale} if cfg.reward_scale != 1 else {}),
-        **({"dropout": cfg.dropout} if cfg.dropout else {}),
-        **({"discount": cfg.discount} if cfg.discount else {}),
-    }
+    always = ("hidden_size", "gaussians", "mixture", "include_reward", "include_terminal")
+    later = ("include_restart", "reward_scale", "dropout", "discount")  # an M of before these can still be trained on
+    changed = [name for name in later if getattr(cfg, name) != getattr(TrainMDRNN(), name)]
+    settings: dict[str, Any] = {"z_size": z_size, "action_size": action_size}
+    settings |= {name: getattr(cfg, name) for name in (*always, *changed)}
     labels = action_labels(collection["env"]) if collection else {}
     torch.manual_seed(cfg.seed)
     return MDRNN(**settings, **labels), settings, labels

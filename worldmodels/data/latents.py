@@ -4,7 +4,6 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 """
 
 import ctypes
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,7 +95,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
         UserError: not one episode could be read.
     """
     remove_stale(folder, {head.digest for head in dataset.heads})
-    sight = digest(vae_path) + BFLOAT16 * vae.use_bfloat16
+    sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
     episodes, damaged = {}, 0
     for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
         stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
@@ -118,7 +117,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
 def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
     """The episodes that `encode_dataset` stored last in `folder`, one after another, as this V sees them, in whatever
     arithmetic: another V's, and files that are none of ours, are left out."""
-    vae_digest = digest(vae_path)
+    vae_digest = checkpoint.digest(vae_path)
     for path in sorted(folder.glob("*.safetensors")):
         for sight in (vae_digest, vae_digest + BFLOAT16):
             latents = read_latents(path, {"vae": sight, "episode": path.stem})
@@ -139,7 +138,7 @@ def say_of_another_v(run: RunDir) -> bool:
 
 def seen_by_another(run: RunDir) -> bool:
     """Whether M has learned from another V than is there now."""
-    vae, learned = digest(run.trained("vae")), checkpoint.load(run.trained("mdrnn"))[1].get("V")
+    vae, learned = checkpoint.digest(run.trained("vae")), checkpoint.load(run.trained("mdrnn"))[1].get("V")
     if learned is not None:
         return bool(learned != vae)
     for path in run.latents.glob("*.safetensors"):  # an M of before that was kept: what is stored is what it saw
@@ -153,11 +152,6 @@ def remove_stale(folder: Path, digests: set[str]) -> None:
     for path in folder.glob("*.safetensors"):
         if path.stem not in digests:
             path.unlink()
-
-
-def digest(vae_path: Path) -> str:
-    """By which V is known: its file's content."""
-    return hashlib.sha256(vae_path.read_bytes()).hexdigest()[:16]
 
 
 def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
@@ -219,10 +213,6 @@ class Sequences:
         if not self.discount:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
-
-    @property
-    def steps(self) -> int:
-        return sum(len(episode.actions) for episode in self.episodes)
 
     @property
     def batches_per_epoch(self) -> int:

@@ -24,12 +24,11 @@ from worldmodels.envs.world import (
     reset_options,
     tried,
 )
-from worldmodels.errors import said
 
 __all__ = [
     "CARRACING", "DESCRIPTIONS", "DREAM", "FRAME_SIZE", "TAKECOVER", "Actions", "Description", "Lanes", "World",
     "actions_for", "actions_in", "actions_of", "as_frames", "describe", "find", "limit_of", "make", "make_any",
-    "make_one", "register", "registered", "reset_options", "said", "tried",
+    "make_one", "register", "registered", "reset_options", "tried",
 ]  # fmt: skip
 
 

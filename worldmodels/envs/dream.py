@@ -179,10 +179,7 @@ class DreamVectorEnv(SeededLanes):
         if self.starts is None:
             self.dreams.begin(lanes, keys, prior, mask=mask_of_h)
         else:
-            z, h, c, restart = (
-                x.numpy()[which] for x in (self.starts.z, self.starts.h, self.starts.c, self.starts.restart)
-            )
-            self.dreams.begin(lanes, keys, z, h, c, restart, mask_of_h)
+            self.dreams.begin(lanes, keys, *self.starts.arrays(which), mask_of_h)
         self._see(lanes)
 
     def step(
@@ -290,8 +287,7 @@ def chosen_starts(folder: Path, mdrnn: memory.MDRNN, start: str | int) -> Starts
     number = int(start)
     if not 0 <= number < len(starts.z):
         raise UserError(f"start is {number}: the bank in {folder} has the numbers 0 to {len(starts.z) - 1}.")
-    one = slice(number, number + 1)
-    return Starts(starts.z[one], starts.h[one], starts.c[one], starts.restart[one])
+    return starts.some(slice(number, number + 1))
 
 
 class Dream(gymnasium.Env[np.ndarray, Any], EzPickle):

@@ -3,11 +3,9 @@
 Shapes: P population, n parameters of C.
 """
 
-import shutil
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from worldmodels.evolution import strategies
 from worldmodels.evolution.carrying import carried
 from worldmodels.evolution.search import Search, basis_of
 from worldmodels.runs import checkpoint
-from worldmodels.runs.directory import RunDir
+from worldmodels.runs.directory import RunDir, start_over
 from worldmodels.runs.settings import TrainController
 
 FIXED = (
@@ -220,15 +218,6 @@ def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop)
     if loop.select_tracks != cfg.select_tracks:
         loop.best = None
     loop.select_tracks, loop.models = cfg.select_tracks, models
-
-
-def start_over(folder: Path) -> None:
-    """Delete what a command that makes C has left in `folder`."""
-    for old in [*folder.glob("*.safetensors"), *folder.glob("events.out.tfevents.*"), *folder.glob("dream.mp4")]:
-        old.unlink()
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
-    for made in ("samples", "episodes"):
-        shutil.rmtree(folder / made, ignore_errors=True)
 
 
 def save_best(run: RunDir, state: State, cfg: TrainController) -> None:

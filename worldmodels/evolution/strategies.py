@@ -96,6 +96,11 @@ class Stateful:
     STATE: tuple[str, ...]
     """Names of attributes."""
     generator: np.random.Generator
+    _mean: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self._mean
 
     def state(self) -> dict[str, np.ndarray]:
         arrays = {name: np.array(getattr(self, name)) for name in self.STATE}
@@ -197,10 +202,6 @@ class OpenAIES(Stateful):
         self._mean = self._mean + self.learning_rate * step / scale
 
     @property
-    def mean(self) -> np.ndarray:
-        return self._mean
-
-    @property
     def sigma(self) -> float:
         return self._sigma
 
@@ -248,10 +249,6 @@ class PGPE(Stateful):
         if speed > self.max_speed:
             self.velocity *= self.max_speed / speed
         self._mean = self._mean + self.velocity
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self._mean
 
     @property
     def sigma(self) -> float:

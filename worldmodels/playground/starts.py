@@ -125,7 +125,7 @@ def choose(agent: Agent, rollouts: list[Rollout]) -> tuple[list[Start], Tensor, 
     scaled = (z - mean) / std.clamp(min=0.2)  # what hardly moves is noise
     earned = torch.tensor([float(rollouts[i].rewards[max(0, t - WARM_UP) : t].sum()) for i, t in moments])
     ordinary = scaled.norm(dim=1) <= scaled.norm(dim=1).quantile(0.8)
-    kept = torch.nonzero((earned >= earned.median()) & (ordinary | (len(moments) <= STARTS)))[:, 0]
+    kept = torch.nonzero((earned >= earned.median()) & ordinary)[:, 0]
     if len(moments) <= STARTS:
         kept = torch.arange(len(moments))
     chosen = [int(kept[scaled[kept].norm(dim=1).argmin()])]

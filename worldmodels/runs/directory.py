@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 
 from worldmodels.errors import UserError
@@ -11,63 +11,27 @@ COMMANDS = {"vae": "train-vae", "mdrnn": "train-mdrnn", "ctrl": "train-controlle
 LETTERS = {"vae": "V", "mdrnn": "M", "ctrl": "C"}
 
 
-@dataclass(frozen=True)
 class RunDir:
     """The files of one run; nothing of it has to exist."""
 
-    path: Path
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.rollouts = path / "rollouts"
+        self.vae, self.mdrnn, self.ctrl = path / "vae", path / "mdrnn", path / "ctrl"
+        self.latents = self.mdrnn / "latents"
+        """The episodes as V sees them."""
+        self.evaluations = path / "evaluation"
+        """One JSON for each driver and environment evaluated."""
+        self.evaluation, self.video = path / "evaluation.json", path / "evaluation.mp4"
+        """The widest evaluation of the driver that is there now, and a drive of it."""
+        self.report = path / "report.html"
+        self.playground = path / "playground.html"
+        """The page that drives inside the run's dream, beside the report that links to it."""
 
     @staticmethod
     def of(path: "str | Path | RunDir") -> "RunDir":
         return path if isinstance(path, RunDir) else RunDir(Path(path))
-
-    @property
-    def vae(self) -> Path:
-        return self.path / "vae"
-
-    @property
-    def mdrnn(self) -> Path:
-        return self.path / "mdrnn"
-
-    @property
-    def ctrl(self) -> Path:
-        return self.path / "ctrl"
-
-    @property
-    def latents(self) -> Path:
-        """The episodes as V sees them."""
-        return self.mdrnn / "latents"
-
-    @property
-    def rollouts(self) -> Path:
-        return self.path / "rollouts"
-
-    @property
-    def evaluations(self) -> Path:
-        """One JSON for each driver and environment evaluated."""
-        return self.path / "evaluation"
-
-    @property
-    def evaluation(self) -> Path:
-        """The widest evaluation of the driver that is there now."""
-        return self.path / "evaluation.json"
-
-    @property
-    def video(self) -> Path:
-        return self.path / "evaluation.mp4"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def playground(self) -> Path:
-        """The page that drives inside the run's dream, beside the report that links to it."""
-        return self.path / "playground.html"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.json"
 
     @property
     def previous(self) -> "RunDir":
@@ -90,3 +54,12 @@ class RunDir:
         """Names V, M and C by their content, in hexadecimal: two runs with the same name drive alike."""
         digests = [hashlib.sha256(self.trained(stage).read_bytes()).digest() for stage in COMMANDS]
         return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def start_over(folder: Path) -> None:
+    """Delete what the training of V, M or C has left in `folder`."""
+    for name in ("*.safetensors", "events.out.tfevents.*", "metrics.jsonl", "dream.mp4"):
+        for old in folder.glob(name):
+            old.unlink()
+    for made in ("samples", "episodes"):
+        shutil.rmtree(folder / made, ignore_errors=True)

@@ -1,10 +1,64 @@
-"""The commands behind a run, and what it tells each of them."""
+"""The whole pipeline: `run`'s settings, and what it tells each of the commands behind it."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from worldmodels.runs.settings import Collect, Evaluate, Run, TrainController, TrainInDream, TrainMDRNN, TrainVAE
+from worldmodels.runs.bounds import Count, Needs, Seed
+from worldmodels.runs.settings import (
+    CARRACING,
+    Collect,
+    Collection,
+    Device,
+    Dreaming,
+    Evaluate,
+    Evaluation,
+    Evolution,
+    MDRNNTraining,
+    TrainController,
+    TrainInDream,
+    TrainMDRNN,
+    TrainVAE,
+    VAETraining,
+)
+
+AGAIN = Needs("--iterations", lambda run: run.iterations > 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The whole pipeline in order: collect, train V, train M, evolve C, evaluate, report."""
+
+    logdir: str = "exp_dir"
+    """The run directory; running again continues, or says that it is done."""
+    env: str = CARRACING
+    """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
+    seed: Seed = 0
+    device: Device = "auto"
+    ray: str | None = None
+    """Collect, evolve and evaluate on a Ray cluster: auto, local, or HOST:PORT of its head."""
+    iterations: Count = 1
+    """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
+    and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
+    early_generations: Annotated[Count, AGAIN] = 25
+    """Generations of C in all iterations but the last: its driver only has to see the whole track."""
+    warm: Annotated[bool, AGAIN] = False
+    """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
+    whole episodes from its first generation on, and searches with half the step size."""
+    again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
+    """How the driver of the iteration before gathers episodes."""
+    collect: Collection = field(default_factory=Collection)
+    vae: VAETraining = field(default_factory=VAETraining)
+    mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
+    controller: Annotated[Evolution, Needs("--dream.rounds 0", lambda run: not run.dream.rounds)] = field(
+        default_factory=Evolution
+    )
+    dream: Annotated[Dreaming, Needs("--dream.rounds", lambda run: run.dream.rounds)] = field(
+        default_factory=lambda: Dreaming(rounds=0)
+    )
+    """With rounds, C learns in the dream instead of evolving as `controller` says."""
+    evaluate: Evaluation = field(default_factory=Evaluation)
+
 
 STAGES = {  # command → the field of Run that holds its settings
     "collect": "collect",

@@ -126,10 +126,10 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], band: Band | Non
         content.append(f'<polyline class="line {line.css}{thin}" points="{_path(plot, kept)}"/>')
         if line.dots_only or len(kept) <= MOST_MARKERS:
             content += [_dot(plot, line, x, y) for x, y in kept]
-    keys = [(line.name, line.css, line.points[-1][1]) for line in lines]
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b>{_legend(keys)}</figcaption>{plot.frame(content, title)}</figure>"
+    legend = "".join(  # names, with the last value of each curve
+        f'<span class="key {line.css}">{escape(line.name)} <i>{number(line.points[-1][1])}</i></span>' for line in lines
     )
+    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{plot.frame(content, title)}</figure>"
 
 
 def _path(plot: _Plot, points: Sequence[tuple[float, ...]]) -> str:
@@ -141,11 +141,6 @@ def _dot(plot: _Plot, line: Line, x: float, y: float) -> str:
     return (
         f'<circle class="dot {line.css}" cx="{plot.x(x)}" cy="{plot.y(y)}" r="3"><title>{escape(tip)}</title></circle>'
     )
-
-
-def _legend(keys: Sequence[tuple[str, str, float]]) -> str:
-    """Names, with the last value of each curve."""
-    return "".join(f'<span class="key {css}">{escape(name)} <i>{number(last)}</i></span>' for name, css, last in keys)
 
 
 def bar_chart(

@@ -42,10 +42,10 @@ def dream(
     agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, death: float = DEATH_LOGIT
 ) -> Iterator[np.ndarray]:
     """The z (Z,) of each step, from a state that begins an episode where the bank has one."""
-    first = int(starts.restart.argmax())
+    first = np.array([int(starts.restart.argmax())])
     dreams = Dreams(agent.memory, 1, temperature=temperature, death=death)
     act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
-    dreams.begin(np.arange(1), np.array([seed]), *(x[first : first + 1].numpy() for x in vars(starts).values()))
+    dreams.begin(np.arange(1), np.array([seed]), *starts.arrays(first))
     for _ in range(steps):
         yield dreams.z[0].copy()
         if not dreams.active[0]:

@@ -1,7 +1,6 @@
 """Videos that any browser plays: H.264 in an mp4, written through the ffmpeg of the `imageio-ffmpeg` wheel."""
 
 import contextlib
-import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from worldmodels.errors import UserError
+from worldmodels.runs.files import replacing
 
 MOST_BITS = 1500  # kbit per second: a drive of 1,000 steps, 20 s at 50 steps per second, stays under 4 MB
 
@@ -27,8 +27,6 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
     Raises:
         UserError: there is no ffmpeg.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
     encoder: Generator[None, np.ndarray, None] | None = None
     shape: tuple[int, ...] = ()
 
@@ -40,15 +38,12 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         assert frame.dtype == np.uint8 and frame.shape == shape, f"{frame.dtype} {frame.shape} after {shape}"
         encoder.send(np.ascontiguousarray(_even(frame)))
 
-    try:
+    with replacing(path) as temporary:
         try:
             yield add
         finally:
             if encoder is not None:
                 encoder.close()  # waits for ffmpeg
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_ffmpeg() -> None:
@@ -79,7 +74,7 @@ def _start_encoder(path: Path, fps: float, height: int, width: int) -> Generator
         pix_fmt_out="yuv420p",  # the one pixel format that every browser decodes
         macro_block_size=2,
         quality=None,
-        output_params=[*limits, "-movflags", "+faststart"],  # plays before all of it is there
+        output_params=[*limits, "-movflags", "+faststart", "-f", "mp4"],  # plays before all of it is there
     )
     next(encoder)
     return encoder

@@ -46,16 +46,12 @@ def labelled(text: str, width: int, align: str = "centre") -> np.ndarray:
     return np.asarray(canvas)
 
 
-def blank(height: int, width: int) -> np.ndarray:
-    """Empty ground, (height, width, 3)."""
-    return np.full((height, width, 3), PAPER, dtype=np.uint8)
-
-
 def panels(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
     """Frames enlarged side by side, each under its label: (LABEL + PANEL, WIDTH, 3) for three."""
     columns: list[np.ndarray] = []
+    between = np.full((LABEL + PANEL, GAP, 3), PAPER, dtype=np.uint8)
     for frame, label in zip(frames, labels, strict=True):
-        columns += [np.concatenate([labelled(label, PANEL), fit(frame, PANEL, PANEL)]), blank(LABEL + PANEL, GAP)]
+        columns += [np.concatenate([labelled(label, PANEL), fit(frame, PANEL, PANEL)]), between]
     return np.concatenate(columns[:-1], axis=1)
 
 

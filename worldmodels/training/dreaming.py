@@ -74,11 +74,11 @@ class Dreamer:
         optimizer = torch.optim.Adam([weights], rate)
         reward = 0.0
         for first in range(0, len(starts.z), dreams):
-            part = Starts(*(x[first : first + dreams] for x in vars(starts).values()))
+            part = starts.some(slice(first, first + dreams))
             noise = torch.randn(len(part.z), len(weights), generator=draw)
             paid, value = self.dream(weights + spread * noise, part, draw)
             optimizer.zero_grad()
-            (-(paid + value).mean()).backward()  # type: ignore[no-untyped-call]
+            (-(paid + value).mean()).backward()
             torch.nn.utils.clip_grad_norm_([weights], LONGEST)
             optimizer.step()
             reward = float(paid.detach().mean()) / self.horizon

@@ -7,7 +7,6 @@ in one file that is replaced in one rename.
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import start_over
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
@@ -111,13 +111,6 @@ class Trainee:
         meta |= {"loop": dataclasses.asdict(loop), "data": data}
         tensors = {**self.tensors(), **checkpoint.pack_optimizer(self.optimizer)}
         checkpoint.save(self.folder / "last.safetensors", tensors, meta)
-
-    def start_over(self) -> None:
-        """Delete the model that is there and what was made with it."""
-        for old in [*self.folder.glob("*.safetensors"), *self.folder.glob("events.out.tfevents.*")]:
-            old.unlink()
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(self.folder / "samples", ignore_errors=True)
 
     def set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -237,7 +230,7 @@ def fit(
         if ranks.first:
             look()
             if cfg.noreload:
-                trainee.start_over()
+                start_over(trainee.folder)
             begin()
         if finished(trainee, cfg, loop, ranks):
             return

@@ -180,10 +180,8 @@ def dreamed_returns(
     policies, dreams, steps, size = streams.shape
     lanes = Dreams(mdrnn, policies * dreams, temperature=temperature)
     chosen = np.linspace(0, len(starts.z) - 1, dreams).astype(np.int64)
-    z, h, c, restart = (
-        np.concatenate([x[chosen].numpy()] * policies) for x in (starts.z, starts.h, starts.c, starts.restart)
-    )
-    lanes.begin(np.arange(lanes.lanes), np.tile(np.arange(dreams), policies), z, h, c, restart)
+    keys = np.tile(np.arange(dreams), policies)
+    lanes.begin(np.arange(lanes.lanes), keys, *starts.arrays(chosen[keys]))
     total = np.zeros(lanes.lanes)
     for t in range(steps):
         total += lanes.step(streams[:, :, t].reshape(-1, size))[0]

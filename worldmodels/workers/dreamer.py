@@ -55,9 +55,9 @@ class Dreamer:
         assert job.population is not None
         setup, dreams = self.setup, self.lanes(len(job.episodes))
         seeds, which = np.unique([episode.seed for episode in job.episodes], return_inverse=True)
-        starts = [int(np.random.default_rng(seed).integers(len(setup.starts.z))) for seed in seeds]
-        z, h, c, restart = (x[starts].numpy()[which] for x in vars(setup.starts).values())
-        dreams.begin(np.arange(dreams.lanes), seeds[which], z, h, c, restart, self.masks(seeds, which))
+        drawn = np.array([np.random.default_rng(seed).integers(len(setup.starts.z)) for seed in seeds])
+        starts = setup.starts.arrays(drawn[which])
+        dreams.begin(np.arange(dreams.lanes), seeds[which], *starts, self.masks(seeds, which))
         candidates = np.array([episode.candidate for episode in job.episodes])
         act = Population(dreams, setup.controller, job.population, candidates, setup.actions)
         returns, lengths = dreams.play(act, job.course.max_steps or setup.horizon)

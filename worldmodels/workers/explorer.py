@@ -1,5 +1,7 @@
 """A population that drives real episodes and keeps what V saw of them: M's food, without a second look at the frames.
 
+`Road` has the lanes for the rounds of `train-in-dream`; an `Explorer` drives in them.
+
 Shapes: N lanes, L of them driving now, P population, n parameters of C, Z latent, A action, E episodes.
 """
 
@@ -15,12 +17,16 @@ from torch import Tensor
 from worldmodels.agent import Agent, Eyes
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents
-from worldmodels.envs import Actions
+from worldmodels.envs import Actions, World, make, reset_options
+from worldmodels.envs.seeds import SELECTION, training_seeds
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Episode, GiveUp, Rollout, drive
+from worldmodels.runs.settings import TrainInDream
 from worldmodels.vision import VAE
+from worldmodels.workers.places import cores
 
 KEPT = 0.9  # of the smooth noise from one step to the next: it fades over ten
+LANES = 8  # fewest of a thread: with less to do it would be waited for
 
 
 class Witness(Eyes):
@@ -93,3 +99,51 @@ def explore(
         env, explorer.actions, explorer, episodes, options=dict(options or {}), give_up=patience, on_rollout=keep
     )
     return [found[index] for index in range(len(episodes))], scores
+
+
+class Road:
+    """The lanes in which the real episodes of each round are driven, and those of selection."""
+
+    def __init__(self, cfg: TrainInDream, actions: Actions, horizon: int):
+        """`horizon`: steps of a whole episode."""
+        self.cfg, self.actions, self.horizon = cfg, actions, horizon
+        self.envs: dict[tuple[int, int | None], VectorEnv] = {}
+
+    def lanes(self, count: int, max_steps: int | None) -> VectorEnv:
+        key = (count, max_steps)
+        if key not in self.envs:
+            threads = max(1, min(cores(), count // LANES))
+            self.envs[key] = make(World(self.cfg.env), count, threads=threads, max_steps=max_steps)
+        return self.envs[key]
+
+    def explore(
+        self, vae: VAE, m: MDRNN, shape: Controller, population: np.ndarray, number: int
+    ) -> tuple[list[Latents], np.ndarray, np.ndarray]:
+        """Candidate i drives episode i of round `number`; returns them, their scores (P,), and which of them are whole,
+        bool (P,). Where episodes may begin anywhere, all but the first `whole` do.
+        """
+        cfg, seeds = self.cfg, training_seeds(self.cfg.seed, number, count=len(population))
+        explorer = Explorer(vae, m, shape, population, self.actions, cfg.waver, cfg.seed)
+        whole = (np.arange(len(population)) < cfg.whole) | (cfg.start == "line")
+        episodes: dict[int, Latents] = {}
+        scores = np.zeros(len(population))
+        for start, part, steps in (("line", whole, None), (cfg.start, ~whole, cfg.fragment)):
+            which = np.flatnonzero(part).tolist()
+            if not which:
+                continue
+            driven, scores[part] = explore(
+                self.lanes(len(which), steps), explorer, [Episode(seeds[i], i) for i in which],
+                reset_options(cfg.env, start), GiveUp(cfg.give_up, steps or self.horizon),
+            )  # fmt: skip
+            episodes |= dict(zip(which, driven, strict=True))
+        return [episodes[i] for i in range(len(population))], scores, whole
+
+    def select(self, agent: Agent) -> tuple[np.ndarray, int]:
+        """The selection tracks; returns the scores and the steps driven."""
+        tracks = [Episode(SELECTION + i) for i in range(self.cfg.select_tracks)]
+        scores, lengths = drive(self.lanes(len(tracks), None), self.actions, agent, tracks)
+        return scores, int(lengths.sum())
+
+    def close(self) -> None:
+        for env in self.envs.values():
+            env.close()

@@ -9,13 +9,13 @@ flip; K corners of a polygon.
 """
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.shapes import HULL_POLYGONS, WHEEL_POLYGON
-from worldmodels.envs.carracing.state import SCALE, SIZE, STATE_H, STATE_W, WHEEL_R, WINDOW_H, WINDOW_W, ZOOM
+from worldmodels.envs.carracing.state import SCALE, SIZE, STATE_H, STATE_W, WHEEL_R, WINDOW_H, WINDOW_W, ZOOM, zeros
 
 CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at full zoom
 LOWEST = WINDOW_H // 4 - CAR_ROWS // 2  # window y of the first of them
@@ -42,11 +42,11 @@ class Sprite(NamedTuple):
 class CarScratch(NamedTuple):
     """Working memory of one thread."""
 
-    corners: np.ndarray  # int64 (20, 2)
-    mark: np.ndarray  # float32 (4, 2)
-    runs: np.ndarray  # int64 (5, CAR_ROWS, 2)
-    found: np.ndarray  # int64 (CAR_ROWS,)
-    cover: np.ndarray  # float32 (3, PATCH_ROWS, PATCH_COLUMNS)
+    corners: Annotated[np.ndarray, "int64", (20, 2)]
+    mark: Annotated[np.ndarray, "float32", (4, 2)]
+    runs: Annotated[np.ndarray, "int64", (5, CAR_ROWS, 2)]
+    found: Annotated[np.ndarray, "int64", (CAR_ROWS,)]
+    cover: Annotated[np.ndarray, "float32", (3, PATCH_ROWS, PATCH_COLUMNS)]
 
 
 HULL_CORNERS = np.concatenate(HULL_POLYGONS)  # float32 (20, 2)
@@ -54,20 +54,9 @@ HULL_STARTS = np.cumsum([0, *map(len, HULL_POLYGONS)])  # corners of polygon k: 
 WHEEL_CORNERS = WHEEL_POLYGON
 
 
-def car_scratch() -> CarScratch:
-    """Memory for one thread."""
-    return CarScratch(
-        corners=np.zeros((len(HULL_CORNERS), 2), np.int64),
-        mark=np.zeros((4, 2), np.float32),
-        runs=np.zeros((5, CAR_ROWS, 2), np.int64),
-        found=np.zeros(CAR_ROWS, np.int64),
-        cover=np.zeros((3, PATCH_ROWS, PATCH_COLUMNS), np.float32),
-    )
-
-
 def make_sprite() -> Sprite:
     """Draw the hull once at full zoom."""
-    scratch = car_scratch()
+    scratch = zeros(CarScratch)
     origin = np.zeros(2, np.float32)
     camera = (0.0, 0.0, 1.0, 0.0, ZOOM * SCALE)
     to_window(HULL_CORNERS, np.array((0, 1), np.float32), origin, camera, scratch.corners)

@@ -155,7 +155,7 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode; returns the observation and an info, empty without `telemetry`.
 
         Raises:

@@ -17,13 +17,7 @@ from worldmodels.runs.files import write_atomically
 
 PACKAGE = "worldmodels.envs.carracing"
 PATIENCE = 2.0  # s of compiling before a line on stderr says so
-NO_KERNELS = (
-    "__init__",
-    "env",
-    "kernels",
-    "vector_env",
-    "video",
-)  # files without kernels or their constants
+NO_KERNELS = ("__init__", "env", "kernels", "vector_env", "video")  # files without kernels or their constants
 
 
 def _probe() -> None:

@@ -13,13 +13,13 @@ by `slot`.
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.camera import zoom_at
-from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, car_scratch, draw_car, make_sprite
+from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, draw_car, make_sprite
 from worldmodels.envs.carracing.exact import draw_exact
 from worldmodels.envs.carracing.ground import (
     BORDER_RED,
@@ -51,45 +51,26 @@ from worldmodels.envs.carracing.hud import (
     make_hud,
     write_score,
 )
-from worldmodels.envs.carracing.state import MAX_TILES, STATE_H, STATE_W, WINDOW_W, Cars, Tracks
-from worldmodels.envs.carracing.window import make_canvas
+from worldmodels.envs.carracing.state import MAX_TILES, STATE_H, STATE_W, WINDOW_W, Cars, Tracks, zeros
+from worldmodels.envs.carracing.window import Canvas
 
 
 class Scratch(NamedTuple):
-    """Working memory of one thread. Between two frames `change` is zero and the rest means nothing."""
+    """Working memory of one thread, 0.6 MB. Between two frames `change` is zero and the rest means nothing."""
 
-    change: np.ndarray  # float32 (86 * P * 96) see ground.py
-    edges: np.ndarray  # float64 (MAX_EDGES, 7)
-    wide: np.ndarray  # float64 (4, 2)
-    sums: np.ndarray  # float32 (P * 96)
-    frame: np.ndarray  # uint8 (3, 96, 96) planar
-    near: np.ndarray  # bool (M,) tiles that may be in view
-    colors: np.ndarray  # float32 (5, 3) road, its second and third shade less that, ground, grass less ground
-    bars: np.ndarray  # int64 (BARS, 7)
-    line: np.ndarray  # int64 (32, 1000) for scores beyond the table, and a row of a bar
-    picture: np.ndarray  # uint8 (5, 24)
-    pair: np.ndarray  # uint16 (96,) two rows of a frame added up
-    small: np.ndarray  # uint8 (3, 64, 64) planar average
+    change: Annotated[np.ndarray, "float32", (CHANGE_SIZE,)]  # see ground.py
+    edges: Annotated[np.ndarray, "float64", (MAX_EDGES, 7)]
+    wide: Annotated[np.ndarray, "float64", (4, 2)]
+    sums: Annotated[np.ndarray, "float32", (ROW,)]
+    frame: Annotated[np.ndarray, "uint8", (3, STATE_H, STATE_W)]  # planar
+    near: Annotated[np.ndarray, "bool", (MAX_TILES,)]  # tiles that may be in view
+    colors: Annotated[np.ndarray, "float32", (5, 3)]  # road, its other shades less that, ground, grass less ground
+    bars: Annotated[np.ndarray, "int64", (BARS, 7)]
+    line: Annotated[np.ndarray, "int64", (GLYPH_H, WINDOW_W)]  # for scores beyond the table, and a row of a bar
+    picture: Annotated[np.ndarray, "uint8", (SCORE_ROWS, SCORE_COLUMNS)]
+    pair: Annotated[np.ndarray, "uint16", (STATE_W,)]  # two rows of a frame added up
+    small: Annotated[np.ndarray, "uint8", (3, 64, 64)]  # planar average
     car: CarScratch
-
-
-def make_scratch() -> Scratch:
-    """About 0.6 MB."""
-    return Scratch(
-        change=np.zeros(CHANGE_SIZE, np.float32),
-        edges=np.zeros((MAX_EDGES, 7)),
-        wide=np.zeros((4, 2)),
-        sums=np.zeros(ROW, np.float32),
-        frame=np.zeros((3, STATE_H, STATE_W), np.uint8),
-        near=np.zeros(MAX_TILES, np.bool_),
-        colors=np.zeros((5, 3), np.float32),
-        bars=np.zeros((BARS, 7), np.int64),
-        line=np.zeros((GLYPH_H, WINDOW_W), np.int64),
-        picture=np.zeros((SCORE_ROWS, SCORE_COLUMNS), np.uint8),
-        pair=np.zeros(STATE_W, np.uint16),
-        small=np.zeros((3, 64, 64), np.uint8),
-        car=car_scratch(),
-    )
 
 
 class Tables(NamedTuple):
@@ -283,8 +264,8 @@ class Painter:
         self.size = size
         self.hud = hud
         self.tables = make_tables(size)
-        self.scratch = make_scratch()
-        self.canvas = make_canvas() if exact else None
+        self.scratch = zeros(Scratch)
+        self.canvas = zeros(Canvas) if exact else None
 
     def draw(self, tracks: Tracks, cars: Cars, lane: int) -> np.ndarray:
         """One lane, uint8 (size, size, 3)."""

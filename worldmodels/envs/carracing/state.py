@@ -1,16 +1,18 @@
 """The whole state of N CarRacing lanes as flat arrays, and the constants that track, physics and renderer share.
 
 Legend: N lanes (environments), M = MAX_TILES, 4 wheels in Gymnasium's order (front left, front right, rear left, rear
-right), 5 bodies (0 the hull, 1..4 the wheels). Lengths are in world units, angles in radians, times in seconds.
+right), 5 bodies (0 the hull, 1..4 the wheels). Lengths are in world units, angles in radians, times in seconds. Arrays
+have the types and, behind N, the shapes of their annotations: road is float64 (N,M,4,2).
 
 What Box2D holds in single precision is float32 here; what Gymnasium holds in Python floats is float64.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Annotated, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
-MAX_TILES = 512
+M = MAX_TILES = 512
 """Room for tiles a track; 218 to 389 were seen over 8,000 seeds."""
 
 # Gymnasium 1.4.0, car_racing.py
@@ -67,117 +69,81 @@ class Rules(NamedTuple):
 class Tracks(NamedTuple):
     """One track a lane; `track.generate` fills a lane, contacts change `plain` and `visited`."""
 
-    count: np.ndarray  # type: ignore[assignment]  # int32 (N,) tiles of the lane's track (hides tuple.count)
-    centre: np.ndarray  # float64 (N,M,4) Gymnasium's env.track rows: alpha, beta, x, y
-    road: np.ndarray  # float64 (N,M,4,2) corners road1_l, road1_r, road2_r, road2_l
-    borders: np.ndarray  # int32 (N,) border quads
-    border: np.ndarray  # float64 (N,M,4,2) corners b1_l, b1_r, b2_r, b2_l
-    border_tile: np.ndarray  # int32 (N,M) tile a border belongs to: white if even, red if odd; drawn after that tile
-    plain: np.ndarray  # bool (N,M) a contact has reset the tile's colour to road_color (before: + 0.01*(i%3)*255)
-    visited: np.ndarray  # bool (N,M) a wheel has touched the tile
-    road_color: np.ndarray  # float64 (N,3) 0..255
-    bg_color: np.ndarray  # float64 (N,3) 0..255
-    grass_color: np.ndarray  # float64 (N,3) 0..255
-    polygon: np.ndarray  # float32 (N,M,4,2) the quad as b2PolygonShape holds it: convex hull, counter-clockwise
-    corners: np.ndarray  # int32 (N,M) vertices of that polygon, 3 or 4
-    box: np.ndarray  # float32 (N,M,4) its bounds: lower x, lower y, upper x, upper y
+    count: Annotated[np.ndarray, "int32", ()]  # type: ignore[assignment]  # tiles of the lane's track (hides tuple.count)
+    centre: Annotated[np.ndarray, "float64", (M, 4)]  # Gymnasium's env.track rows: alpha, beta, x, y
+    road: Annotated[np.ndarray, "float64", (M, 4, 2)]  # corners road1_l, road1_r, road2_r, road2_l
+    borders: Annotated[np.ndarray, "int32", ()]  # border quads
+    border: Annotated[np.ndarray, "float64", (M, 4, 2)]  # corners b1_l, b1_r, b2_r, b2_l
+    border_tile: Annotated[np.ndarray, "int32", (M,)]  # the tile after which it is drawn, white if even, red if odd
+    plain: Annotated[np.ndarray, "bool", (M,)]  # a contact has taken the tile's shade, 0.01*(i%3)*255, off road_color
+    visited: Annotated[np.ndarray, "bool", (M,)]  # a wheel has touched the tile
+    road_color: Annotated[np.ndarray, "float64", (3,)]  # 0..255
+    bg_color: Annotated[np.ndarray, "float64", (3,)]  # 0..255
+    grass_color: Annotated[np.ndarray, "float64", (3,)]  # 0..255
+    polygon: Annotated[np.ndarray, "float32", (M, 4, 2)]  # the quad as b2PolygonShape has it: a counter-clockwise hull
+    corners: Annotated[np.ndarray, "int32", (M,)]  # vertices of that polygon, 3 or 4
+    box: Annotated[np.ndarray, "float32", (M, 4)]  # its bounds: lower x, lower y, upper x, upper y
 
 
 class Cars(NamedTuple):
     """One car a lane; `physics.place` sets a lane up, `physics.move` moves it."""
 
-    position: np.ndarray  # float32 (N,5,2) body origins (b2Transform.p)
-    angle: np.ndarray  # float32 (N,5) body angles
-    transform_sc: np.ndarray  # float32 (N,5,2) sine, cosine of b2Transform.q
-    velocity: np.ndarray  # float32 (N,5,2) of the centres of mass, units/s
-    spin: np.ndarray  # float32 (N,5) angular velocity, rad/s
-    mass_centre: np.ndarray  # float32 (N,5,2) centres of mass in the world (b2Sweep.c)
-    impulse: np.ndarray  # float32 (N,4,4) joint impulses x, y, limit, motor (kept to start the next step warm)
-    limit: np.ndarray  # int8 (N,4) joint limit state: -1 at lower, 0 inactive, 1 at upper
-    sleep_time: np.ndarray  # float32 (N,5) seconds below Box2D's sleep tolerances
-    omega: np.ndarray  # float64 (N,4) rolling speed, rad/s
-    phase: np.ndarray  # float64 (N,4) rolling angle
-    gas: np.ndarray  # float64 (N,4) 0..1
-    brake: np.ndarray  # float64 (N,4) 0..1, from 0.9 on the wheel locks
-    steer: np.ndarray  # float64 (N,4) wanted joint angle
-    joint_angle: np.ndarray  # float32 (N,4) what w.joint.angle would answer now
-    on_road: np.ndarray  # bool (N,4) whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
-    on_start: np.ndarray  # bool (N,4) whether a wheel touches tile 0 (kept up to date for the lap rule "crossing" only)
-    near: np.ndarray  # int32 (N,M) tiles within reach of the car around near_centre (exact superset for contacts)
-    near_count: np.ndarray  # int32 (N,) how many of them; -1: to be gathered again
-    near_centre: np.ndarray  # float32 (N,2) where the car was when they were gathered
-    time: np.ndarray  # float64 (N,) Gymnasium's env.t
-    reward: np.ndarray  # float64 (N,) Gymnasium's env.reward: the sum that the frame shows
-    prev_reward: np.ndarray  # float64 (N,) the sum one step before
-    visited_count: np.ndarray  # int32 (N,) tiles visited
-    new_lap: np.ndarray  # bool (N,) tile 0 was reached with enough of the track covered
-    steps: np.ndarray  # int32 (N,) steps with an action since the reset
+    position: Annotated[np.ndarray, "float32", (5, 2)]  # body origins (b2Transform.p)
+    angle: Annotated[np.ndarray, "float32", (5,)]  # body angles
+    transform_sc: Annotated[np.ndarray, "float32", (5, 2)]  # sine, cosine of b2Transform.q
+    velocity: Annotated[np.ndarray, "float32", (5, 2)]  # of the centres of mass, units/s
+    spin: Annotated[np.ndarray, "float32", (5,)]  # angular velocity, rad/s
+    mass_centre: Annotated[np.ndarray, "float32", (5, 2)]  # centres of mass in the world (b2Sweep.c)
+    impulse: Annotated[np.ndarray, "float32", (4, 4)]  # joint impulses x, y, limit, motor (the next step starts warm)
+    limit: Annotated[np.ndarray, "int8", (4,)]  # joint limit state: -1 at lower, 0 inactive, 1 at upper
+    sleep_time: Annotated[np.ndarray, "float32", (5,)]  # seconds below Box2D's sleep tolerances
+    omega: Annotated[np.ndarray, "float64", (4,)]  # rolling speed, rad/s
+    phase: Annotated[np.ndarray, "float64", (4,)]  # rolling angle
+    gas: Annotated[np.ndarray, "float64", (4,)]  # 0..1
+    brake: Annotated[np.ndarray, "float64", (4,)]  # 0..1, from 0.9 on the wheel locks
+    steer: Annotated[np.ndarray, "float64", (4,)]  # wanted joint angle
+    joint_angle: Annotated[np.ndarray, "float32", (4,)]  # what w.joint.angle would answer now
+    on_road: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
+    on_start: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches tile 0 (lap rule "crossing" only)
+    near: Annotated[np.ndarray, "int32", (M,)]  # tiles within reach at near_centre (exact superset for contacts)
+    near_count: Annotated[np.ndarray, "int32", ()]  # how many of them; -1: to be gathered again
+    near_centre: Annotated[np.ndarray, "float32", (2,)]  # where the car was when they were gathered
+    time: Annotated[np.ndarray, "float64", ()]  # Gymnasium's env.t
+    reward: Annotated[np.ndarray, "float64", ()]  # Gymnasium's env.reward: the sum that the frame shows
+    prev_reward: Annotated[np.ndarray, "float64", ()]  # the sum one step before
+    visited_count: Annotated[np.ndarray, "int32", ()]  # tiles visited
+    new_lap: Annotated[np.ndarray, "bool", ()]  # tile 0 was reached with enough of the track covered
+    steps: Annotated[np.ndarray, "int32", ()]  # steps with an action since the reset
     # Skid marks. Particle number p lies in slot p % 30; the slots hold the youngest 30, oldest first from
     # max(0, skid_total - 30).
-    skid_point: np.ndarray  # float32 (N,30,30,2)
-    skid_length: np.ndarray  # int32 (N,30) points of each polyline
-    skid_grass: np.ndarray  # bool (N,30) MUD_COLOR instead of WHEEL_COLOR
-    skid_total: np.ndarray  # int32 (N,) particles made since the reset
-    wheel_skid: np.ndarray  # int32 (N,4) number of the particle a wheel is drawing, -1 none
-    wheel_skid_length: np.ndarray  # int32 (N,4) its points (the particle may have left the slots already)
-    wheel_skid_grass: np.ndarray  # bool (N,4)
-    skid_started: np.ndarray  # bool (N,4) Gymnasium's w.skid_start is set (a live view of the wheel's position)
+    skid_point: Annotated[np.ndarray, "float32", (SKID_PARTICLES, SKID_POINTS, 2)]
+    skid_length: Annotated[np.ndarray, "int32", (SKID_PARTICLES,)]  # points of each polyline
+    skid_grass: Annotated[np.ndarray, "bool", (SKID_PARTICLES,)]  # MUD_COLOR instead of WHEEL_COLOR
+    skid_total: Annotated[np.ndarray, "int32", ()]  # particles made since the reset
+    wheel_skid: Annotated[np.ndarray, "int32", (4,)]  # number of the particle a wheel is drawing, -1 none
+    wheel_skid_length: Annotated[np.ndarray, "int32", (4,)]  # its points (the particle may have left the slots already)
+    wheel_skid_grass: Annotated[np.ndarray, "bool", (4,)]
+    skid_started: Annotated[np.ndarray, "bool", (4,)]  # Gymnasium's w.skid_start is set (a view of its position)
+
+
+Arrays = TypeVar("Arrays")
+
+
+def zeros(kind: Callable[..., Arrays], *lanes: int) -> Arrays:
+    """A named tuple of zeroed, C-contiguous arrays, their types and, after `lanes`, their shapes as `kind` has them."""
+    arrays = []
+    for hint in get_type_hints(kind, include_extras=True).values():
+        if get_origin(hint) is Annotated:
+            dtype, shape = hint.__metadata__
+            arrays.append(np.zeros((*lanes, *shape), dtype))
+        else:  # a named tuple in it
+            arrays.append(zeros(hint, *lanes))
+    return kind(*arrays)
 
 
 def allocate(num_envs: int) -> tuple[Tracks, Cars]:
-    """Zeroed, C-contiguous arrays for `num_envs` lanes, in Gymnasium's default colours."""
-    n, m = num_envs, MAX_TILES
-    f32, f64, i32 = np.float32, np.float64, np.int32
-    tracks = Tracks(
-        count=np.zeros(n, i32),
-        centre=np.zeros((n, m, 4), f64),
-        road=np.zeros((n, m, 4, 2), f64),
-        borders=np.zeros(n, i32),
-        border=np.zeros((n, m, 4, 2), f64),
-        border_tile=np.zeros((n, m), i32),
-        plain=np.zeros((n, m), np.bool_),
-        visited=np.zeros((n, m), np.bool_),
-        road_color=np.tile(np.array(ROAD_COLOR), (n, 1)),
-        bg_color=np.tile(np.array(BG_COLOR), (n, 1)),
-        grass_color=np.tile(np.array(GRASS_COLOR), (n, 1)),
-        polygon=np.zeros((n, m, 4, 2), f32),
-        corners=np.zeros((n, m), i32),
-        box=np.zeros((n, m, 4), f32),
-    )
-    cars = Cars(
-        position=np.zeros((n, 5, 2), f32),
-        angle=np.zeros((n, 5), f32),
-        transform_sc=np.zeros((n, 5, 2), f32),
-        velocity=np.zeros((n, 5, 2), f32),
-        spin=np.zeros((n, 5), f32),
-        mass_centre=np.zeros((n, 5, 2), f32),
-        impulse=np.zeros((n, 4, 4), f32),
-        limit=np.zeros((n, 4), np.int8),
-        sleep_time=np.zeros((n, 5), f32),
-        omega=np.zeros((n, 4), f64),
-        phase=np.zeros((n, 4), f64),
-        gas=np.zeros((n, 4), f64),
-        brake=np.zeros((n, 4), f64),
-        steer=np.zeros((n, 4), f64),
-        joint_angle=np.zeros((n, 4), f32),
-        on_road=np.zeros((n, 4), np.bool_),
-        on_start=np.zeros((n, 4), np.bool_),
-        near=np.zeros((n, m), i32),
-        near_count=np.full(n, -1, i32),
-        near_centre=np.zeros((n, 2), f32),
-        time=np.zeros(n, f64),
-        reward=np.zeros(n, f64),
-        prev_reward=np.zeros(n, f64),
-        visited_count=np.zeros(n, i32),
-        new_lap=np.zeros(n, np.bool_),
-        steps=np.zeros(n, i32),
-        skid_point=np.zeros((n, SKID_PARTICLES, SKID_POINTS, 2), f32),
-        skid_length=np.zeros((n, SKID_PARTICLES), i32),
-        skid_grass=np.zeros((n, SKID_PARTICLES), np.bool_),
-        skid_total=np.zeros(n, i32),
-        wheel_skid=np.full((n, 4), -1, i32),
-        wheel_skid_length=np.zeros((n, 4), i32),
-        wheel_skid_grass=np.zeros((n, 4), np.bool_),
-        skid_started=np.zeros((n, 4), np.bool_),
-    )
+    """Arrays for `num_envs` lanes, in Gymnasium's default colours."""
+    tracks, cars = zeros(Tracks, num_envs), zeros(Cars, num_envs)
+    tracks.road_color[:], tracks.bg_color[:], tracks.grass_color[:] = ROAD_COLOR, BG_COLOR, GRASS_COLOR
+    cars.near_count[:] = cars.wheel_skid[:] = -1
     return tracks, cars

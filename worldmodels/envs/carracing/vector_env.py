@@ -22,7 +22,7 @@ from worldmodels.envs.carracing.env import (
     refuse_nan_gas,
     rules_of,
     track_seeds_of,
-)  # fmt: skip
+)
 from worldmodels.envs.seeded import SeededLanes
 
 
@@ -125,7 +125,7 @@ class CarRacingVectorEnv(SeededLanes):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:  # fmt: skip
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin episodes in all lanes or in those of `options["reset_mask"]` bool (N,).
 
         Returns observations of all lanes and an info, empty without `telemetry`.

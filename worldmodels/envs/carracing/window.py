@@ -9,7 +9,7 @@ Cells as in shrink.py: what is painted marks those that its edge crosses as mixe
 """
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -35,24 +35,13 @@ COLUMN_CELL = np.searchsorted(COLUMNS[:, LAST], np.arange(WINDOW_W + 1))
 
 
 class Canvas(NamedTuple):
-    """A window, what is known of its cells, and the scanlines of the polygon at hand."""
+    """A window, what is known of its cells, and the scanlines of the polygon at hand: 3.2 MB, for one thread."""
 
-    window: np.ndarray  # uint32 (800,1000)
-    mixed: np.ndarray  # uint8 (97,97) the last of either axis is nobody's
-    first: np.ndarray  # int64 (RIM + 800,) at RIM + r the first pixel of row r that the polygon fills, from row -RIM on
-    last: np.ndarray  # int64 (RIM + 800,) and the last; first > last: none
-    corners: np.ndarray  # int64 (8,2) the polygon
-
-
-def make_canvas() -> Canvas:
-    """3.2 MB, for one thread."""
-    return Canvas(
-        window=np.zeros((WINDOW_H, WINDOW_W), np.uint32),
-        mixed=np.zeros((STATE_H + 1, STATE_W + 1), np.uint8),
-        first=np.zeros(RIM + WINDOW_H, np.int64),
-        last=np.zeros(RIM + WINDOW_H, np.int64),
-        corners=np.zeros((8, 2), np.int64),
-    )
+    window: Annotated[np.ndarray, "uint32", (WINDOW_H, WINDOW_W)]
+    mixed: Annotated[np.ndarray, "uint8", (STATE_H + 1, STATE_W + 1)]  # the last of either axis is nobody's
+    first: Annotated[np.ndarray, "int64", (RIM + WINDOW_H,)]  # at RIM + r the first pixel of row r that is filled
+    last: Annotated[np.ndarray, "int64", (RIM + WINDOW_H,)]  # and the last; first > last: none
+    corners: Annotated[np.ndarray, "int64", (8, 2)]  # the polygon
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)

@@ -4,7 +4,8 @@ import dataclasses
 
 from worldmodels.errors import UserError
 from worldmodels.runs.presets import carracing, takecover
-from worldmodels.runs.settings import TAKECOVER, Run
+from worldmodels.runs.settings import TAKECOVER
+from worldmodels.runs.stages import Run
 
 PRESETS: dict[str, Run] = {
     "smoke": carracing.SMOKE,

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from worldmodels.runs.settings import Collection, Dreaming, Evaluation, Evolution, MDRNNTraining, Run, VAETraining
+from worldmodels.runs.settings import Collection, Dreaming, Evaluation, Evolution, MDRNNTraining, VAETraining
+from worldmodels.runs.stages import Run
 
 SMOKE = Run(
     collect=Collection(rollouts=3, max_steps=40, policy="gas", threads=1),

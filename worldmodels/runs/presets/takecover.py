@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evolution, MDRNNTraining, Run, VAETraining
+from worldmodels.runs.settings import TAKECOVER, Collection, Evaluation, Evolution, MDRNNTraining, VAETraining
+from worldmodels.runs.stages import Run
 
 COFFEE = Run(
     env=TAKECOVER,
