@@ -12,6 +12,7 @@ scatter around Gymnasium's as the controls' do.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -68,7 +69,7 @@ def episode(
     policy: Policy,
     noise: np.random.Generator | None = None,
     mirrored: bool = False,
-    **view: str,
+    **view: Any,
 ) -> Drive:
     """One whole episode.
 

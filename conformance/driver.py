@@ -7,13 +7,14 @@ One car at a time in 32-bit floats: every frame, action, reward and therefore sc
 
 import argparse
 import sys
+from typing import Any
 
 import worldmodels
 from conformance.closed_loop import OURS, THEIRS, Drive, episode, first_difference
 from worldmodels.cli import as_a_command, count
 
 
-def drive(env_id: str, seed: int, **view: str) -> Drive:
+def drive(env_id: str, seed: int, **view: Any) -> Drive:
     """The whole episode of one track."""
     return episode(env_id, seed, worldmodels.load_pretrained("carracing"), **view)
 
