@@ -36,11 +36,11 @@ def test_every_command_is_understood(path: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     without_ray(monkeypatch)
     for words in commands(path):
-        understand(tuple(PLACEHOLDERS.get(word, word) for word in words))
+        assert_understood(tuple(PLACEHOLDERS.get(word, word) for word in words))
 
 
 @functools.cache
-def understand(words: tuple[str, ...]) -> None:
+def assert_understood(words: tuple[str, ...]) -> None:
     """Fail unless the program, its command and each of its flags exist."""
     match words[1:] if "=" in words[0] else words:
         case ["worldmodels" | ".venv/bin/worldmodels", command, *flags]:
@@ -68,7 +68,7 @@ def understand(words: tuple[str, ...]) -> None:
         case ["source", where]:
             assert where == ".venv/bin/activate"
         case ["torchrun", "--nproc-per-node", _, "-m", "worldmodels", *rest]:
-            understand(("worldmodels", *rest))
+            assert_understood(("worldmodels", *rest))
         case ["ray", *_] | ["git" | "cd" | "mv" | "rmdir" | "touch" | "hf" | "/usr/bin/time", *_]:
             pass  # other people's programs
         case _:

@@ -33,7 +33,7 @@ DREAM = """async ({noise, temperature, steps}) => {
 }"""
 
 
-def compare(page, agent: site.Agent, temperature: float, steps: int = 4) -> None:
+def assert_dreams_agree(page, agent: site.Agent, temperature: float, steps: int = 4) -> None:
     """Every step of a dream in the page equals torch's step from the same state, in float64."""
     rng = np.random.default_rng(3)
     noise = []
@@ -85,7 +85,7 @@ def drawn_z(logits, mean, log_sigma, noise, temperature):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_shipped_dream(page, temperature):
-    compare(page, site.load(folder("carracing")), temperature)
+    assert_dreams_agree(page, site.load(folder("carracing")), temperature)
 
 
 def test_shipped_encoder(page):
@@ -115,7 +115,7 @@ def test_any_size(browser, tmp_path, name):
     run = make_run(tmp_path, env, **options)
     with serving(site.build(run, name)) as url, opened(browser, url) as page:
         tolerant = rounded(site.load(run))
-        compare(page, tolerant, 1, steps=2)
+        assert_dreams_agree(page, tolerant, 1, steps=2)
         assert page.is_visible("#scores") == ("include_terminal" in options)
 
 

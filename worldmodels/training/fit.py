@@ -247,19 +247,27 @@ def fit(
             loop.finish_epoch(tested["loss"], cfg.patience)
             trainee.set_learning_rate(loop.learning_rate)
             clock.stop()
-            if metrics is None:
-                continue
-            if loop.stale == 0:
-                trainee.save_best()
             row |= {f"test_{name}": value for name, value in tested.items()}
             row |= {"learning_rate": loop.learning_rate, rate_name: rate, "seconds": loop.seconds}
-            if after_epoch is not None:
-                after_epoch(loop.epoch)
-            metrics.write({"epoch": loop.epoch, **row})
-            trainee.save_last(loop, data)
-            tqdm.write(f"{trainee.title} epoch {loop.epoch}: train {row['train_loss']:.4f}, test {tested['loss']:.4f}")
+            if metrics is not None:
+                keep(trainee, loop, data, row, metrics, after_epoch)
         if metrics is not None:
             metrics.close()
+
+
+def keep(
+    trainee: Trainee, loop: Loop, data: str, row: dict[str, float], metrics: Metrics,
+    after_epoch: Callable[[int], None] | None,
+) -> None:  # fmt: skip
+    """Enter the finished epoch, whose metrics are `row`: the weights if they are the best, pictures, the checkpoint."""
+    if loop.stale == 0:
+        trainee.save_best()
+    if after_epoch is not None:
+        after_epoch(loop.epoch)
+    metrics.write({"epoch": loop.epoch, **row})
+    trainee.save_last(loop, data)
+    title, epoch = trainee.title, loop.epoch
+    tqdm.write(f"{title} epoch {epoch}: train {row['train_loss']:.4f}, test {row['test_loss']:.4f}")
 
 
 def finished(trainee: Trainee, cfg: Settings, loop: Loop, ranks: Ranks) -> bool:
