@@ -178,6 +178,26 @@ def test_the_score_of_a_given_up_episode_goes_on_at_its_idle_rate(monkeypatch) -
     assert scores.tolist() == [-9.0] and lengths.tolist() == [4]
 
 
+@pytest.mark.parametrize("env_id", ["worldmodels/CarRacing-v3", "CarRacing-v3"])
+def test_a_lane_that_was_given_up_is_not_driven_on(env_id: str) -> None:
+    """Its car stands where it was left, with the flags of an episode that was cut, while the other lane drives on."""
+
+    class Waits(Steady):
+        def act(self, lanes, frames):
+            return np.array([[0, 1, 0], [0, 0, 0]], np.float32)[lanes]
+
+    env = envs.make(World(env_id), 2, max_steps=60)
+    kind = envs.actions_for(World(env_id), env.single_action_space)
+    _, lengths = drive(env, kind, Waits(), [Episode(1), Episode(1)], give_up=GiveUp(after=40, horizon=60))
+    assert lengths.tolist() == [60, 41], "the first step is paid: the tile at the start"
+    _, _, terminated, truncated, _ = env.step(np.zeros((2, 3), np.float32))
+    assert not terminated.any() and truncated.all()
+    if env_id == "CarRacing-v3":
+        assert [round(lane.unwrapped.t * 50) for lane in env.envs] == [61, 42]
+    else:
+        assert (env.batch.cars.time * 50).round().tolist() == [61, 42], "a reset takes one step"
+
+
 # ------------------------------------------------------------------------------------------ scripted episodes
 
 

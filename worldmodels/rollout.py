@@ -193,7 +193,10 @@ class _Tally:
         return np.union1d(live[over[live]], hopeless)
 
     def rest(self, lanes: np.ndarray) -> None:
+        """`lanes` drive no more; an environment that can be told does not go on with those that were given up."""
         self.driving[lanes] = -1
+        if len(lanes) and hasattr(self.env, "rest"):
+            self.env.rest(lanes)
 
 
 class _Recorder:

@@ -72,6 +72,10 @@ class Lanes(VectorEnv):
             )
         return self.frames.copy(), rewards, self.terminated.copy(), self.truncated.copy(), infos
 
+    def rest(self, lanes: np.ndarray) -> None:
+        """Cut the episodes of `lanes` int64 (n,) here, unless they have ended."""
+        self.truncated[lanes] = ~self.terminated[lanes]
+
     def look(self, lane: np.intp, observation: Any) -> None:
         """Keep the lane's image as V sees it; UserError for one that is not what the environment promised."""
         space = self.envs[lane].observation_space

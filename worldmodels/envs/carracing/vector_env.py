@@ -189,6 +189,10 @@ class CarRacingVectorEnv(SeededLanes):
         shown = self.batch.frames if observations is None else observations
         return shown, rewards, terminated.copy(), truncated.copy(), infos
 
+    def rest(self, lanes: np.ndarray) -> None:
+        """Cut the episodes of `lanes` int64 (n,) here, unless they have ended; for the mode DISABLED."""
+        self._truncated[lanes], self._ended[lanes] = ~self._terminated[lanes], True
+
     def _ending(self, lane: int, terminated: bool) -> dict[str, Any]:
         """What `SyncVectorEnv` tells about an episode that has just ended, before its lane begins anew."""
         info = self._telemetry(lane) | (self.batch.info(lane) if terminated else {})
