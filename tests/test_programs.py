@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from experiments import time_to_score
 from worldmodels import pretrained
+from worldmodels.runs.metrics import Metrics
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -40,3 +42,12 @@ def test_a_mistake_is_a_sentence(tmp_path, monkeypatch, capsys, words: str, sent
     said = capsys.readouterr()
     assert ended.value.code == 2 and sentence in said.err.splitlines()[-1], said.err
     assert not list(tmp_path.iterdir()) and not (pretrained.HERE / "mine").exists()
+
+
+def test_the_clock_of_an_evolution_is_read_from_its_events(tmp_path) -> None:
+    evolution = Metrics(tmp_path / "ctrl", "generation", 0)
+    for generation in (1, 2):
+        evolution.write({"generation": generation, "mean": 1.0, "seconds": 60.0 * generation})
+    evolution.close()
+    ended = time_to_score.clock(tmp_path)
+    assert list(ended) == [1, 2] and ended[2] - ended[1] == pytest.approx(60, abs=1)
