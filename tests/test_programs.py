@@ -14,12 +14,12 @@ from worldmodels.runs.metrics import Metrics
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("worldmodels.playground nonsense", "There is no pretrained driver 'nonsense': the package has carracing"),
-        ("worldmodels.playground", "the following arguments are required: name"),
-        ("worldmodels.playground takecover", "takecover drives in worldmodels/TakeCover-v0"),
-        ("worldmodels.pretrained no_such_run mine", "There is no trained V in no_such_run"),
-        ("worldmodels.pretrained no_such_run ../mine", "'../mine' is no name of a driver"),
-        ("worldmodels.pretrained no_such_run", "the following arguments are required: name"),
+        ("experiments.shipped drives nonsense", "There is no pretrained driver 'nonsense': the package has carracing"),
+        ("experiments.shipped drives", "the following arguments are required: name"),
+        ("experiments.shipped drives takecover", "takecover drives in worldmodels/TakeCover-v0"),
+        ("experiments.shipped weights no_such_run mine", "There is no trained V in no_such_run"),
+        ("experiments.shipped weights no_such_run ../mine", "'../mine' is no name of a driver"),
+        ("experiments.shipped weights no_such_run", "the following arguments are required: name"),
         ("benchmarks.cluster --only nonsense", "--only knows no nonsense: it takes some of rows, workers"),
         ("benchmarks.dream --repeats 0", "0 is no whole number above zero"),
         ("benchmarks.pipeline --seconds nan", "nan is no number above zero"),
