@@ -21,10 +21,9 @@ from worldmodels.envs.actions import Actions, actions_of
 from worldmodels.envs.frames import FRAME_SIZE, Crop
 from worldmodels.envs.lanes import Lanes
 from worldmodels.errors import UserError, missing, said
+from worldmodels.runs.settings import CARRACING, TAKECOVER
 
-CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 DREAM = "worldmodels/Dream-v0"  # M as an environment
-TAKECOVER = "worldmodels/TakeCover-v0"
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
