@@ -405,15 +405,11 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
 def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive every episode in a window, which stays open from one to the next."""
     driver = agent.load(run, envs.actions_in(world_of(cfg)), choose_device(device_of(cfg)))
-    lane = spectator.lane(world_of(cfg), cfg.max_steps, "human")
-    try:
-        with limited_threads(1):
-            for seed in book.seeds:
-                endings: dict[int, str] = {}
-                scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
-                book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
-    finally:
-        lane.close()
+    with contextlib.closing(spectator.lane(world_of(cfg), cfg.max_steps, "human")) as lane, limited_threads(1):
+        for seed in book.seeds:
+            endings: dict[int, str] = {}
+            scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
+            book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
 
 
 def film(cfg: Evaluate, run: RunDir, book: Book) -> None:

@@ -9,6 +9,7 @@ from its spaces alone.
 
 import importlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -199,11 +200,8 @@ def actions_for(world: World, space: gymnasium.Space[Any]) -> Actions:
 
 def actions_in(world: World) -> Actions:
     """The same, asked of the environment itself."""
-    env = make(world, 1)
-    try:
+    with closing(make(world, 1)) as env:
         return actions_for(world, env.single_action_space)
-    finally:
-        env.close()
 
 
 def tried(world: World, start: str = "line", max_steps: int | None = None) -> Actions:
@@ -213,14 +211,11 @@ def tried(world: World, start: str = "line", max_steps: int | None = None) -> Ac
     Raises:
         UserError: it cannot be made, has no such start, or raises.
     """
-    env = make(world, 1, threads=1, max_steps=max_steps)
-    try:
+    with closing(make(world, 1, threads=1, max_steps=max_steps)) as env:
         actions = actions_for(world, env.single_action_space)
         env.reset(seed=0, options=reset_options(world.env_id, start))
         env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
         return actions
-    finally:
-        env.close()
 
 
 def reset_options(env_id: str, start: str) -> dict[str, Any]:

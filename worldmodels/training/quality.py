@@ -8,6 +8,7 @@ actions when it must live on its own z (open loop), and whether it puts fixed po
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -156,15 +157,11 @@ def real_returns(
 ) -> np.ndarray:
     """Mean return (P,) of action streams (P, T, A) over the same `episodes` episodes of the real environment."""
     policies, steps, _ = streams.shape
-    env = envs.make(World.practice(env_id), min(64, policies * episodes), max_steps=steps)
     tracks = training_seeds(TRACKS, count=episodes)
     drives = [Episode(track, candidate) for candidate in range(policies) for track in tracks]
-    try:
-        scores, _ = drive(
-            env, actions, Blind(lambda episode: iter(streams[episode.candidate])), drives, options=options
-        )
-    finally:
-        env.close()
+    blind = Blind(lambda episode: iter(streams[episode.candidate]))
+    with closing(envs.make(World.practice(env_id), min(64, policies * episodes), max_steps=steps)) as env:
+        scores, _ = drive(env, actions, blind, drives, options=options)
     return scores.reshape(policies, episodes).mean(axis=1)
 
 
