@@ -21,7 +21,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, pretrained, vision
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.cli import above_zero, as_a_command, count
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import load_frames, save_rollout
@@ -131,7 +131,6 @@ class Dreaming:
     """N dreams with C at the wheel."""
 
     def __init__(self, dreams: Dreams, agent: Agent):
-        assert isinstance(agent.encoder, Eyes)
         self.dreams, self.vae = dreams, agent.encoder.vae
         candidate = np.zeros(len(dreams.z), int)
         self.driver = Population(dreams, agent.controller, agent.population.numpy(), candidate, agent.actions)
