@@ -209,10 +209,6 @@ class Sequences:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
 
-    @property
-    def batches_per_epoch(self) -> int:
-        return batches_per_epoch([len(episode.actions) for episode in self.episodes], self.length, self.batch_size)
-
     def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""
         draw = np.random.default_rng([seed, epoch])
