@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from worldmodels import pretrained
+from experiments.shipped import pack
 from worldmodels.cli import above_zero, as_a_command
 from worldmodels.errors import UserError
 from worldmodels.runs import metrics as logs
@@ -78,7 +78,7 @@ def main() -> None:
     write_json(results / "summary.json", summary)
     print(json.dumps(summary, indent=1))
     try:
-        pretrained.pack(run, results)
+        pack(run, results)
     except UserError as error:
         print(f"No driver to bring back yet: {error}")
 

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from worldmodels import memory
 from worldmodels.agent import Agent
 from worldmodels.cli import as_a_command, count
-from worldmodels.playground import server, site, weights
+from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
 
 QUIET = (
@@ -113,7 +113,7 @@ def torch_times(agent: Agent) -> list[float]:
             state = agent.memory.step(z, action, state)
             uniform, normal = torch.rand(z.shape, generator=draw), torch.randn(z.shape, generator=draw)
             z = memory.sample(agent.memory.predict(state[0]), 0.5, uniform, normal)
-            weights.eyes(agent).decode(z)
+            agent.encoder.vae.decode(z)
             times.append(1000 * (time.perf_counter() - before))
     return times
 
@@ -150,7 +150,7 @@ def against_torch(page: Page, agent: Agent, temperature: float, steps: int = 30)
     normal = rng.standard_normal((steps, mdrnn.z_size))
     handed = {"uniform": uniform.tolist(), "normal": normal.tolist(), "temperature": temperature}
     dreamed = page.evaluate(DREAM, handed)
-    vae, mdrnn, population = weights.eyes(agent).double(), mdrnn.double(), agent.population.double()
+    vae, mdrnn, population = agent.encoder.vae.double(), mdrnn.double(), agent.population.double()
     worst = dict.fromkeys(("image", "action", "h", "z"), 0.0)
     with torch.no_grad():
         for t, step in enumerate(dreamed):

@@ -22,15 +22,13 @@ import torch
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
 from worldmodels import controller, memory, vision
 from worldmodels.cli import as_a_command, count
-from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences, stored_latents
-from worldmodels.dream import Starts
+from worldmodels.dream import Starts, bank
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.fast_dream import Dreams, Population
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
-from worldmodels.training import quality
 from worldmodels.training.learner import load_episodes
 from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16
@@ -157,7 +155,7 @@ def trained(like: dict, episodes: list[Latents], dropout: float, seed: int, upda
     batches = itertools.chain.from_iterable(sequences.batches(seed, epoch) for epoch in itertools.count())
     nll = 0.0
     for update, batch in enumerate(itertools.islice(batches, updates)):
-        loss, parts, _ = loss_of(mdrnn, batch, torch.Generator().manual_seed(update))
+        loss, parts, _ = memory.loss_of(mdrnn, batch, torch.Generator().manual_seed(update))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(mdrnn.parameters(), 1.0)
@@ -186,7 +184,7 @@ def main() -> None:
     print(f"{len(episodes)} episodes, {sum(len(episode.actions) for episode in episodes):,} steps")
     plain = [trained(like, episodes, 0.0, seed, asked.updates) for seed in range(max(MEMBERS, asked.seeds))]
     dropped = [trained(like, episodes, DROPOUT, seed, asked.updates) for seed in range(asked.seeds)]
-    banks = {id(m): quality.bank(m, episodes, BANK, 0) for m in (*plain, *dropped)}  # the same states for all
+    banks = {id(m): bank(m, episodes, BANK, 0) for m in (*plain, *dropped)}  # the same states for all
 
     rows, strips, names = [], [], []
     for method, seed in itertools.product(METHODS, range(asked.seeds)):
@@ -203,7 +201,7 @@ def main() -> None:
             strips += [world.strip(c, asked.temperature, start), driven]
             names += [f"{method.name}: dreamed", "driven"]
     own = memory.load(run)
-    world = Dreamt(Method("short dreams, a value and rounds"), vae, [own], [quality.bank(own, episodes, BANK, 0)])
+    world = Dreamt(Method("short dreams, a value and rounds"), vae, [own], [bank(own, episodes, BANK, 0)])
     rows.append(f"| {world.method.name} | the run's {measured(world, controller.load(run)[1], asked.temperature)[0]}")
     print("| dream | seed | dreamed | the road | ratio | whole laps |", "|---|---|---|---|---|---|", *rows, sep="\n")
     picture(asked.images / "dream_methods.png", strips, names)

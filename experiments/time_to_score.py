@@ -30,6 +30,7 @@ from worldmodels.evolution.fitness import fitness
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json
+from worldmodels.runs.metrics import tag
 from worldmodels.runs.settings import CARRACING
 from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import choose_places
@@ -63,7 +64,7 @@ def clock(logdir: Path) -> dict[int, float]:
     """Generation → when it ended, seconds of the epoch: TensorBoard keeps it."""
     events = EventAccumulator(str(logdir / "ctrl"), size_guidance={"scalars": 0})
     events.Reload()
-    return {event.step: event.wall_time for event in events.Scalars("mean")}
+    return {event.step: event.wall_time for event in events.Scalars(tag("mean"))}
 
 
 def curve(logdir: Path, every: int, env: str, started: float | None = None) -> list[tuple[float, float]]:

@@ -21,11 +21,11 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from worldmodels import envs, memory, pretrained, vision
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.cli import above_zero, as_a_command, count
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import load_frames, save_rollout
-from worldmodels.data.latents import Latents, Sequences, encode_dataset
+from worldmodels.data.latents import Latents, Sequences, batches_per_epoch, encode_dataset
 from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
 from worldmodels.fast_dream import Dreams, Population
 from worldmodels.memory import mixture_nll
@@ -131,7 +131,6 @@ class Dreaming:
     """N dreams with C at the wheel."""
 
     def __init__(self, dreams: Dreams, agent: Agent):
-        assert isinstance(agent.encoder, Eyes)
         self.dreams, self.vae = dreams, agent.encoder.vae
         candidate = np.zeros(len(dreams.z), int)
         self.driver = Population(dreams, agent.controller, agent.population.numpy(), candidate, agent.actions)
@@ -334,7 +333,8 @@ def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anc
     for parameter in learning:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(learning, lr=rate)
-    steps = epochs * sequences.batches_per_epoch
+    each = batches_per_epoch([len(episode.actions) for episode in episodes], sequences.length, sequences.batch_size)
+    steps = epochs * each
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     noise = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
@@ -356,7 +356,7 @@ def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anc
             optimizer.step()
             schedule.step()
             totals += nll.item(), moved.item()
-        nll, moved = totals / sequences.batches_per_epoch
+        nll, moved = totals / each
         print(f"epoch {epoch + 1}: {nll:.4f} nats per dimension, h moved by {moved**0.5:.4f}", flush=True)
         checkpoint.save(RunDir(to).mdrnn / "best.safetensors", checkpoint.pack("mdrnn", mdrnn.state_dict()), meta)
 

@@ -4,6 +4,7 @@ import gymnasium
 import pytest
 
 import worldmodels
+from experiments.shipped import pack
 from tests.helpers.runs import save_agent
 from worldmodels import envs, pretrained
 from worldmodels.agent import load
@@ -29,7 +30,7 @@ def test_a_run_without_a_part_replaces_no_driver(tmp_path) -> None:
     before = {path: path.read_bytes() for path in packed.rglob("*.safetensors")}
     (run / "ctrl" / "best.safetensors").unlink()
     with pytest.raises(UserError, match="There is no trained C"):
-        pretrained.pack(run, packed)
+        pack(run, packed)
     assert {path: path.read_bytes() for path in packed.rglob("*.safetensors")} == before
 
 
@@ -60,6 +61,6 @@ def test_the_one_of_take_cover_outlives_who_stands_still() -> None:
 
 def test_packing_a_run_takes_its_starts_along(tmp_path) -> None:
     packed = tmp_path / "again"
-    pretrained.pack(pretrained.folder("carracing"), packed)
+    pack(pretrained.folder("carracing"), packed)
     for path in pretrained.folder("carracing").rglob("*.safetensors"):
         assert (packed / path.relative_to(pretrained.folder("carracing"))).read_bytes() == path.read_bytes()

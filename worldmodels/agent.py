@@ -7,7 +7,7 @@ F features, A action.
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -33,26 +33,15 @@ Moments = tuple[Tensor, Tensor]
 """Mean and log-variance of z, each float32 (B, Z)."""
 
 
-class Encoder(Protocol):
-    """Turns observations into z."""
-
-    z_size: int
-    samples: bool
-    """Whether it draws z, and so needs noise."""
-
-    def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
-        """Observations of L lanes, and standard normal noise (L, Z) if it samples → z float32 (L, Z)."""
-
-
 class Eyes:
-    """V as an encoder: the mean of z, or a sample of it (the paper's code)."""
+    """V as an encoder: the mean of z, or a sample of it (the paper's code), for which it needs noise."""
 
     def __init__(self, vae: VAE, samples: bool = False, encode: Callable[[np.ndarray], Moments] | None = None):
         """`encode` takes the place of V's own, where it is done in another arithmetic."""
         self.vae, self.z_size, self.samples, self.encode = vae, vae.z_size, samples, encode or vae.encode
 
     def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
-        """Frames uint8 (L, 64, 64, 3) → z (L, Z)."""
+        """Frames uint8 (L, 64, 64, 3), and standard normal noise (L, Z) if it samples → z float32 (L, Z)."""
         mean, logvar = self.encode(observations)
         return mean if noise is None else mean + torch.exp(0.5 * logvar) * noise
 
@@ -61,7 +50,7 @@ class Agent:
     """A whole population that acts in one batch: one V and one M for all lanes, a parameter vector of C a lane."""
 
     def __init__(
-        self, encoder: Encoder, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions,
+        self, encoder: Eyes, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions,
         seed: int = 0, rows: int = 1, threads: int = 1, each: Callable[..., Any] = map,
     ):  # fmt: skip
         """
@@ -152,9 +141,7 @@ class Agent:
         return self.actions.to_env(self.act(np.array([0]), as_frames(observation[None], self.crop)))[0]
 
 
-def check_fit(
-    encoder: Encoder, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions
-) -> None:
+def check_fit(encoder: Eyes, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions) -> None:
     """UserError for the first two parts that do not fit each other; the sentence says which to train again."""
     again = "train it again with `worldmodels train-{} --noreload`."
     if encoder.z_size != memory.z_size:

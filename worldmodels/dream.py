@@ -1,6 +1,6 @@
 """The dream: M as a world to act in (paper, section 4).
 
-Shapes: N lanes (dreams side by side), Z latent, A action, H hidden.
+Shapes: N lanes (dreams side by side), T time, S starts, E episodes, Z latent, A action, H hidden.
 
 `DreamStep` is the rule: one step of the dream as a module, on any device, for pictures, export and tests; many dreams
 at once are in fast_dream.py, and the noise of all of them in dream_kernels.py.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels import memory
+from worldmodels.data.latents import Latents
 from worldmodels.dream_kernels import noise
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
@@ -65,9 +66,7 @@ class DreamStep(nn.Module):
 
 
 @torch.no_grad()
-def continuation(
-    mdrnn: memory.MDRNN, z: Tensor, actions: Tensor, warm_up: int, temperature: float = 1.0, seed: int = 0
-) -> Tensor:
+def continuation(mdrnn: memory.MDRNN, z: Tensor, actions: Tensor, warm_up: int, seed: int) -> Tensor:
     """What M imagines: it watches `warm_up` real steps, then goes on with its own z and the same actions.
 
     Args:
@@ -75,7 +74,6 @@ def continuation(
         z: (T, Z) the real sequence, of which M sees the first `warm_up` only.
         actions: (T, A).
         warm_up: at least one real z.
-        temperature: how adventurous the dream is.
         seed: of the noise.
 
     Returns:
@@ -86,7 +84,7 @@ def continuation(
     for t in range(len(z) - 1):
         uniform, normal = (torch.from_numpy(x).to(z.device) for x in noise(np.array([seed]), np.array([t]), z.shape[1]))
         restart = z.new_full((1,), t == 0)
-        imagined, h, c, _, _ = step(dreamed[-1], actions[t][None], h, c, restart, uniform, normal, temperature)
+        imagined, h, c, _, _ = step(dreamed[-1], actions[t][None], h, c, restart, uniform, normal, 1.0)
         dreamed.append(z[t + 1][None] if t + 1 < warm_up else imagined)
     return torch.cat(dreamed)
 
@@ -94,6 +92,7 @@ def continuation(
 # ------------------------------------------------------------------------------------------------- starts
 
 M = "best.safetensors"
+FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 
 
 @dataclass(frozen=True)
@@ -146,3 +145,36 @@ class Starts:
         if not len(tensors["z"]):
             raise UserError(f'{path} holds no start: run `worldmodels train-mdrnn` again, or dream from start="prior".')
         return Starts(**{name: tensor.float() for name, tensor in tensors.items()})
+
+
+def bank(mdrnn: memory.MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts:
+    """`count` states drawn from the steps of `episodes`, as M (on the CPU) meets them: sampled z, and its h and c."""
+    draw = np.random.default_rng([seed, len(episodes)])
+    lengths = np.array([len(episode.actions) for episode in episodes])
+    owner = draw.choice(len(episodes), size=count, p=lengths / lengths.sum())
+    step = draw.integers(lengths[owner])
+    step[::FIRST_SHARE] = 0
+    return states(mdrnn, episodes, owner, step)
+
+
+@torch.no_grad()
+def states(mdrnn: memory.MDRNN, episodes: list[Latents], owner: np.ndarray, step: np.ndarray) -> Starts:
+    """The states before step `step[s]` of the episode `owner[s]`, int64 (S,) each, as M (on the CPU) meets them."""
+    used, row = np.unique(owner, return_inverse=True)
+    count = len(step)
+    actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
+    z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
+    state = mdrnn.initial_state(len(used))
+    h, c = torch.empty(count, mdrnn.hidden_size), torch.empty(count, mdrnn.hidden_size)
+    for t in range(step.max() + 1):
+        now = torch.from_numpy(np.flatnonzero(step == t))
+        h[now], c[now] = state[0][row[now]], state[1][row[now]]
+        state = mdrnn.step(z[t], actions[t], state, torch.full((len(used),), float(t == 0)))
+    return Starts(z[step, row], h, c, torch.from_numpy(step == 0).float())
+
+
+def sampled(episode: Latents, key: int) -> Tensor:
+    """The z of an episode (T + 1, Z) as M is trained on them: samples of V's posterior, with the noise of `key`."""
+    steps = np.arange(len(episode.mean))
+    _, normal = noise(np.full(len(steps), key), steps, episode.mean.shape[1])
+    return episode.mean + torch.exp(0.5 * episode.logvar) * torch.from_numpy(normal)

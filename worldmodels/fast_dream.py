@@ -18,6 +18,7 @@ from worldmodels import dream_kernels, memory
 from worldmodels.controller import Controller
 from worldmodels.envs.actions import Actions
 from worldmodels.errors import UserError
+from worldmodels.workers.places import torch_threads
 
 BLOCK = 64  # lanes of one matrix product: always as many rows, since float32 results depend on their number
 
@@ -182,13 +183,9 @@ class Dreams:
             for _ in self.pool.map(work, blocks):
                 pass
             return
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with torch_threads(1):
             for block in blocks:
                 work(block)
-        finally:
-            torch.set_num_threads(threads)
 
     def step_block(self, start: int) -> None:
         """One step of the lanes from `start` on, `BLOCK` of them."""

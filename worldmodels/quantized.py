@@ -45,7 +45,6 @@ class QuantizedVAE:
             vae: on the CPU.
             largest: float32 (3,), of `largest_activations`; what goes beyond is cut off.
         """
-        self.z_size = vae.z_size
         steps = [1 / 255, *(largest / 255).tolist()]  # what one level is worth, before each convolution
         self.convolutions = [
             _Convolution(convolution, before, after)

@@ -301,10 +301,21 @@ def test_a_window_shows_the_drives_and_changes_no_score(
         "_render",
         lambda self, mode: (shown.append(mode), render(self, mode))[1],
     )
+    loaded, load = [], agent.load
+    monkeypatch.setattr(agent, "load", lambda *arguments: (loaded.append(arguments), load(*arguments))[1])
     evaluate.main(Evaluate(logdir=str(car_run), episodes=2, max_steps=STEPS, render=True, output=str(tmp_path)))
+    assert torch.device(evaluated(tmp_path)["device"]) == loaded[-1][2], "it drives where it says that it drove"
     assert shown.count("human") >= 2 * STEPS and "rgb_array" not in shown
     assert evaluated(tmp_path)["scores"] == [play(car_run, CAR, seed, STEPS)[0] for seed in (1_000_000, 1_000_001)]
     assert not (tmp_path / "evaluation.mp4").exists()
+
+
+@pytest.mark.parametrize("said", [{"max_workers": 2}, {"ray": "local"}])
+def test_a_window_refuses_workers(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict) -> None:
+    monkeypatch.setattr(spectator, "has_display", lambda: True)
+    with pytest.raises(UserError, match="leave --max-workers and --ray out"):
+        evaluate.main(Evaluate(logdir=str(car_run), episodes=2, render=True, output=str(tmp_path), **said))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_spectator_shows_what_v_and_m_make_of_the_drive(toy_run: Path) -> None:

@@ -94,7 +94,7 @@ def test_windows_cover_every_step_once_and_skip_leaves_the_rest(lengths, length,
             assert torch.equal(batch.mean[:, 1:, 0][inside], batch.actions[..., 0][inside] + 1)
             assert len(batch.mask) <= batch_size and batch.mask.shape[1] <= length and batch.mask[:, 0].all()
             assert not batch.actions[~inside].any() and not batch.rewards[~inside].any()
-    assert abs(len(whole) - sequences.batches_per_epoch) <= len(lengths)
+    assert abs(len(whole) - batches_per_epoch(lengths, length, batch_size)) <= len(lengths)
     skip = data.draw(st.integers(0, len(whole) + 1))
     rest = list(sequences.batches(seed, epoch, skip))
     assert len(rest) == len(whole[skip:])
@@ -107,7 +107,7 @@ def test_windows_worked_out_by_hand() -> None:
     sequences = Sequences([episode(7, 0), episode(4, 0)], length=3, batch_size=2)
     assert sequences.windows([2, 0]) == [(0, 0, 2), (0, 2, 5), (0, 5, 7), (1, 0, 3), (1, 3, 4)]
     assert sequences.windows([0, 1]) == [(0, 0, 3), (0, 3, 6), (0, 6, 7), (1, 0, 1), (1, 1, 4)]
-    assert sequences.batches_per_epoch == 3 and batches_per_epoch([6, 3], 3, 2) == batches_per_epoch([1, 1], 3, 1) == 2
+    assert [batches_per_epoch(*given) for given in (([7, 4], 3, 2), ([6, 3], 3, 2), ([1, 1], 3, 1))] == [3, 2, 2]
     assert [batch.mask.sum(dim=1).tolist() for batch in sequences.in_order()] == [[3, 3], [1, 3], [1]]
 
 

@@ -203,7 +203,7 @@ def test_starts_are_varied_and_warm():
     assert all(float(start.h.abs().max()) > 0.1 for start in chosen) and int((std > 0.2).sum()) in range(8, 25)
     rollout = real.short[0]
     start = starts.watch(agent, rollout, starts.WARM_UP)
-    z = weights.eyes(agent).encode(rollout.frames)[0]
+    z = agent.encoder.vae.encode(rollout.frames)[0]
     _, h = agent.memory(z[None, :-1], torch.from_numpy(rollout.actions)[None])
     torch.testing.assert_close(start.h, h[0, -1], atol=1e-5, rtol=1e-4)
 
@@ -233,7 +233,7 @@ def test_sprite_keeps_the_frames(tmp_path):
 
 def test_folded_decoder_is_the_decoder():
     """dense and deconv1 as one map, in float64: V's first layer exactly."""
-    vae = weights.eyes(site.load(folder("carracing")))
+    vae = site.load(folder("carracing")).encoder.vae
     folded = weights.decoder(vae)
     z = torch.randn(3, 32, dtype=torch.float64)
     layer = (z @ folded["decoder.0.weight"][0] + folded["decoder.0.bias"]).reshape(3, 5, 5, 128).permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run
 from worldmodels import cli
 from worldmodels.errors import UserError
-from worldmodels.playground import graphs, site, weights
+from worldmodels.playground import graphs, site
 
 for needed in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: pip install onnx onnxscript onnxruntime")
@@ -24,7 +24,7 @@ def test_graphs_equal_torch(tmp_path):
     run = make_run(tmp_path / "run", TOY, **sizes, include_reward=True, include_terminal=True, discount=0.9)
     cli.main(["export", "--logdir", str(run), "--format", "onnx", "--to", str(tmp_path / "onnx")])
     agent = site.load(run)
-    vae, mdrnn = weights.eyes(agent), agent.memory
+    vae, mdrnn = agent.encoder.vae, agent.memory
     draw = torch.Generator().manual_seed(1)
     frames = torch.rand(3, 3, 64, 64, generator=draw)
     z, h, c = (torch.randn(3, size, generator=draw) for size in (5, 9, 9))

@@ -7,7 +7,7 @@ import torch
 from tests.helpers.toy import TOY
 from tests.playground.conftest import make_run, opened, serving
 from worldmodels import memory
-from worldmodels.playground import site, starts, weights
+from worldmodels.playground import site, starts
 from worldmodels.pretrained import folder
 
 # Some steps of a dream: what C does, what M makes of it, what V paints. Noise is handed in.
@@ -43,7 +43,7 @@ def assert_dreams_agree(page, agent: site.Agent, temperature: float, steps: int 
         )
     handed = [{name: values.ravel().tolist() for name, values in step.items()} for step in noise]
     dreamed = page.evaluate(DREAM, {"noise": handed, "temperature": temperature, "steps": steps})
-    vae, mdrnn = weights.eyes(agent).double(), agent.memory.double()
+    vae, mdrnn = agent.encoder.vae.double(), agent.memory.double()
     agent.population = agent.population.double()
     for step, drawn in zip(dreamed, noise, strict=True):
         z, h, c = (torch.tensor([step["before"][name]], dtype=torch.float64) for name in "zhc")
@@ -97,7 +97,7 @@ def test_shipped_encoder(page):
         "frames => frames.map((pixels) => [...playground.encoder.encode(Uint8ClampedArray.from(pixels))])",
         pixels.reshape(3, -1).tolist(),
     )
-    np.testing.assert_allclose(z, weights.eyes(agent).encode(frames)[0].numpy(), atol=2e-5)
+    np.testing.assert_allclose(z, agent.encoder.vae.encode(frames)[0].numpy(), atol=2e-5)
 
 
 SIZES = {

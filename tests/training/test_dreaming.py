@@ -10,11 +10,10 @@ from tests.helpers.toy import TOY
 from worldmodels import envs, memory
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents, values
-from worldmodels.dream import DreamStep
+from worldmodels.dream import DreamStep, bank
 from worldmodels.envs import World
 from worldmodels.envs.actions import Car
 from worldmodels.training.dreaming import PROBES, RIDGE, Dreamer, carry_over, seen_with, straight
-from worldmodels.training.quality import bank
 
 Z, A, H = 4, 3, 8
 

@@ -12,7 +12,7 @@ from worldmodels import envs, memory
 from worldmodels.commands import train_mdrnn, train_vae
 from worldmodels.data.episodes import save_rollout
 from worldmodels.data.latents import Latents
-from worldmodels.dream import Starts
+from worldmodels.dream import Starts, bank, sampled
 from worldmodels.envs import TAKECOVER, World
 from worldmodels.memory import MDRNN
 from worldmodels.rollout import Rollout
@@ -33,10 +33,10 @@ def episodes(*lengths: int, spread: float = -4.0) -> list[Latents]:
 def test_starts_are_states_that_m_meets_in_the_episodes() -> None:
     torch.manual_seed(0)
     memory_, data = MDRNN(z_size=4, hidden_size=8, include_restart=True).requires_grad_(False), episodes(9, 30, 17)
-    starts = quality.bank(memory_, data, 200, seed=0)
+    starts = bank(memory_, data, 200, seed=0)
     met = {}
     for index, episode in enumerate(data):
-        z = quality.sampled(episode, index)
+        z = sampled(episode, index)
         begins = (torch.arange(len(episode.actions)) == 0).float()[None]
         _, h = memory_(z[None, :-1], episode.actions[None], restart=begins)
         for t in range(len(episode.actions)):

@@ -384,7 +384,11 @@ def details(result: dict[str, Any]) -> list[str]:
 
 
 def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
-    """(in a window, as an mp4): `--render` falls back to the mp4, in a sentence, where no window can be opened."""
+    """(in a window, as an mp4): `--render` falls back to the mp4, in a sentence, where no window can be opened.
+
+    Raises:
+        UserError: workers are asked for that a window has no use for.
+    """
     if not cfg.render:
         return False, cfg.video
     if "human" not in spectator.render_modes(world_of(cfg)):
@@ -393,21 +397,19 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
     if not spectator.has_display():
         print("There is no display to open a window on: evaluation.mp4 shows the drive instead.")
         return False, True
+    if cfg.max_workers or cfg.ray:
+        raise UserError("A window shows the drives here, one after another: leave --max-workers and --ray out.")
     return True, cfg.video
 
 
 def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive every episode in a window, which stays open from one to the next."""
-    driver = agent.load(run, envs.actions_in(world_of(cfg)))
-    lane = spectator.lane(world_of(cfg), cfg.max_steps, "human")
-    try:
-        with limited_threads(1):
-            for seed in book.seeds:
-                endings: dict[int, str] = {}
-                scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
-                book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
-    finally:
-        lane.close()
+    driver = agent.load(run, envs.actions_in(world_of(cfg)), choose_device(device_of(cfg)))
+    with contextlib.closing(spectator.lane(world_of(cfg), cfg.max_steps, "human")) as lane, limited_threads(1):
+        for seed in book.seeds:
+            endings: dict[int, str] = {}
+            scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
+            book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
 
 
 def film(cfg: Evaluate, run: RunDir, book: Book) -> None:

@@ -23,8 +23,8 @@ import torch
 
 from worldmodels import envs, memory
 from worldmodels.agent import load
-from worldmodels.commands.train_mdrnn import loss_of
 from worldmodels.data.latents import Latents, Sequences
+from worldmodels.dream import bank, states
 from worldmodels.envs.seeds import SELECTION
 from worldmodels.errors import UserError
 from worldmodels.runs.bounds import check
@@ -34,7 +34,6 @@ from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainInDream
 from worldmodels.show.dreamed import film
-from worldmodels.training import quality
 from worldmodels.training.dreaming import Dreamer, carry_over
 from worldmodels.training.fit import generator
 from worldmodels.training.learner import Learner, age_of
@@ -93,7 +92,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: Learner, road: Road) -> di
     if not loop.resting:
         count = cfg.dreams * cfg.climbs
         episodes = learner.newest(BEGUN_IN)
-        starts = quality.states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
+        starts = states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
         rate = cfg.step_size * max(SLOWER**age, 1 / 6)
         learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, near, draw)
         loop.dream_steps += count * cfg.horizon
@@ -175,7 +174,7 @@ def learn(cfg: TrainInDream, learner: Learner, number: int) -> dict[str, float]:
         batch = sequences.batch(windows)
         told = torch.from_numpy(new[chosen])[:, None]  # what came after an earlier C is not what comes after this one
         batch = batch._replace(value=batch.value.masked_fill(~told, torch.nan))
-        loss, parts, _ = loss_of(m, batch, generator(m.device, cfg.seed, number, update))
+        loss, parts, _ = memory.loss_of(m, batch, generator(m.device, cfg.seed, number, update))
         if not bool(loss.isfinite()):
             raise UserError(
                 f"M's loss is {float(loss)} in round {number}: the last good state in {cfg.logdir}/ctrl is kept; "
@@ -194,7 +193,7 @@ def learn(cfg: TrainInDream, learner: Learner, number: int) -> dict[str, float]:
 def finish(cfg: TrainInDream, run: RunDir, learner: Learner) -> None:
     """Make the best C's world ready to dream in, and film both."""
     best = memory.load(run)
-    starts = quality.bank(best, learner.newest(BEGUN_IN), 1024, cfg.seed)
+    starts = bank(best, learner.newest(BEGUN_IN), 1024, cfg.seed)
     starts.save(run.mdrnn / "starts.safetensors")
     film(run, load(run, learner.actions), starts, cfg.temperature, 250, SELECTION, learner.loop.generation)
 

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from worldmodels import envs, memory, vision
 from worldmodels.data.dataset import Dataset, open_dataset, read_some, split
 from worldmodels.data.episodes import load_rollout
-from worldmodels.data.latents import Batch, Latents, Sequences, batches_per_epoch, encode_dataset
-from worldmodels.dream import continuation
+from worldmodels.data.latents import Latents, Sequences, batches_per_epoch, encode_dataset
+from worldmodels.dream import bank, continuation
 from worldmodels.envs import World
 from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
-from worldmodels.memory import MDRNN, mdrnn_loss
+from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
@@ -86,7 +85,7 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
         batches=lambda epoch, skip: sequences(train).batches(cfg.seed, epoch, skip),
         batches_per_epoch=batches_per_epoch(train.lengths, cfg.sequence_length, cfg.batch_size),
-        loss=lambda batch, noise: loss_of(mdrnn, batch, noise),
+        loss=lambda batch, noise: memory.loss_of(mdrnn, batch, noise),
         ranks=ranks,
         test_batches=lambda: sequences(test).in_order(),
         rate_name="transitions_per_second",
@@ -135,19 +134,6 @@ def picture(run: RunDir, vae: VAE, mdrnn: MDRNN, test: dict[Path, Latents], seed
     write_grid(run.mdrnn / "samples" / f"dream_{epoch:04d}.png", rows)
 
 
-def loss_of(mdrnn: MDRNN, batch: Batch, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
-    """M's loss on a batch of sequences, its parts, and the number of its steps."""
-    mean, logvar, actions, rewards, terminals, mask, restart, values = (x.to(mdrnn.device) for x in batch)
-    epsilon = torch.randn(mean.shape, generator=noise, device=mdrnn.device)
-    z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch
-    hidden = mdrnn.dropout_mask(len(z), noise) if mdrnn.training else None
-    prediction, _ = mdrnn(z[:, :-1], actions, restart=restart, mask=hidden)
-    loss, metrics = mdrnn_loss(
-        prediction, z[:, 1:], rewards, terminals, mask, mdrnn.reward_scale, values, mdrnn.value_scale
-    )
-    return loss, metrics, float(mask.sum())
-
-
 def went_on(run: RunDir) -> bool:
     """Whether the best M is one that learned on with C (`train-in-dream`), which keeps starts of its own."""
     return bool(checkpoint.load(run.trained("mdrnn"))[1].get("went_on"))
@@ -158,7 +144,7 @@ def measure(
 ) -> None:
     """Write the starts of dreams and, where dreams pay, M's quality as a world."""
     best = memory.load(run)
-    starts = quality.bank(best, episodes, cfg.starts, cfg.seed)
+    starts = bank(best, episodes, cfg.starts, cfg.seed)
     starts.save(run.mdrnn / "starts.safetensors")
     if best.pays:
         measured: dict[str, Any] = {}

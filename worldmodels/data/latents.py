@@ -94,7 +94,9 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     Raises:
         UserError: not one episode could be read.
     """
-    remove_stale(folder, {head.digest for head in dataset.heads})
+    known = {head.digest for head in dataset.heads}
+    for stale in [path for path in folder.glob("*.safetensors") if path.stem not in known]:
+        stale.unlink()
     sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
     episodes, damaged = {}, 0
     for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
@@ -145,13 +147,6 @@ def seen_by_another(run: RunDir) -> bool:
         with suppress(UserError):  # a foreign file
             return not str(checkpoint.load(path)[1].get("vae")).startswith(vae)
     return False
-
-
-def remove_stale(folder: Path, digests: set[str]) -> None:
-    """Delete the stored episodes of any other content."""
-    for path in folder.glob("*.safetensors"):
-        if path.stem not in digests:
-            path.unlink()
 
 
 def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
@@ -213,10 +208,6 @@ class Sequences:
         if not self.discount:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return batches_per_epoch([len(episode.actions) for episode in self.episodes], self.length, self.batch_size)
 
     def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""

@@ -1,5 +1,7 @@
 """Environments as the pipeline sees them: 64×64 frames in, action vectors out, ended lanes at rest."""
 
+from typing import Any
+
 import gymnasium
 
 from worldmodels.envs.actions import Actions, actions_of
@@ -32,26 +34,20 @@ __all__ = [
 ]  # fmt: skip
 
 
+HOMES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    CARRACING: (
+        "carracing.env:CarRacing", "carracing.vector_env:CarRacingVectorEnv",
+        {"max_episode_steps": 1000, "reward_threshold": 900},
+    ),
+    DREAM: ("dream:Dream", "dream:DreamVectorEnv", {}),
+    TAKECOVER: ("takecover:TakeCover", "takecover:TakeCoverVectorEnv", {"reward_threshold": 750}),
+}  # fmt: skip
+"""Our environments: one lane, many lanes, and what Gymnasium is told besides."""
+
+
 def register() -> None:
     """Register our environments with Gymnasium (twice is harmless)."""
-    if CARRACING not in gymnasium.registry:
-        gymnasium.register(
-            id=CARRACING,
-            entry_point="worldmodels.envs.carracing.env:CarRacing",
-            vector_entry_point="worldmodels.envs.carracing.vector_env:CarRacingVectorEnv",
-            max_episode_steps=1000,
-            reward_threshold=900,
-        )
-    if DREAM not in gymnasium.registry:
-        gymnasium.register(
-            id=DREAM,
-            entry_point="worldmodels.envs.dream:Dream",
-            vector_entry_point="worldmodels.envs.dream:DreamVectorEnv",
-        )
-    if TAKECOVER not in gymnasium.registry:
-        gymnasium.register(
-            id=TAKECOVER,
-            entry_point="worldmodels.envs.takecover:TakeCover",
-            vector_entry_point="worldmodels.envs.takecover:TakeCoverVectorEnv",
-            reward_threshold=750,
-        )
+    for env_id, (one, many, told) in HOMES.items():
+        if env_id not in gymnasium.registry:
+            lanes = {"entry_point": f"{__name__}.{one}", "vector_entry_point": f"{__name__}.{many}"}
+            gymnasium.register(env_id, **lanes, **told)

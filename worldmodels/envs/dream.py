@@ -25,6 +25,7 @@ from worldmodels.envs import FRAME_SIZE
 from worldmodels.envs.seeded import SeededLanes
 from worldmodels.errors import UserError
 from worldmodels.fast_dream import Dreams
+from worldmodels.workers.places import torch_threads
 
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 OBSERVATIONS = ("frame", "z", "zh", "zch")
@@ -102,7 +103,7 @@ class DreamVectorEnv(SeededLanes):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         copy: bool = True,
     ):
-        super().__init__(num_envs)
+        super().__init__(num_envs, autoreset_mode)
         if (run is None) == (pretrained is None):
             raise UserError('Say whose dream: run="exp_dir" or pretrained="carracing", one of the two.')
         if observation not in OBSERVATIONS:
@@ -128,8 +129,6 @@ class DreamVectorEnv(SeededLanes):
         self.dreams = Dreams(mdrnn, num_envs, temperature=temperature, threads=threads)
         self.horizon, self.observation = horizon, observation
         self.render_mode, self.copy = render_mode, copy
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.action_space = batch_space(self.single_action_space, num_envs)
         width = {"z": 0, "zh": 1, "zch": 2}.get(observation, 0) * mdrnn.hidden_size + mdrnn.z_size
         self.single_observation_space = (
@@ -139,8 +138,6 @@ class DreamVectorEnv(SeededLanes):
         )
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._seen = np.zeros(self.observation_space.shape or (), self.single_observation_space.dtype)
-        self._terminated, self._truncated = np.zeros((2, num_envs), np.bool_)
-        self._ended = np.zeros(num_envs, np.bool_)  # the dream is over and its lane not yet begun anew
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -195,28 +192,20 @@ class DreamVectorEnv(SeededLanes):
             UserError: M predicts what is no number.
         """
         self._refuse_wrong_order()
-        begun = self._ended.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._ended)
         active = ~self._ended
         reward, _ = self.dreams.step(self._vectors(actions))
-        rewards = reward.astype(np.float64)
         terminated = self.dreams.end[: self.num_envs] & active
-        truncated = (self.dreams.steps[: self.num_envs] >= self.horizon) & active
-        over = terminated | truncated
+        over, begun = self._end(terminated, (self.dreams.steps[: self.num_envs] >= self.horizon) & active)
         self.dreams.rest(over)
         self._see(np.flatnonzero(active))
         infos: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             for lane in np.flatnonzero(over).tolist():
                 infos = self._add_info(infos, {"final_obs": self._seen[lane].copy(), "final_info": {}}, lane)
-            begun = over
-        else:
-            self._ended = (self._ended & ~begun) | over
         if begun.any():
             self._begin(begun)
-        if self.autoreset_mode is AutoresetMode.DISABLED:  # resting lanes keep their flags
-            terminated, truncated = terminated | self._terminated, truncated | self._truncated
-        self._terminated, self._truncated = terminated, truncated
-        return self._observations(), rewards, terminated.copy(), truncated.copy(), infos
+        rewards = reward.astype(np.float64)
+        return self._observations(), rewards, self._terminated.copy(), self._truncated.copy(), infos
 
     def _vectors(self, actions: Any) -> np.ndarray:
         """Actions as given → action vectors float32 (N,A) as M sees them; those of resting lanes do not matter."""
@@ -256,13 +245,9 @@ class DreamVectorEnv(SeededLanes):
         assert self.vae is not None
         filled = np.zeros((-(-len(z) // PAINTED) * PAINTED, z.shape[1]), np.float32)
         filled[: len(z)] = z
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with torch_threads(1):
             blocks = torch.from_numpy(filled).split(PAINTED)
             return np.concatenate([self.vae.decode(block) for block in blocks])[: len(z)]
-        finally:
-            torch.set_num_threads(threads)
 
     def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
         """What is dreamed in each lane, uint8 (64,64,3), painted by V; None without a render mode."""

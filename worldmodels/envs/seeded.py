@@ -1,4 +1,4 @@
-"""Lanes of our own vector environments, seeded and begun as those of `gymnasium.vector.SyncVectorEnv`.
+"""Lanes of our own vector environments, seeded, begun and ended as those of `gymnasium.vector.SyncVectorEnv`.
 
 Shapes: N lanes.
 """
@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 
 class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """N lanes, each with a generator of its own; and what their `reset` and `step` refuse as `SyncVectorEnv` does."""
+    """N lanes, each with a generator of its own; what their `reset` and `step` refuse, and when an episode begins anew,
+    as `SyncVectorEnv` has it."""
 
-    def __init__(self, num_envs: int) -> None:
+    def __init__(self, num_envs: int, autoreset_mode: AutoresetMode | str) -> None:
         super().__init__()
-        self.num_envs = num_envs
+        self.num_envs, self.autoreset_mode = num_envs, AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         seeded = [seeding.np_random() for _ in range(num_envs)]
         self._generators, self._seeds = [generator for generator, _ in seeded], [seed for _, seed in seeded]
         self._started = False
+        self._terminated, self._truncated = np.zeros((2, num_envs), np.bool_)
+        self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -72,3 +76,19 @@ class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ClosedEnvironmentError("step() after close(): make a new environment.")
         if not self._started:
             raise ResetNeeded("step() before reset(): reset the environment first.")
+
+    def _end(self, terminated: np.ndarray, truncated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Enter the episodes that end in this step, bool (N,) each; in DISABLED mode resting lanes keep their flags.
+
+        Returns bool (N,) twice: the lanes whose episode ends, and those that begin anew in this step.
+        """
+        over, resting = terminated | truncated, self._ended
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            begun = over
+        elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            begun, self._ended = resting, over
+        else:
+            begun, self._ended = np.zeros_like(over), resting | over
+            terminated, truncated = terminated | self._terminated, truncated | self._truncated
+        self._terminated, self._truncated = terminated, truncated
+        return over, begun

@@ -9,6 +9,7 @@ from its spaces alone.
 
 import importlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,10 +22,9 @@ from worldmodels.envs.actions import Actions, actions_of
 from worldmodels.envs.frames import FRAME_SIZE, Crop
 from worldmodels.envs.lanes import Lanes
 from worldmodels.errors import UserError, missing, said
+from worldmodels.runs.settings import CARRACING, TAKECOVER
 
-CARRACING = "worldmodels/CarRacing-v3"  # our fast simulator; "CarRacing-v3" is Gymnasium's own
 DREAM = "worldmodels/Dream-v0"  # M as an environment
-TAKECOVER = "worldmodels/TakeCover-v0"
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -200,11 +200,8 @@ def actions_for(world: World, space: gymnasium.Space[Any]) -> Actions:
 
 def actions_in(world: World) -> Actions:
     """The same, asked of the environment itself."""
-    env = make(world, 1)
-    try:
+    with closing(make(world, 1)) as env:
         return actions_for(world, env.single_action_space)
-    finally:
-        env.close()
 
 
 def tried(world: World, start: str = "line", max_steps: int | None = None) -> Actions:
@@ -214,14 +211,11 @@ def tried(world: World, start: str = "line", max_steps: int | None = None) -> Ac
     Raises:
         UserError: it cannot be made, has no such start, or raises.
     """
-    env = make(world, 1, threads=1, max_steps=max_steps)
-    try:
+    with closing(make(world, 1, threads=1, max_steps=max_steps)) as env:
         actions = actions_for(world, env.single_action_space)
         env.reset(seed=0, options=reset_options(world.env_id, start))
         env.step(actions.to_env(actions.noise(np.random.default_rng(0), 1)))
         return actions
-    finally:
-        env.close()
 
 
 def reset_options(env_id: str, start: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A driver of one V and M is carried over to others: in the same states C goes on doing what it did."""
 
+from contextlib import closing
+
 import numpy as np
 
 from worldmodels import agent, envs, memory, vision
@@ -41,12 +43,9 @@ def carried(source: str, run: RunDir, shape: Controller, env_id: str, seed: int)
             f"and this one {shape.features}: leave --warm out, or use the same sizes."
         )
     rollouts: list[Rollout] = []
-    lanes = envs.make(world, DRIVES, threads=cores())
-    try:
-        episodes = [Episode(episode) for episode in training_seeds(seed, KEY, count=DRIVES)]
+    episodes = [Episode(episode) for episode in training_seeds(seed, KEY, count=DRIVES)]
+    with closing(envs.make(world, DRIVES, threads=cores())) as lanes:
         drive(lanes, driver.actions, driver, episodes, on_rollout=lambda _, rollout: rollouts.append(rollout))
-    finally:
-        lanes.close()
     old, new = ([look(vae, rollout) for rollout in rollouts] for vae in (vision.load(source), vision.load(run)))
     parameters = driver.population.double().numpy()
     there = carry_over(shape, parameters, driver.memory, memory.load(run), old, new)[0]

@@ -35,7 +35,7 @@ SIGNED = "controller.json"  # what a folder of ours holds
 class Encode(nn.Module):
     def __init__(self, agent: Agent):
         super().__init__()
-        self.vae = weights.eyes(agent)
+        self.vae = agent.encoder.vae
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         return self.vae.posterior(frames)
@@ -46,7 +46,7 @@ class Decode(nn.Module):
 
     def __init__(self, agent: Agent):
         super().__init__()
-        vae = weights.eyes(agent)
+        vae = agent.encoder.vae
         folded = {name: nn.Parameter(tensor.float()) for name, tensor in weights.decoder(vae).items()}
         self.weight, self.bias = folded["decoder.0.weight"], folded["decoder.0.bias"]
         self.layers = nn.ModuleList([vae.deconv2, vae.deconv3, vae.deconv4])

@@ -43,7 +43,7 @@ def build(run: Path, name: str) -> Files:
         UserError: V, M or C is missing or damaged, or there is no rollout to start from.
     """
     driver = load(run)
-    vae, real = weights.eyes(driver), starts.recordings(run, driver.env_id, driver.actions.size)
+    vae, real = driver.encoder.vae, starts.recordings(run, driver.env_id, driver.actions.size)
     chosen, mean, std = starts.choose(driver, real.short)
     files = static()
     files["model.safetensors"] = weights.pack(

@@ -21,7 +21,6 @@ from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import BadFile, load_rollout
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.errors import UserError
-from worldmodels.playground.weights import eyes
 from worldmodels.rollout import Rollout
 from worldmodels.runs import record
 from worldmodels.runs.directory import RunDir
@@ -120,7 +119,7 @@ def choose(agent: Agent, rollouts: list[Rollout]) -> tuple[list[Start], Tensor, 
     fifth of the rest that looks least like the others; of what is left, each start is the one farthest from all chosen.
     """
     moments = candidates(rollouts)
-    z = eyes(agent).encode(np.stack([rollouts[i].frames[t] for i, t in moments]))[0]  # (M, Z)
+    z = agent.encoder.vae.encode(np.stack([rollouts[i].frames[t] for i, t in moments]))[0]  # (M, Z)
     mean, std = z.mean(0), z.std(0, correction=0)
     scaled = (z - mean) / std.clamp(min=0.2)  # what hardly moves is noise
     earned = torch.tensor([float(rollouts[i].rewards[max(0, t - WARM_UP) : t].sum()) for i, t in moments])
@@ -149,7 +148,7 @@ def candidates(rollouts: list[Rollout]) -> list[tuple[int, int]]:
 def watch(agent: Agent, rollout: Rollout, t: int) -> Start:
     """The state of V and M at step t, after they watched the steps before it."""
     first = max(0, t - WARM_UP)
-    z = eyes(agent).encode(rollout.frames[first : t + 1])[0]
+    z = agent.encoder.vae.encode(rollout.frames[first : t + 1])[0]
     actions = torch.from_numpy(rollout.actions[first:t]).to(z.device)
     state = agent.memory.initial_state(1)
     for step in range(t - first):

@@ -15,7 +15,7 @@ import torch
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.envs.actions import Box
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
@@ -122,14 +122,8 @@ def sizes(agent: Agent) -> dict[str, object]:
         "reward": memory.include_reward,
         "terminal": memory.include_terminal,
         "parameters": {
-            "V": sum(p.numel() for p in eyes(agent).parameters()),
+            "V": sum(p.numel() for p in agent.encoder.vae.parameters()),
             "M": sum(p.numel() for p in memory.parameters() if p.any()),  # the paper's LSTM has no second bias
             "C": agent.population.shape[1],
         },
     }
-
-
-def eyes(agent: Agent) -> VAE:
-    """The V of a driver that was trained on pictures."""
-    assert isinstance(agent.encoder, Eyes)
-    return agent.encoder.vae

@@ -1,7 +1,4 @@
-"""Weights that come with the package: one folder a driver, laid out as a run directory, in 16-bit floats.
-
-python -m worldmodels.pretrained LOGDIR NAME        pack the best V, M and C of a run
-"""
+"""Weights that come with the package: one folder a driver, laid out as a run directory, in 16-bit floats."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +9,6 @@ if TYPE_CHECKING:
     from worldmodels.agent import Agent
 
 HERE = Path(__file__).parent
-STAGES = ("vae", "mdrnn", "ctrl")
-STARTS = 256  # states from which the package's drivers dream, 1.1 kB each
 
 
 def folder(name: str) -> Path:
@@ -33,22 +28,3 @@ def load_pretrained(name: str, device: str = "cpu") -> "Agent":
     from worldmodels.agent import load
 
     return load(folder(name), device=device)
-
-
-def pack(logdir: Path, into: Path) -> None:
-    """Copy the best V, M and C of the run `logdir`, and starts for dreams, into the folder `into`, in 16-bit floats.
-
-    Raises:
-        UserError: one of them is missing.
-    """
-    from worldmodels.runs import checkpoint
-    from worldmodels.runs.directory import RunDir
-
-    trained = {stage: checkpoint.load(RunDir.of(logdir).trained(stage)) for stage in STAGES}
-    starts = logdir / "mdrnn" / "starts.safetensors"
-    known = checkpoint.load(starts)[0] if starts.exists() else {}
-    for stage, (tensors, meta) in trained.items():  # a driver of that name keeps its parts where one is missing here
-        checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
-    if known:
-        few = {name: tensor[:STARTS].half() for name, tensor in known.items()}
-        checkpoint.save(into / "mdrnn" / "starts.safetensors", few, {"starts": len(few["z"])})

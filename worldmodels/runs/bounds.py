@@ -65,7 +65,8 @@ def check_said(settings: Any, unsaid: Any, prefix: str = "") -> None:
             for needs in getattr(hint, "__metadata__", ()):
                 if isinstance(needs, Needs) and not (needs.there(settings) or only(needs, flag, value, before)):
                     said = f"{flag}.…" if dataclasses.is_dataclass(value) else flag
-                    raise UserError(f"{said} says nothing without {needs.flag}: {needs.remedy}, or leave {said} out.")
+                    other = needs.flag.replace("--", f"--{prefix}")
+                    raise UserError(f"{said} says nothing without {other}: {needs.remedy}, or leave {said} out.")
             if dataclasses.is_dataclass(value):
                 check_said(value, before, f"{name}.")
 

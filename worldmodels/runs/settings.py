@@ -193,6 +193,7 @@ class TrainMDRNN(MDRNNTraining):
 FRAGMENTS = Needs("--max-steps or --start anywhere", lambda evolution: evolution.max_steps or evolution.start != "line")
 DREAM = Needs("--dream", lambda evolution: evolution.dream)
 REAL = Needs("--no-dream", lambda evolution: not evolution.dream)
+GENERATIONS = Needs("--epochs above it", lambda evolution: evolution.whole_after < evolution.epochs)
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Evolution:
     give_up: Annotated[OrNone, REAL] = 0
     """End a training episode after so many steps without a reward above zero, and score the rest as if it went on like
     that (0: drive every episode to its end, as the paper)."""
-    whole_after: Annotated[OrNone, FRAGMENTS] = 0
+    whole_after: Annotated[OrNone, REAL, FRAGMENTS, GENERATIONS] = 0
     """With --start anywhere or --max-steps: generations after which training episodes are whole, from the line to their
     end (0: never). Fragments teach driving quickly, but make light of crashes and missed tiles."""
     select_every: Count = 10
@@ -281,6 +282,8 @@ class TrainController(Evolution):
 
 
 ANYWHERE = Needs("--start anywhere", lambda dreaming: dreaming.start == "anywhere")
+PARTS = Needs("--whole below --episodes", lambda d: d.start == "line" or d.whole < d.episodes)
+ROUNDS = Needs("--rounds above it", lambda dreaming: dreaming.afresh < dreaming.rounds)
 
 
 @dataclass(frozen=True)
@@ -289,7 +292,7 @@ class Dreaming:
 
     rounds: OrNone = 60
     """Rounds: C climbs in the dream, its population drives real episodes, and M learns from them."""
-    afresh: OrNone = 0
+    afresh: Annotated[OrNone, ROUNDS] = 0
     """Begin another C from nothing after so many rounds, in the M that the first one taught (0: never): a C can be
     stuck where M is not. The best of both is kept."""
     horizon: Count = 40
@@ -313,12 +316,12 @@ class Dreaming:
     """C rests for a round when the dream promised so many times what the same candidates were then paid."""
     episodes: Annotated[int, Ge(2), Lt(10**6)] = 16
     """Real episodes of a round, each driven by another candidate; the first two by C itself."""
-    start: Literal["line", "anywhere"] = "line"
+    start: Annotated[Literal["line", "anywhere"], PARTS] = "line"
     """anywhere: all but `whole` of them begin on a random tile at a random speed (our simulator only) and are
     `fragment` long."""
     whole: Annotated[Count, ANYWHERE] = 4
     """Episodes of a round that are whole in any case."""
-    fragment: Annotated[Count, ANYWHERE] = 400
+    fragment: Annotated[Count, ANYWHERE, PARTS] = 400
     """Steps of an episode that begins anywhere."""
     spread: Annotated[float, Ge(0)] = 0.1
     """Standard deviation of the candidates' weights around C's, in dreams and on the road; falls by 4% each round, to a

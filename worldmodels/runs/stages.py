@@ -23,6 +23,7 @@ from worldmodels.runs.settings import (
 )
 
 AGAIN = Needs("--iterations", lambda run: run.iterations > 1)
+EVOLVES = Needs("--dream.rounds 0", lambda run: not run.dream.rounds)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Run:
     iterations: Count = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
-    early_generations: Annotated[Count, AGAIN] = 25
+    early_generations: Annotated[Count, AGAIN, EVOLVES] = 25
     """Generations of C in all iterations but the last: its driver only has to see the whole track."""
     warm: Annotated[bool, AGAIN] = False
     """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
@@ -50,9 +51,7 @@ class Run:
     collect: Collection = field(default_factory=Collection)
     vae: VAETraining = field(default_factory=VAETraining)
     mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
-    controller: Annotated[Evolution, Needs("--dream.rounds 0", lambda run: not run.dream.rounds)] = field(
-        default_factory=Evolution
-    )
+    controller: Annotated[Evolution, EVOLVES] = field(default_factory=Evolution)
     dream: Annotated[Dreaming, Needs("--dream.rounds", lambda run: run.dream.rounds)] = field(
         default_factory=lambda: Dreaming(rounds=0)
     )

@@ -1,11 +1,12 @@
 """What C dreamed beside what it then drives: a film, and a strip of it for the report."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
 
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.dream import Starts
 from worldmodels.envs import World, make
 from worldmodels.fast_dream import Dreams, Population
@@ -25,7 +26,6 @@ def film(
 ) -> None:  # fmt: skip
     """Write ctrl/dream.mp4 and ctrl/samples/dream_<number>.png: a dream from the start of an episode beside the episode
     `seed` of the environment in which C was evolved, at most `steps` steps of each."""
-    assert isinstance(agent.encoder, Eyes)
     z = np.stack(list(dream(agent, starts, temperature, steps, seed, death)))
     dreamed = agent.encoder.vae.decode(torch.from_numpy(z))
     real = driven(agent, steps, seed).frames
@@ -57,9 +57,6 @@ def dream(
 def driven(agent: Agent, steps: int, seed: int) -> Rollout:
     """The episode `seed`, driven from its own start."""
     seen: list[Rollout] = []
-    env = make(World.practice(agent.env_id), 1, max_steps=steps)
-    try:
+    with closing(make(World.practice(agent.env_id), 1, max_steps=steps)) as env:
         drive(env, agent.actions, agent, [Episode(seed)], on_rollout=lambda _, rollout: seen.append(rollout))
-    finally:
-        env.close()
     return seen[0]

@@ -55,22 +55,6 @@ def panels(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
     return np.concatenate(columns[:-1], axis=1)
 
 
-def drive_view(view: np.ndarray, frames: Sequence[np.ndarray], labels: Sequence[str], caption: str) -> np.ndarray:
-    """A frame of the drive's video: the environment's own view, a caption, and below it what V and M make of it.
-
-    Args:
-        view: what the environment renders, any size.
-        frames: three frames uint8 (64, 64, 3).
-        labels: three words above them.
-        caption: the line under the view.
-
-    Returns:
-        uint8 (644, 600, 3).
-    """
-    rows = [fit(view, WIDTH, 400), labelled(caption, WIDTH, "left"), panels(frames, labels)]
-    return np.concatenate(rows)
-
-
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write a PNG, atomically."""
     with io.BytesIO() as buffer:

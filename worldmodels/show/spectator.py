@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,11 @@ import torch
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent
 from worldmodels.envs import Lanes, World, describe, make_one
 from worldmodels.rollout import Episode, drive
-from worldmodels.show import pictures
 from worldmodels.show.mp4 import mp4_writer, require_ffmpeg
+from worldmodels.show.pictures import WIDTH, fit, labelled, panels
 from worldmodels.workers.places import limited_threads
 
 VIDEO_FPS = 25  # about: every second step of CarRacing's 50 per second
@@ -65,7 +66,6 @@ class Spectator:
 
     def glimpse(self, frames: np.ndarray) -> Glimpse:
         """The picture of this step; M has just read its action, so its h predicts the next z."""
-        assert isinstance(self.agent.encoder, Eyes)
         vae, mdrnn = self.agent.encoder.vae, self.agent.memory
         mean, _ = vae.encode(frames)  # (1, Z)
         expected = memory.sample(mdrnn.predict(self.agent.h[:1]), temperature=0)  # (1, Z)
@@ -134,12 +134,8 @@ def watch(
 
     Without `view` the environment draws nothing for people, and V's frame takes its place.
     """
-    lanes = lane(world, max_steps, drawing(world) if view else None)
-    try:
-        with limited_threads(1):
-            scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
-    finally:
-        lanes.close()
+    with closing(lane(world, max_steps, drawing(world) if view else None)) as lanes, limited_threads(1):
+        scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
     return float(scores[0]), int(lengths[0])
 
 
@@ -152,24 +148,22 @@ def try_out(world: World, max_steps: int | None, filming: bool) -> None:
     """Make the environment, and a first picture for people if its drive will be filmed: UserError where that fails."""
     if filming:
         require_ffmpeg()
-    lanes = lane(world, max_steps, drawing(world) if filming else None)
-    try:
+    with closing(lane(world, max_steps, drawing(world) if filming else None)) as lanes:
         lanes.reset(seed=0)
         if filming:
             lanes.envs[0].render()
-    finally:
-        lanes.close()
 
 
 def film(agent: Agent, world: World, seed: int, path: Path, *, max_steps: int | None = None) -> tuple[float, int]:
-    """`watch` a drive into an mp4 of 600×644 pixels; returns its (score, length)."""
+    """`watch` a drive into an mp4 of 600×644 pixels: the environment's own view, a caption, and below it what V and M
+    make of it; returns its (score, length)."""
     stride, fps = pace(world)
     with mp4_writer(path, fps) as add:
 
         def show(now: Glimpse) -> None:
             caption = f"{world.env_id.split(':')[-1]}  ·  seed {seed}  ·  step {now.step}  ·  score {now.score:.0f}"
             frames = (now.frame, now.reconstruction, now.prediction)
-            add(pictures.drive_view(now.view, frames, LABELS, caption))
+            add(np.concatenate([fit(now.view, WIDTH, 400), labelled(caption, WIDTH, "left"), panels(frames, LABELS)]))
 
         return watch(agent, world, seed, show, max_steps=max_steps, stride=stride)
 

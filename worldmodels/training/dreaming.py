@@ -16,10 +16,9 @@ from torch import Tensor
 from worldmodels import memory
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents, values
-from worldmodels.dream import Starts
+from worldmodels.dream import Starts, states
 from worldmodels.envs import Actions
 from worldmodels.memory import MDRNN
-from worldmodels.training.quality import states
 
 RIDGE = 2e-4  # of the least squares in `carry_over`, for features of a size around one
 LONGEST = 200.0  # gradient of C's return, cut to this length

@@ -1,6 +1,6 @@
-"""How good a world M is, measured after its training, and the bank of states from which dreams begin.
+"""How good a world M is, measured after its training.
 
-Shapes: W windows of test episodes, T time, P policies, S starts, Z latent, H hidden, A action.
+Shapes: W windows of test episodes, T time, P policies, Z latent, A action.
 
 The likelihood of the next z says little about a dream. Two figures say more: how well M foresees the rewards of real
 actions when it must live on its own z (open loop), and whether it puts fixed policies in the order of the real world.
@@ -8,16 +8,16 @@ actions when it must live on its own z (open loop), and whether it puts fixed po
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldmodels import envs
 from worldmodels.data.latents import Latents
 from worldmodels.data.policies import Blind
-from worldmodels.dream import DreamStep, Starts
+from worldmodels.dream import DreamStep, Starts, sampled
 from worldmodels.dream_kernels import noise
 from worldmodels.envs import Actions, World
 from worldmodels.envs.seeds import training_seeds
@@ -29,48 +29,11 @@ WARM_UP = 20  # real steps M watches before it dreams on
 SPAN, SPANS = 20, 4  # rewards are summed over 20 steps, up to step 80
 WINDOWS = 512  # at most, over all test episodes
 FEWEST = 4  # windows below which a share of their variance says nothing
-FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 HORIZON = 250  # steps of a fixed policy
 DREAMS = 64  # of a fixed policy
 RANK, SLOPE = 0.7, 0.2  # of M's ranking of fixed policies: below one of them, C would learn the wrong thing
 TRACKS = 4  # key of the tracks on which fixed policies are driven
 SWEEPS = (15, 60, 115)  # half periods of fixed policies that go to and fro, in steps; 115 is Take Cover's best
-
-
-# ------------------------------------------------------------------------------------------------- starts
-
-
-def bank(mdrnn: MDRNN, episodes: list[Latents], count: int, seed: int) -> Starts:
-    """`count` states drawn from the steps of `episodes`, as M (on the CPU) meets them: sampled z, and its h and c."""
-    draw = np.random.default_rng([seed, len(episodes)])
-    lengths = np.array([len(episode.actions) for episode in episodes])
-    owner = draw.choice(len(episodes), size=count, p=lengths / lengths.sum())
-    step = draw.integers(lengths[owner])
-    step[::FIRST_SHARE] = 0
-    return states(mdrnn, episodes, owner, step)
-
-
-@torch.no_grad()
-def states(mdrnn: MDRNN, episodes: list[Latents], owner: np.ndarray, step: np.ndarray) -> Starts:
-    """The states before step `step[s]` of the episode `owner[s]`, int64 (S,) each, as M (on the CPU) meets them."""
-    used, row = np.unique(owner, return_inverse=True)
-    count = len(step)
-    actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
-    z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
-    state = mdrnn.initial_state(len(used))
-    h, c = torch.empty(count, mdrnn.hidden_size), torch.empty(count, mdrnn.hidden_size)
-    for t in range(step.max() + 1):
-        now = torch.from_numpy(np.flatnonzero(step == t))
-        h[now], c[now] = state[0][row[now]], state[1][row[now]]
-        state = mdrnn.step(z[t], actions[t], state, torch.full((len(used),), float(t == 0)))
-    return Starts(z[step, row], h, c, torch.from_numpy(step == 0).float())
-
-
-def sampled(episode: Latents, key: int) -> Tensor:
-    """The z of an episode (T + 1, Z) as M is trained on them: samples of V's posterior, with the noise of `key`."""
-    steps = np.arange(len(episode.mean))
-    _, normal = noise(np.full(len(steps), key), steps, episode.mean.shape[1])
-    return episode.mean + torch.exp(0.5 * episode.logvar) * torch.from_numpy(normal)
 
 
 # ---------------------------------------------------------------------------------------------- open loop
@@ -171,14 +134,12 @@ def baselines(names: tuple[str, ...], steps: int) -> dict[str, np.ndarray]:
     return {name: np.stack([stream(name, dream) for dream in range(DREAMS)])[..., None] for name in names}
 
 
-def dreamed_returns(
-    mdrnn: MDRNN, starts: Starts, streams: np.ndarray, temperature: float = 1.0, dreams: int = DREAMS
-) -> np.ndarray:
+def dreamed_returns(mdrnn: MDRNN, starts: Starts, streams: np.ndarray, dreams: int = DREAMS) -> np.ndarray:
     """Mean dreamed return (P,) of action streams (P, T, A) over the same `dreams` starts and noises; of streams
     (P, D, T, A), one a dream, over D."""
     streams = streams if streams.ndim == 4 else np.repeat(streams[:, None], dreams, axis=1)
     policies, dreams, steps, size = streams.shape
-    lanes = Dreams(mdrnn, policies * dreams, temperature=temperature)
+    lanes = Dreams(mdrnn, policies * dreams)
     chosen = np.linspace(0, len(starts.z) - 1, dreams).astype(np.int64)
     keys = np.tile(np.arange(dreams), policies)
     lanes.begin(np.arange(lanes.lanes), keys, *starts.arrays(chosen[keys]))
@@ -196,15 +157,11 @@ def real_returns(
 ) -> np.ndarray:
     """Mean return (P,) of action streams (P, T, A) over the same `episodes` episodes of the real environment."""
     policies, steps, _ = streams.shape
-    env = envs.make(World.practice(env_id), min(64, policies * episodes), max_steps=steps)
     tracks = training_seeds(TRACKS, count=episodes)
     drives = [Episode(track, candidate) for candidate in range(policies) for track in tracks]
-    try:
-        scores, _ = drive(
-            env, actions, Blind(lambda episode: iter(streams[episode.candidate])), drives, options=options
-        )
-    finally:
-        env.close()
+    blind = Blind(lambda episode: iter(streams[episode.candidate]))
+    with closing(envs.make(World.practice(env_id), min(64, policies * episodes), max_steps=steps)) as env:
+        scores, _ = drive(env, actions, blind, drives, options=options)
     return scores.reshape(policies, episodes).mean(axis=1)
 
 

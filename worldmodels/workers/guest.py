@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -60,16 +60,13 @@ class Guests:
             UserError: the policy cannot be loaded, or fails there.
         """
         seen = hashlib.sha256()
-        with limited_threads(1):
-            guest = self(Place(0, "cpu", 1))
+        with limited_threads(1), closing(self(Place(0, "cpu", 1))) as guest:
             try:
                 outcome = guest.drive(DEVELOPMENT, seen.update)
             except Mistake as mistake:
                 raise UserError(
                     f"{self.policy} {mistake} of a trial episode (seed {DEVELOPMENT}): correct it."
                 ) from mistake
-            finally:
-                guest.close()
         seen.update(repr((outcome.scores.tolist(), outcome.lengths.tolist())).encode())
         return seen.hexdigest()
 

@@ -80,13 +80,19 @@ def limited_threads(threads: int) -> Iterator[None]:
 
     Workers that each take every core wait for one another: evaluating on Gymnasium's CarRacing takes twice the time.
     """
+    with torch_threads(threads), threadpool_limits(threads):
+        yield
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Compute on so many threads inside the block in PyTorch, where it is imported."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
     if torch:
         torch.set_num_threads(threads)
     try:
-        with threadpool_limits(threads):
-            yield
+        yield
     finally:
         if torch:
             torch.set_num_threads(before)

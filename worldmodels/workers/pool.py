@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -125,15 +125,12 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Here:
+class Here(AbstractContextManager["Here"]):
     """The one worker is this process."""
 
     def __init__(self, setup: Setup[Any, Any], place: Place):
         self.setup, self.place, self.workers, self.nodes = setup, place, 1, 1
         self.worker: Worker[Any, Any] | None = None
-
-    def __enter__(self) -> "Here":
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self.worker is not None:
@@ -149,7 +146,7 @@ class Here:
             yield index, outcome
 
 
-class Processes:
+class Processes(AbstractContextManager["Processes"]):
     """A process per place; when one dies, all are replaced."""
 
     def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
@@ -157,9 +154,6 @@ class Processes:
         self.context = multiprocessing.get_context("forkserver" if _ahead else "spawn")
         self.crew: list[BaseProcess] = []
         self.executor, self.ready = self.start()
-
-    def __enter__(self) -> "Processes":
-        return self
 
     def __exit__(self, *error: object) -> None:
         if any(error):  # Ctrl-C, or a job that failed: nobody waits for the others

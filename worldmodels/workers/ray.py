@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ class Answer(NamedTuple):
     """The traceback, as text."""
 
 
-class Ray:
+class Ray(AbstractContextManager["Ray"]):
     """As many workers as the cluster has cores (GPUs, where the place is one), at most `most` (0: all)."""
 
     def __init__(self, setup: Setup[Any, Any], place: Place, address: str, most: int = 0):
@@ -86,9 +87,6 @@ class Ray:
         self.head = Head(ray.get_runtime_context().gcs_address)
         self.nodes, self.cores, self.seen = 0, 0, 0.0
         self.look()
-
-    def __enter__(self) -> "Ray":
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self.owner:

@@ -42,20 +42,27 @@ def off_playfield(x, y):
     return abs(x) > PLAYFIELD or abs(y) > PLAYFIELD
 
 
-@njit(cache=True)
 def place(tracks: Tracks, cars: Cars, lane: int, tile: int, speed: float) -> None:
     """Put a new car on a tile of a lane's track, heading along it at `speed` units/s with its wheels rolling.
 
     Tile 0 at speed 0 is Gymnasium's start: there the wheels hang at offsets that are not turned with the hull, and the
     first step pulls them in. Elsewhere they start where they belong.
     """
+    for array in cars:
+        array[lane] = 0
+    cars.near_count[lane] = cars.wheel_skid[lane] = -1
+    _place(tracks, cars, lane, tile, speed)
+
+
+@njit(cache=True)
+def _place(tracks, cars, lane, tile, speed):
+    """What is not zero of a new car."""
     beta, x, y = tracks.centre[lane, tile, 1], tracks.centre[lane, tile, 2], tracks.centre[lane, tile, 3]
     turn = beta if tile != 0 or speed != 0.0 else 0.0
     angle = np.float32(beta)
     cars.angle[lane] = angle
     cars.velocity[lane, :, 0] = np.float32(-math.sin(beta) * speed)
     cars.velocity[lane, :, 1] = np.float32(math.cos(beta) * speed)
-    cars.spin[lane] = 0
     sine, cosine = math.sin(angle), math.cos(angle)
     cars.mass_centre[lane, 0, 0] = (cosine * box2d.CENTRE_X - sine * box2d.CENTRE_Y) + np.float32(x)
     cars.mass_centre[lane, 0, 1] = (sine * box2d.CENTRE_X + cosine * box2d.CENTRE_Y) + np.float32(y)
@@ -65,26 +72,7 @@ def place(tracks: Tracks, cars: Cars, lane: int, tile: int, speed: float) -> Non
         cars.mass_centre[lane, j + 1, 1] = np.float32(y + (math.sin(turn) * dx + math.cos(turn) * dy))
     box2d.synchronise(cars, lane)
     cars.position[lane, 0, 0], cars.position[lane, 0, 1] = np.float32(x), np.float32(y)
-    cars.impulse[lane] = 0
-    cars.limit[lane] = 0
-    cars.sleep_time[lane] = 0
     cars.omega[lane] = speed / WHEEL_RAD
-    cars.phase[lane] = 0
-    cars.gas[lane] = 0
-    cars.brake[lane] = 0
-    cars.steer[lane] = 0
-    cars.on_road[lane] = False
-    cars.on_start[lane] = False
-    cars.near_count[lane] = -1
-    cars.time[lane] = 0
-    cars.reward[lane] = 0
-    cars.prev_reward[lane] = 0
-    cars.visited_count[lane] = 0
-    cars.new_lap[lane] = False
-    cars.steps[lane] = 0
-    cars.skid_total[lane] = 0
-    cars.wheel_skid[lane] = -1
-    cars.skid_started[lane] = False
 
 
 @njit(cache=True)

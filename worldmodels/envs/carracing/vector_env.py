@@ -97,18 +97,16 @@ class CarRacingVectorEnv(SeededLanes):
         telemetry: bool = False,
         lap_rule: str = "gymnasium",
     ):
-        super().__init__(num_envs)
+        super().__init__(num_envs, autoreset_mode)
         view = View(observation, frames, obs_size, hud, grayscale)
         rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
         self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps  # Gymnasium's −1
         self.copy = copy
         self.telemetry = telemetry
-        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.single_action_space = action_space_of(continuous)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.single_observation_space = observation_space_of(view)
@@ -117,9 +115,6 @@ class CarRacingVectorEnv(SeededLanes):
         if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
             for lane, generator in enumerate(self._generators):
                 draw_colors(generator, self.batch.tracks, lane)
-        self._terminated = np.zeros(num_envs, np.bool_)
-        self._truncated = np.zeros(num_envs, np.bool_)
-        self._ended = np.zeros(num_envs, np.bool_)  # the episode is over and its lane not yet begun anew
         self._elapsed = np.zeros(num_envs, np.int64)  # steps in this episode
         self._window: Window | None = None
 
@@ -165,29 +160,17 @@ class CarRacingVectorEnv(SeededLanes):
         observations = np.empty_like(self.batch.frames) if self.copy else None
         rewards, terminated = self.batch.advance(controls, active, observations)
         self._elapsed += active
-        begun = self._ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            terminated |= self._terminated & self._ended  # resting lanes keep their flags
-            truncated = self._truncated & self._ended
-        else:
-            truncated = np.zeros(self.num_envs, np.bool_)
-        if self.max_episode_steps is not None:
-            truncated |= active & (self._elapsed >= self.max_episode_steps)
-        ended = terminated | truncated
-        endings = {lane: self._ending(lane, bool(terminated[lane])) for lane in np.flatnonzero(ended & active).tolist()}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            begun = ended
-        else:
-            self._ended = ended
-        if begun is not None and begun.any():
+        most = np.inf if self.max_episode_steps is None else self.max_episode_steps
+        over, begun = self._end(terminated, active & (self._elapsed >= most))
+        endings = {lane: self._ending(lane, bool(terminated[lane])) for lane in np.flatnonzero(over).tolist()}
+        if begun.any():
             self._begin(begun, Start())
             if observations is not None:
                 observations[begun] = self.batch.frames[begun]
-        infos = self._infos(active if begun is None else active | begun, endings)
-        self._terminated, self._truncated = terminated, truncated
+        infos = self._infos(active | begun, endings)
         self._show()
         shown = self.batch.frames if observations is None else observations
-        return shown, rewards, terminated.copy(), truncated.copy(), infos
+        return shown, rewards, self._terminated.copy(), self._truncated.copy(), infos
 
     def rest(self, lanes: np.ndarray) -> None:
         """Cut the episodes of `lanes` int64 (n,) here, unless they have ended; for the mode DISABLED."""

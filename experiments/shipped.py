@@ -1,7 +1,10 @@
-"""`python -m worldmodels.playground carracing` records the drives that come with the package.
+"""What comes with the package, made anew in this checkout: a driver's weights, and the drives that its page shows.
 
-Twenty short ones on as many tracks, where the starts of the shipped page lie, and one of ten seconds. The shipped
-driver drives our simulator on training tracks, so that no held-out track is spent.
+    python -m experiments.shipped weights RUN carracing     the best V, M and C of a run, in 16-bit floats
+    python -m experiments.shipped drives carracing          the starts and the long drive of the playground
+
+The drives are twenty short ones on as many tracks, where the starts of the shipped page lie, and one of ten seconds.
+The shipped driver drives our simulator on training tracks, so that no held-out track is spent.
 """
 
 import argparse
@@ -10,15 +13,34 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodels import envs, load_pretrained
+from worldmodels import envs, load_pretrained, pretrained
 from worldmodels.cli import as_a_command
 from worldmodels.errors import UserError
 from worldmodels.playground.starts import DRIVE, HERE, WARM_UP, choose, cut, sprite
 from worldmodels.rollout import Episode, Rollout, drive
+from worldmodels.runs import checkpoint
+from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import write_atomically
 
+STARTS = 256  # states from which the package's drivers dream, 1.1 kB each
 TRACKS = range(800_000, 800_100)  # training tracks (below 900,000)
 ZOOMED = 60  # steps until the camera has come down to the car
+
+
+def pack(logdir: Path, into: Path) -> None:
+    """Copy the best V, M and C of the run `logdir`, and starts for dreams, into the folder `into`, in 16-bit floats.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    trained = {stage: checkpoint.load(RunDir.of(logdir).trained(stage)) for stage in ("vae", "mdrnn", "ctrl")}
+    starts = logdir / "mdrnn" / "starts.safetensors"
+    known = checkpoint.load(starts)[0] if starts.exists() else {}
+    for stage, (tensors, meta) in trained.items():  # a driver of that name keeps its parts where one is missing here
+        checkpoint.save(into / stage / "best.safetensors", {k: t.half() for k, t in tensors.items()}, meta)
+    if known:
+        few = {name: tensor[:STARTS].half() for name, tensor in known.items()}
+        checkpoint.save(into / "mdrnn" / "starts.safetensors", few, {"starts": len(few["z"])})
 
 
 def record(name: str) -> None:
@@ -54,8 +76,18 @@ def write(path: Path, clips: list[Rollout], quality: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="a driver of the package: carracing")
-    record(parser.parse_args().name)
+    made = parser.add_subparsers(dest="made", required=True)
+    weights, drives = made.add_parser("weights"), made.add_parser("drives")
+    weights.add_argument("run", type=Path)
+    for part in (weights, drives):
+        part.add_argument("name", help="of the driver in the package")
+    asked = parser.parse_args()
+    if not asked.name.isidentifier():
+        raise UserError(f"{asked.name!r} is no name of a driver: take letters, digits and underscores.")
+    if asked.made == "weights":
+        pack(asked.run, pretrained.HERE / asked.name)
+    else:
+        record(asked.name)
 
 
 if __name__ == "__main__":
