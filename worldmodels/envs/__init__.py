@@ -49,5 +49,5 @@ def register() -> None:
     """Register our environments with Gymnasium (twice is harmless)."""
     for env_id, (one, many, told) in HOMES.items():
         if env_id not in gymnasium.registry:
-            lanes = {"entry_point": f"{__name__}.{one}", "vector_entry_point": f"{__name__}.{many}"}
-            gymnasium.register(env_id, **lanes, **told)
+            one, many = f"{__name__}.{one}", f"{__name__}.{many}"
+            gymnasium.register(env_id, entry_point=one, vector_entry_point=many, **told)
