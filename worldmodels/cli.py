@@ -57,9 +57,10 @@ model of the world.
   export             the same page for a web host or as one file; or the networks as ONNX
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
-Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), overnight (two cores, 80 minutes: a
-driver that beats the paper's), dream (C learns in the dream alone), paper (the paper's numbers); for the paper's
-second world, Doom, takecover (two cores, a coffee break), takecover-night and takecover-paper.
+Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), sprint (two cores, half an hour: a
+driver that beats the paper's), overnight (80 minutes: one as good as the package's), dream (C learns in the dream
+alone), paper (the paper's numbers); for the paper's second world, Doom, takecover (two cores, a coffee break),
+takecover-night and takecover-paper.
 """
 
 

@@ -10,6 +10,7 @@ from worldmodels.runs.stages import Run
 PRESETS: dict[str, Run] = {
     "smoke": carracing.SMOKE,
     "laptop": carracing.LAPTOP,
+    "sprint": carracing.SPRINT,
     "overnight": carracing.OVERNIGHT,
     "dream": carracing.DREAM,
     "paper": carracing.PAPER,

@@ -43,6 +43,19 @@ OVERNIGHT = Run(
 )  # fmt: skip
 """Two cores, no GPU, about 80 minutes: from nothing to a driver as good as the one in the package."""
 
+SPRINT = dataclasses.replace(
+    OVERNIGHT,
+    early_generations=20,
+    collect=LAPTOP.collect,
+    again=dataclasses.replace(OVERNIGHT.again, rollouts=300),
+    vae=LAPTOP.vae,
+    mdrnn=LAPTOP.mdrnn,
+    controller=dataclasses.replace(
+        OVERNIGHT.controller, sigma_decay=0.985, batch_size=256, whole_after=20, epochs=80, select_tracks=32
+    ),
+)
+"""Two cores, no GPU, half an hour: two iterations, each as short as it may be, and a driver that beats the paper's."""
+
 DREAM = Run(
     collect=OVERNIGHT.collect,
     vae=dataclasses.replace(LAPTOP.vae, z_size=16, anneal=0, free_bits=1.0),
