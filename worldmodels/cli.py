@@ -57,7 +57,7 @@ model of the world.
   export             the same page for a web host or as one file; or the networks as ONNX
 
 `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
-Presets: smoke (seconds), laptop (two cores, eight minutes; the default of `run`), sprint (two cores, half an hour: a
+Presets: smoke (seconds), laptop (two cores, seven minutes; the default of `run`), sprint (two cores, half an hour: a
 driver that beats the paper's), overnight (80 minutes: one as good as the package's), dream (C learns in the dream
 alone), paper (the paper's numbers); for the paper's second world, Doom, takecover (two cores, a coffee break),
 takecover-night and takecover-paper.
