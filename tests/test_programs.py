@@ -35,6 +35,8 @@ def test_a_mistake_is_a_sentence(tmp_path, monkeypatch, capsys, words: str, sent
     module, *arguments = words.split()
     if module == "experiments.sample_efficiency":
         pytest.importorskip("matplotlib")
+    if words.endswith("drives takecover"):
+        pytest.importorskip("vizdoom")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -312,6 +312,8 @@ def test_a_window_shows_the_drives_and_changes_no_score(
 
 @pytest.mark.parametrize("said", [{"max_workers": 2}, {"ray": "local"}])
 def test_a_window_refuses_workers(car_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict) -> None:
+    if "ray" in said:
+        pytest.importorskip("ray")
     monkeypatch.setattr(spectator, "has_display", lambda: True)
     with pytest.raises(UserError, match="leave --max-workers and --ray out"):
         evaluate.main(Evaluate(logdir=str(car_run), episodes=2, render=True, output=str(tmp_path), **said))
