@@ -24,15 +24,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from conformance.arguments import count
 from worldmodels import pretrained
 from worldmodels.agent import Agent
-from worldmodels.cli import as_a_command, count
-from worldmodels.data.episodes import save_rollout
+from worldmodels.cli import as_a_command
+from worldmodels.data.episodes import encode
 from worldmodels.envs import CARRACING, World, actions_in
 from worldmodels.evolution import strategies
 from worldmodels.evolution.fitness import fitness
 from worldmodels.rollout import Episode, GiveUp, Rollout
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import write_atomically
 from worldmodels.runs.metrics import read
 from worldmodels.workers import driver
 from worldmodels.workers.driver import Course, Driver, Drivers, Job, Outcome, best_of
@@ -40,7 +42,7 @@ from worldmodels.workers.places import Place, cores, limited_threads
 from worldmodels.workers.pool import open_pool
 
 PARTS = ("rows", "workers", "dispatch", "memory", "serial", "ranks")
-HERE = (Place(0, "cpu", 1),)
+HERE = (Place("cpu", 1),)
 STEPS, EPISODES = 1_000, 1_024  # of the paper's generation: 64 candidates, 16 episodes each
 
 
@@ -84,7 +86,7 @@ def rows(repeats: int, steps: int) -> float:
     and step."""
     setup, parameters = shipped()
     for threads in sorted({1, cores()}):
-        place = Place(0, "cpu", threads)
+        place = Place("cpu", threads)
         for lanes in (64, 16):
             count = 3 * lanes // 2 if lanes == 64 else lanes  # a generation, of which many are given up; selection
             episodes = tuple(Episode(950_000 + i, i) for i in range(count))
@@ -118,7 +120,7 @@ def workers(repeats: int, steps: int) -> None:
     """Processes, Ray with as many workers, and Ray with one."""
     setup, parameters = shipped()
     population = np.stack([parameters * np.float32(1 + 0.002 * i) for i in range(64)])
-    tracks, two = range(950_000, 950_004), (Place(0, "cpu", 1), Place(1, "cpu", 1))
+    tracks, two = range(950_000, 950_004), (Place("cpu", 1),) * 2
 
     def generation(pool) -> float:  # type: ignore[no-untyped-def]
         began = time.perf_counter()
@@ -221,7 +223,7 @@ def ranks() -> None:
             frames = draw.integers(256, size=(101, 64, 64, 3), dtype=np.uint8)
             rewards = np.zeros(100, np.float32)
             rollout = Rollout(frames, draw.random((100, 3), dtype=np.float32), rewards, np.zeros(100, bool))
-            save_rollout(data / f"rollout_{i:06d}.npz", rollout)
+            write_atomically(data / f"rollout_{i:06d}.npz", encode(rollout))
         for command, stage, rate in (("train-vae", "vae", "frames"), ("train-mdrnn", "mdrnn", "transitions")):
             for count in (1, 2, 4):
                 logdir = Path(folder) / f"run{count}"

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from conformance.arguments import above_zero, count
 from worldmodels import envs
 from worldmodels.agent import Agent, Eyes
-from worldmodels.cli import above_zero, as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.controller import Controller
 from worldmodels.dream import DreamStep
 from worldmodels.envs import CARRACING, TAKECOVER, Actions, World

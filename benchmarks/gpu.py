@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from conformance.arguments import above_zero
 from experiments.shipped import pack
-from worldmodels.cli import above_zero, as_a_command
+from worldmodels.cli import as_a_command
 from worldmodels.errors import UserError
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.files import write_json

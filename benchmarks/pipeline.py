@@ -17,9 +17,10 @@ import gymnasium
 import numpy as np
 import torch
 
+from conformance.arguments import above_zero
 from worldmodels import envs, memory, pretrained
 from worldmodels.agent import Agent, Eyes
-from worldmodels.cli import above_zero, as_a_command
+from worldmodels.cli import as_a_command
 from worldmodels.controller import Controller
 from worldmodels.data.latents import ENCODE_BATCH
 from worldmodels.envs import World

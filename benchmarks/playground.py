@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from conformance.arguments import count
 from worldmodels import memory
 from worldmodels.agent import Agent
-from worldmodels.cli import as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.playground import server, site
 from worldmodels.pretrained import folder
 

@@ -33,7 +33,8 @@ from gymnasium.vector import AutoresetMode
 from PIL import Image
 
 from benchmarks.pipeline import CPU, rate, train_m
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs import FRAME_SIZE, TAKECOVER, World, actions_for
 from worldmodels.envs.takecover import (
     ACTIONS,
@@ -116,7 +117,7 @@ def speed() -> None:
     print(
         f"{'screen':>9}{'plain':>9}{'ours':>9}{'workers':>9}{'ratio':>8}    steps/s on {cores()} cores, {LANES} lanes"
     )
-    rng, places = np.random.default_rng(0), tuple(Place(i, "cpu", 1) for i in range(cores()))
+    rng, places = np.random.default_rng(0), (Place("cpu", 1),) * cores()
     for resolution in ("640x480", "320x240", "160x120"):
         contenders = [plain(resolution), TakeCoverVectorEnv(LANES, resolution)]
         for env in contenders:

@@ -18,7 +18,8 @@ import gymnasium
 import numpy as np
 
 import worldmodels  # noqa: F401  (registers worldmodels/CarRacing-v3)
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 
 OURS, THEIRS = "worldmodels/CarRacing-v3", "CarRacing-v3"
 Policy = Callable[[np.ndarray], np.ndarray]  # frame uint8 (96,96,3) -> action float32 (3,)

@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 import worldmodels
+from conformance.arguments import count
 from conformance.closed_loop import OURS, THEIRS, Drive, episode, first_difference
-from worldmodels.cli import as_a_command, count
+from worldmodels.cli import as_a_command
 
 
 def drive(env_id: str, seed: int, **view: Any) -> Drive:

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.envs.box2d import car_racing
 
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing.render import Painter
 from worldmodels.envs.carracing.state import PLAYFIELD, SIZE, WHEELPOS, Cars, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video

@@ -28,7 +28,8 @@ from gymnasium.envs.box2d.car_racing import CarRacing
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing import CarRacingVectorEnv, track
 from worldmodels.envs.carracing.batch import Batch
 

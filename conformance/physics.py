@@ -21,7 +21,8 @@ import numpy as np
 from gymnasium.envs.box2d.car_racing import STATE_H, STATE_W, CarRacing
 from gymnasium.utils import seeding
 
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing import track
 from worldmodels.envs.carracing.batch import GYMNASIUMS, Batch, Start, View
 from worldmodels.envs.carracing.state import SKID_PARTICLES, Cars, Rules, Tracks, allocate

@@ -23,7 +23,8 @@ import numpy as np
 from gymnasium.utils import seeding
 
 import worldmodels
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs.carracing.batch import Batch, Start, View
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.runs.files import read_json, write_json

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from conformance.arguments import count
 from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent, Eyes
-from worldmodels.cli import as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.controller import Controller
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.latents import encode_rollout
+from worldmodels.data.episodes import load_rollout
+from worldmodels.data.latents import look
 from worldmodels.dream import Starts
 from worldmodels.envs.seeds import SELECTION
 from worldmodels.evolution import strategies
@@ -108,7 +110,7 @@ def picture(path: Path, rows: list[np.ndarray], names: list[str]) -> None:
 def foresight(world: World, folder: str) -> None:
     """Print how well M foresees the rewards of the episodes in `folder` on its own z."""
     paths = open_dataset(folder).files
-    episodes = [encode_rollout(world.vae, path) for path in paths]
+    episodes = [look(world.vae, load_rollout(path)) for path in paths]
     for temperature in (0.0, *TEMPERATURES):
         measured = open_loop(world.mdrnn, episodes, temperature)
         print(f"temperature {temperature}: {next(sentences({'open_loop': measured}))}")

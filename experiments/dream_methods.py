@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from conformance.arguments import count
 from experiments.dream import ANYWHERE, FRESH_KEY, HORIZON, SHOWN, World, evolved, picture
 from worldmodels import controller, memory, vision
-from worldmodels.cli import as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.data.latents import Latents, Sequences, stored_latents
 from worldmodels.dream import Starts, bank
 from worldmodels.envs.seeds import DEVELOPMENT

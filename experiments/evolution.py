@@ -23,7 +23,8 @@ from queue import Queue
 
 import numpy as np
 
-from worldmodels.cli import as_a_command, count
+from conformance.arguments import count
+from worldmodels.cli import as_a_command
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.runs import metrics as logs
 from worldmodels.workers.places import cores

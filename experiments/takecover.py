@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.arguments import count
 from worldmodels import controller, envs
-from worldmodels.cli import as_a_command, count, parse
+from worldmodels.cli import as_a_command, parse
 from worldmodels.commands import train_controller, train_mdrnn
 from worldmodels.envs import TAKECOVER, World, describe
 from worldmodels.envs.seeds import DEVELOPMENT

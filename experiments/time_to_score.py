@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conformance.arguments import count
 from experiments.evolution import draw
 from worldmodels import controller, envs
-from worldmodels.cli import as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.envs import World
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.errors import UserError

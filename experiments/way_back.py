@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from conformance.arguments import above_zero, count
 from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent
-from worldmodels.cli import above_zero, as_a_command, count
+from worldmodels.cli import as_a_command
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import load_frames, save_rollout
+from worldmodels.data.episodes import encode, load_frames
 from worldmodels.data.latents import Latents, Sequences, batches_per_epoch, encode_dataset
 from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
 from worldmodels.fast_dream import Dreams, Population
@@ -34,6 +35,7 @@ from worldmodels.playground.starts import choose, recordings
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import write_atomically
 
 ALONE, HELD, AFTER = 25, 50, 300  # steps: C drives, the key is held, C drives again
 LOOK = 5  # steps between two looks at the picture: V's decoder takes most of the time
@@ -281,7 +283,7 @@ def collect(run: Path, to: Path, episodes: int, seed: int) -> None:
     road = []
 
     def keep(index: int, rollout: Rollout) -> None:
-        save_rollout(to / f"rollout_{index:06d}.npz", rollout, drives[index].seed)
+        write_atomically(to / f"rollout_{index:06d}.npz", encode(rollout, drives[index].seed))
         road.append(on_road(rollout.frames).mean())
 
     to.mkdir(parents=True, exist_ok=True)

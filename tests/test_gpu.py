@@ -57,7 +57,7 @@ def test_workers_score_on_the_gpu_as_on_the_cpu(tmp_path: Path, workers: int) ->
     models = Models.of(RunDir(logdir), Controller(4, 8), sample_z=False, seed=0)
 
     def scores(*devices: str) -> np.ndarray:
-        places = [Place(i, device, 1) for i, device in enumerate(devices)]
+        places = [Place(device, 1) for device in devices]
         with open_pool(Drivers(World(config.CARRACING), 4, models), places) as pool:
             return fitness(pool, population, (7, 8), Course(max_steps=30), 4)[0]
 
@@ -102,6 +102,6 @@ def test_a_cluster_scores_on_the_gpu(tmp_path: Path) -> None:
     population = np.random.default_rng(0).standard_normal((2, 39)).astype(np.float32)
     scores = []
     for ray in (None, "local"):
-        with open_pool(drivers, [Place(0, "cuda:0", 1)], ray=ray, most=1) as pool:
+        with open_pool(drivers, [Place("cuda:0", 1)], ray=ray, most=1) as pool:
             scores.append(fitness(pool, population, (7, 8), Course(max_steps=30), 4)[0])
     np.testing.assert_array_equal(*scores)

@@ -7,7 +7,6 @@ that `--help` answers at once.
 import argparse
 import codecs
 import importlib
-import math
 import os
 import signal
 import sys
@@ -241,24 +240,6 @@ def check_env(env_id: str | None, said: bool, run: RunDir) -> None:
     if not said and not registered(env_id):
         raise UserError(f"{run.config} names the environment {env_id}: say --env {env_id} again to import its module.")
     find(env_id)
-
-
-def count(text: str) -> int:
-    """For argparse: a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above zero")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """For argparse: a number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number above zero")
-    return value
 
 
 # ------------------------------------------------------------------------------------------------------ text

@@ -8,7 +8,7 @@ reward and the episode's end it is a world to act in (dream.py), and with one fo
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
-
-if TYPE_CHECKING:
-    from worldmodels.data.latents import Batch
 
 LOG_SIGMA_RANGE = (-6.0, 4.0)  # an unbounded log-sigma has driven the likelihood to 1e22
 END_WEIGHT = 10.0  # weight of the steps that end an episode in the loss of the end (doomrnn, `factor`)
@@ -255,8 +252,8 @@ def mdrnn_loss(
     return loss, {"loss": loss.detach(), **metrics}
 
 
-def loss_of(mdrnn: MDRNN, batch: "Batch", noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
-    """M's loss on a batch of sequences, its parts, and the number of its steps."""
+def loss_of(mdrnn: MDRNN, batch: tuple[Tensor, ...], noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
+    """M's loss on a `worldmodels.data.latents.Batch` of sequences, its parts, and the number of its steps."""
     mean, logvar, actions, rewards, terminals, mask, restart, values = (x.to(mdrnn.device) for x in batch)
     epsilon = torch.randn(mean.shape, generator=noise, device=mdrnn.device)
     z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 
 import tests.helpers.toy as limited_toy
+from tests.helpers.episodes import save_rollout
 from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, load_rollout, load_seed, save_rollout
-from worldmodels.data.policies import RandomPolicy
+from worldmodels.data.episodes import BadFile, load_rollout, load_seed
+from worldmodels.data.policies import random_policy
 from worldmodels.envs import World
 from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
@@ -88,7 +89,7 @@ def by_hand(cfg: Collect, numbers: list[int], options: dict | None = None) -> li
     driven: list[Rollout] = []
     for number in numbers:
         episode = Episode(training_seeds(cfg.seed, number, count=1)[0], number)
-        policy = RandomPolicy(cfg.policy, kind, cfg.seed)
+        policy = random_policy(cfg.policy, kind, cfg.seed)
         drive(env, kind, policy, [episode], options=options, on_rollout=lambda _, rollout: driven.append(rollout))
     return driven
 
@@ -345,7 +346,7 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
     monkeypatch.setattr(Slide, "step", lambda self, action: (self.frame(), 0.0, False, False, {}))
     cfg = toy(tmp_path, rollouts=20, max_steps=100)
     drivers, _ = collect.who_drives(cfg)
-    driver = drivers(Place(0, "cpu", 1))
+    driver = drivers(Place("cpu", 1))
     job = Job(tuple(collect.episode(cfg, i) for i in range(20)), course=collect.course(cfg), record=True)
     tracemalloc.start()
     assert driver(job).lengths.sum() == 2000

@@ -68,7 +68,7 @@ def test_workers_dream_what_dreams_are_alone(logdir: Path) -> None:
         dreams.begin(np.arange(1), np.array([seeds[s]]), z, h, c, restart, mask)
         alone[p, s] = dreams.play(Population(dreams, shape, population, np.array([p]), actions), 9)[0][0]
     assert len(np.unique(alone)) >= 7
-    for places in ([Place(0, "cpu", 2)], [Place(0, "cpu", 1), Place(1, "cpu", 1)]):
+    for places in ([Place("cpu", 2)], [Place("cpu", 1), Place("cpu", 1)]):
         with open_pool(setup, places) as pool:
             scores, steps = fitness(pool, population, seeds, Course(), 2)
         np.testing.assert_array_equal(scores, alone)
@@ -122,7 +122,7 @@ def test_where_each_step_pays_the_dream_begins_with_an_episode(logdir: Path) -> 
     starts.save(logdir / "mdrnn" / "starts.safetensors")
     cfg = replace(CFG, logdir=str(logdir))
     shape = train_controller.shape_of_c(cfg, RunDir.of(logdir))
-    setup = train_controller.dreamers(cfg, RunDir.of(logdir), shape, (Place(0, "cpu", 1),))
+    setup = train_controller.dreamers(cfg, RunDir.of(logdir), shape, (Place("cpu", 1),))
     assert torch.equal(setup.starts.z, starts.z[[1, 4]])
     train_controller.main(cfg)
     last = metrics.read(logdir / "ctrl" / "metrics.jsonl")[-1]

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.episodes import damage
+from tests.helpers.episodes import damage, save_rollout
 from worldmodels.commands import train_mdrnn, train_vae
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import save_rollout
 from worldmodels.data.latents import seen_by_another
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout

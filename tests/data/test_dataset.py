@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.episodes import an_episode, damage, save_arrays, some_episodes
+from tests.helpers.episodes import an_episode, damage, save_arrays, save_rollout, some_episodes
 from worldmodels.data import dataset as data
 from worldmodels.data.dataset import Dataset, open_dataset, split
-from worldmodels.data.episodes import Head, save_rollout
+from worldmodels.data.episodes import Head
 from worldmodels.errors import UserError
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.episodes import an_episode, assert_same, save_arrays
+from tests.helpers.episodes import an_episode, assert_same, save_arrays, save_rollout
 from worldmodels.data import episodes
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, Head, encode, inspect, load_frames, load_rollout, save_rollout
+from worldmodels.data.episodes import BadFile, Head, encode, inspect, load_frames, load_rollout
 from worldmodels.envs import as_frames
 from worldmodels.rollout import Rollout
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.episodes import an_episode, damage, save_arrays, some_episodes
+from tests.helpers.episodes import an_episode, damage, save_arrays, save_rollout, some_episodes
 from worldmodels.data import frames as data
 from worldmodels.data.dataset import Dataset, open_dataset
-from worldmodels.data.episodes import load_rollout, save_rollout
+from worldmodels.data.episodes import load_rollout
 from worldmodels.data.frames import frame_batches
 from worldmodels.errors import UserError
 

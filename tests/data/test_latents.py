@@ -12,16 +12,18 @@ from safetensors.torch import save_file
 from tests.helpers.episodes import damage, save_arrays
 from worldmodels.data import latents
 from worldmodels.data.dataset import open_dataset
+from worldmodels.data.episodes import load_rollout
 from worldmodels.data.latents import (
     Latents,
     Sequences,
     batches_per_epoch,
     encode_dataset,
-    encode_rollout,
+    look,
     stored_latents,
     values,
 )
 from worldmodels.errors import UserError
+from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
 from worldmodels.vision import VAE
 
@@ -203,7 +205,7 @@ def assert_equal(one: Latents, other: Latents) -> None:
 def test_stored_episodes_are_what_v_sees_and_v_runs_once(store, monkeypatch) -> None:
     first = store.encode()
     for path, seen in first.items():
-        assert_equal(seen, encode_rollout(store.vae, path))
+        assert_equal(seen, look(store.vae, load_rollout(path)))
     monkeypatch.setattr(store.vae, "encode", None)  # not needed again
     for path, seen in store.encode().items():
         assert_equal(seen, first[path])
@@ -214,7 +216,7 @@ def test_an_episode_collected_again_is_seen_again(store) -> None:
     """Same name, same length, same size: the old one is gone from the store as well."""
     store.encode()
     path = store.episode("thread_0/rollout_0", grey=220)
-    assert_equal(store.encode()[path], encode_rollout(store.vae, path))
+    assert_equal(store.encode()[path], look(store.vae, load_rollout(path)))
     assert sorted(float(seen.actions[0, 0]) for seen in store.stored()) == pytest.approx([21 / 255, 220 / 255])
 
 
@@ -232,7 +234,7 @@ def test_episodes_seen_in_another_arithmetic_are_seen_again(store) -> None:
     exact = store.encode()
     store.vae.use_bfloat16 = True
     for path, seen in store.encode().items():
-        assert_equal(seen, encode_rollout(store.vae, path))
+        assert_equal(seen, look(store.vae, load_rollout(path)))
         assert not torch.equal(seen.mean, exact[path].mean)
     assert len(store.stored()) == 2
 
@@ -244,7 +246,7 @@ def test_only_what_belongs_to_this_v_is_read(store) -> None:
     seen = store.encode()
     assert len(store.stored()) == len(seen) == 2
     for path in seen:
-        assert_equal(seen[path], encode_rollout(store.vae, path))
+        assert_equal(seen[path], look(store.vae, load_rollout(path)))
 
 
 def test_only_what_belongs_to_this_dataset_is_read(store) -> None:
@@ -303,16 +305,14 @@ def test_an_episode_replaced_while_v_looks_is_not_stored_under_the_old_name(stor
 def test_an_interrupted_encoding_continues(store, monkeypatch) -> None:
     looked = []
 
-    def look(vae: VAE, path: Path, episode: str | None = None) -> Latents:
+    def read(path: Path, episode: str | None = None) -> Rollout:
         if len(looked) == 1:
             raise KeyboardInterrupt
         looked.append(path)
-        return encode_rollout(vae, path, episode)
+        return load_rollout(path, episode)
 
-    monkeypatch.setattr(latents, "encode_rollout", look)
+    monkeypatch.setattr(latents, "load_rollout", read)
     with pytest.raises(KeyboardInterrupt):
         store.encode()
-    monkeypatch.setattr(
-        latents, "encode_rollout", lambda vae, path, *rest: looked.append(path) or encode_rollout(vae, path)
-    )
+    monkeypatch.setattr(latents, "load_rollout", lambda path, *rest: looked.append(path) or load_rollout(path))
     assert len(store.encode()) == 2 and len(looked) == len(set(looked)) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from worldmodels import envs
 from worldmodels.data import policies
-from worldmodels.data.policies import RandomPolicy
+from worldmodels.data.policies import random_policy
 from worldmodels.envs import Actions, World, actions_of
 from worldmodels.rollout import Episode, drive
 
@@ -26,7 +26,7 @@ def a_kind(name: str) -> Actions:
 
 def actions(policy: str, kind: Actions, episodes: int = 40, steps: int = 500) -> np.ndarray:
     """(episodes, steps, A)"""
-    driver = RandomPolicy(policy, kind, seed=1)
+    driver = random_policy(policy, kind, seed=1)
     lanes = np.arange(episodes)
     driver.begin(lanes, [Episode(0, number) for number in lanes])
     return np.stack([driver.act(lanes, np.empty(0)) for _ in range(steps)], axis=1)
@@ -51,11 +51,11 @@ def test_actions_belong_to_the_space(policy, name):
 def test_noise_depends_on_seed_and_rollout_alone():
     kind = a_kind("car")
     together = actions("gas", kind, 5, 100)
-    alone = RandomPolicy("gas", kind, seed=1)
+    alone = random_policy("gas", kind, seed=1)
     alone.begin(np.array([2]), [Episode(99, 3)])  # another lane, another track
     assert np.array_equal([alone.act(np.array([2]), np.empty(0))[0] for _ in range(100)], together[3])
     assert len({row.tobytes() for row in together}) == 5
-    other = RandomPolicy("gas", kind, seed=2)
+    other = random_policy("gas", kind, seed=2)
     other.begin(np.array([2]), [Episode(99, 3)])
     assert not np.array_equal(other.act(np.array([2]), np.empty(0))[0], together[3, 0])
 
@@ -93,7 +93,7 @@ def test_gas_drives_further_than_brown():
     env = envs.make(World(CAR), 12, threads=1, max_steps=150)
     kind = envs.actions_for(World(CAR), env.single_action_space)
     episodes = [Episode(seed, seed) for seed in range(12)]
-    scores = {name: drive(env, kind, RandomPolicy(name, kind, 0), episodes)[0].mean() for name in ("brown", "gas")}
+    scores = {name: drive(env, kind, random_policy(name, kind, 0), episodes)[0].mean() for name in ("brown", "gas")}
     assert scores["gas"] > scores["brown"] + 10, scores
 
 

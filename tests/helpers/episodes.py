@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from worldmodels.data.dataset import Dataset, open_dataset
-from worldmodels.data.episodes import save_rollout
+from worldmodels.data.episodes import encode
 from worldmodels.rollout import Rollout
+from worldmodels.runs.files import write_atomically
 
 
 def an_episode(steps: int, number: int = 0) -> Rollout:
@@ -18,6 +19,10 @@ def an_episode(steps: int, number: int = 0) -> Rollout:
     terminals[-1] = number % 2 == 0
     actions = rng.normal(size=(steps, 3)).astype(np.float32)
     return Rollout(frames, actions, rng.normal(size=steps).astype(np.float32), terminals)
+
+
+def save_rollout(path: Path, rollout: Rollout, seed: int | None = None) -> None:
+    write_atomically(path, encode(rollout, seed))
 
 
 def some_episodes(folder: Path, lengths: list[int]) -> Dataset:

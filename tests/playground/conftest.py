@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.episodes import save_rollout
 from worldmodels import controller, envs
-from worldmodels.data.episodes import save_rollout
 from worldmodels.memory import MDRNN
 from worldmodels.playground import server, site
 from worldmodels.pretrained import folder

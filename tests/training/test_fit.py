@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.episodes import save_rollout
 from worldmodels.commands import train_mdrnn, train_vae
-from worldmodels.data.episodes import save_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.episodes import save_rollout
 from worldmodels import envs, memory
 from worldmodels.commands import train_mdrnn, train_vae
-from worldmodels.data.episodes import save_rollout
 from worldmodels.data.latents import Latents
 from worldmodels.dream import Starts, bank, sampled
 from worldmodels.envs import TAKECOVER, World

@@ -28,7 +28,7 @@ class Does:
 
 
 def pool(function: Callable, workers: int) -> Processes:
-    return Processes(Does(function), [Place(i, "cpu", 1) for i in range(workers)])
+    return Processes(Does(function), [Place("cpu", 1)] * workers)
 
 
 def square_but_die_once(job: tuple[int, str], on_step=None) -> int:
@@ -119,7 +119,7 @@ def setup(place):
 
 
 if __name__ == "__main__":
-    with Processes(setup, [Place(0, "cpu", 1), Place(1, "cpu", 1)]) as workers:
+    with Processes(setup, [Place("cpu", 1), Place("cpu", 1)]) as workers:
         try:
             list(workers.run(range(8)))
         finally:
@@ -158,30 +158,30 @@ def cannot_be(place: Place) -> None:
 
 
 def test_a_setup_that_fails_is_not_taken_for_a_crash() -> None:
-    with pytest.raises(UserError, match="There is no trained V"), Processes(cannot_be, [Place(0, "cpu", 1)]) as workers:
+    with pytest.raises(UserError, match="There is no trained V"), Processes(cannot_be, [Place("cpu", 1)]) as workers:
         list(workers.run([1]))
 
 
 @dataclass
-class Index:
+class Where:
     place: Place
 
-    def __call__(self, job: int, on_step=None) -> tuple[int, str, int]:
+    def __call__(self, job: int, on_step=None) -> tuple[str, int]:
         time.sleep(0.2)
-        return self.place.index, self.place.device, torch.get_num_threads()
+        return self.place.device, torch.get_num_threads()
 
 
 def test_every_worker_has_a_place_of_its_own_and_its_threads() -> None:
-    places = [Place(i, f"cuda:{i}", 1 + i) for i in range(2)]
-    with Processes(Index, places) as workers:
+    places = [Place(f"cuda:{i}", 1 + i) for i in range(2)]
+    with Processes(Where, places) as workers:
         answers = {answer for _, answer in workers.run(range(12))}
-    assert answers == {(0, "cuda:0", 1), (1, "cuda:1", 2)}
+    assert answers == {("cuda:0", 1), ("cuda:1", 2)}
 
 
 def test_each_worker_has_a_gpu_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     places = choose_places(torch.device("cuda"), 5, batched=True)
-    assert [(place.index, place.device) for place in places] == [(i, f"cuda:{i % 3}") for i in range(5)]
+    assert [place.device for place in places] == [f"cuda:{i % 3}" for i in range(5)]
     assert len(choose_places(torch.device("cuda"), 0, batched=False)) == 3
 
 
@@ -231,7 +231,7 @@ def setup(place):
 
 if __name__ == "__main__":
     import_ahead()
-    with Processes(setup, [Place(0, "cpu", 1), Place(1, "cpu", 1)]) as workers:
+    with Processes(setup, [Place("cpu", 1), Place("cpu", 1)]) as workers:
         print("in the workers", dict(workers.run([0, 1])), "here", "torch" in sys.modules)
 """
 

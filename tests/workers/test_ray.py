@@ -41,7 +41,7 @@ from worldmodels.workers import ray as cluster  # noqa: E402
 
 CAR, DOOM = "worldmodels/CarRacing-v3", "worldmodels/TakeCover-v0"
 NO_DOOM = pytest.mark.skipif(not find_spec("vizdoom"), reason="the extra `doom`")
-HERE = (Place(0, "cpu", 1),)
+HERE = (Place("cpu", 1),)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -127,7 +127,7 @@ def refuse(cfg: Collect) -> None:
 def where(cfg: Collect) -> tuple[Place, ...]:
     """A process per core, each on one thread; with an agent and a GPU, on the GPU."""
     if cfg.policy != "agent":
-        return tuple(Place(i, "cpu", 1) for i in range(cfg.threads or cores()))
+        return (Place("cpu", 1),) * (cfg.threads or cores())
     from worldmodels.workers.places import choose_device
 
     return choose_places(choose_device(cfg.device), cfg.threads, batched=False)
@@ -152,7 +152,7 @@ def try_out(cfg: Collect) -> None:
         try_cluster(cfg.ray)
 
 
-def shares(missing: Sequence[int], pool: Pool[Any, Any], lanes: int) -> list[tuple[int, ...]]:
+def shares(missing: Sequence[int], pool: Pool, lanes: int) -> list[tuple[int, ...]]:
     """The missing rollouts in equal shares, one per job."""
     most = max(1, min(lanes, ALL_LANES * pool.nodes // pool.workers))
     rounds = -(-len(missing) // (pool.workers * most))

@@ -167,7 +167,7 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
         )
 
 
-def drivers(cfg: Evaluate, run: RunDir) -> tuple[Setup[Any, Any], np.ndarray | None, int]:
+def drivers(cfg: Evaluate, run: RunDir) -> tuple[Setup, np.ndarray | None, int]:
     """(who drives in the workers, C's parameters (1, n), episodes side by side in one of them)."""
     world = world_of(cfg)
     if cfg.policy is not None:

@@ -38,7 +38,7 @@ from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import TrainController
 from worldmodels.show.dreamed import film
 from worldmodels.workers.dreamer import Dreamers
-from worldmodels.workers.driver import Course, Drivers, Job, Models, Outcome
+from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
 from worldmodels.workers.pool import Pool, open_pool, try_cluster
 
@@ -86,7 +86,7 @@ def evolve(
     """
     with ExitStack() as stack:
         real = stack.enter_context(open_pool(drivers, places, ray=cfg.ray, most=cfg.max_workers))
-        practice: Pool[Job, Outcome] = real
+        practice: Pool = real
         if dreamers is not None:
             practice = stack.enter_context(open_pool(dreamers, places, ray=cfg.ray, most=cfg.max_workers))
         trials = Trials(cfg, state, description, practice, real)
@@ -129,8 +129,8 @@ class Trials:
     cfg: TrainController
     state: State
     description: Description
-    practice: Pool[Job, Outcome]
-    real: Pool[Job, Outcome]
+    practice: Pool
+    real: Pool
 
     def practise(self) -> tuple[np.ndarray, int]:
         """(scores (P,) of the next generation, steps)."""
@@ -154,7 +154,7 @@ class Trials:
         return Selection(score, {"dreamed": promised, "real": paid, "dream_steps": self.state.loop.dream_steps})
 
     def driven(
-        self, pool: Pool[Job, Outcome], mean: np.ndarray, course: Course, on_step: Callable[[int], None] | None = None
+        self, pool: Pool, mean: np.ndarray, course: Course, on_step: Callable[[int], None] | None = None
     ) -> float:
         """The mean's score over the seeds of selection; its steps are counted."""
         seeds = range(SELECTION, SELECTION + self.cfg.select_tracks)
@@ -172,7 +172,7 @@ class Trials:
 class Diary:
     """What is written of every generation: its row, the best so far, the checkpoint, a line for people."""
 
-    def __init__(self, cfg: TrainController, run: RunDir, state: State, pool: Pool[Job, Outcome]):
+    def __init__(self, cfg: TrainController, run: RunDir, state: State, pool: Pool):
         self.cfg, self.run, self.state, self.pool = cfg, run, state, pool
         self.metrics = Metrics(run.ctrl, "generation", state.loop.generation)
         self.bar = progress(total=cfg.epochs, initial=state.loop.generation, unit="generation", desc="C")

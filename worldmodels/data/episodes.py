@@ -27,7 +27,6 @@ import numpy as np
 from worldmodels.envs import FRAME_SIZE, as_frames
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
-from worldmodels.runs.files import write_atomically
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 COMPRESSION = 1  # zlib level: a core writes 22,000 and reads 46,000 frames/s, 1.8 kB per frame; 6 is 3 × slower, 1.3 kB
@@ -75,11 +74,6 @@ def encode(rollout: Rollout, seed: int | None = None) -> bytes:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     return file.getvalue()
-
-
-def save_rollout(path: Path, rollout: Rollout, seed: int | None = None) -> None:
-    """Write an episode, and the seed of its track, to a file of our layout."""
-    write_atomically(path, encode(rollout, seed))
 
 
 # ------------------------------------------------------------------------------------------------- reading

@@ -104,7 +104,7 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
         latents = read_latents(stored, tag)
         if latents is None:
             try:
-                checkpoint.save(stored, encode_rollout(vae, path, head.digest)._asdict(), tag)
+                checkpoint.save(stored, look(vae, load_rollout(path, head.digest))._asdict(), tag)
             except BadFile as error:
                 say_damaged(error)
                 damaged += 1
@@ -156,11 +156,6 @@ def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
     except UserError:
         return None
     return Latents(**tensors) if meta == tag and tensors.keys() == set(Latents._fields) else None
-
-
-def encode_rollout(vae: VAE, path: Path, episode: str | None = None) -> Latents:
-    """One episode through V; BadFile where its file holds none, or another one than that of the digest `episode`."""
-    return look(vae, load_rollout(path, episode))
 
 
 def look(vae: VAE, rollout: Rollout) -> Latents:

@@ -39,14 +39,9 @@ class Blind:
         return np.stack([next(self.playing[lane]) for lane in lanes])
 
 
-class RandomPolicy(Blind):
-    """Streams of random actions."""
-
-    def __init__(self, name: str, actions: Actions, seed: int):
-        def stream(episode: Episode) -> Stream:
-            return STREAMS[name](actions, np.random.default_rng([seed, episode.candidate, NOISE_STREAM]))
-
-        super().__init__(stream)
+def random_policy(name: str, actions: Actions, seed: int) -> Blind:
+    """Plays the streams of random actions `name`."""
+    return Blind(lambda episode: STREAMS[name](actions, np.random.default_rng([seed, episode.candidate, NOISE_STREAM])))
 
 
 def brown(actions: Actions, rng: np.random.Generator) -> Stream:

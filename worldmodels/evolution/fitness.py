@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from worldmodels.rollout import Episode
-from worldmodels.workers.driver import Course, Job, Outcome
+from worldmodels.workers.driver import Course, Job
 from worldmodels.workers.pool import Pool
 
 
 def fitness(
-    pool: Pool[Job, Outcome],
+    pool: Pool,
     population: np.ndarray,
     seeds: Sequence[int],
     course: Course,

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from worldmodels.data.episodes import encode
-from worldmodels.data.policies import RandomPolicy
+from worldmodels.data.policies import random_policy
 from worldmodels.envs import Actions, World, actions_for, make, reset_options
 from worldmodels.rollout import Episode, GiveUp, Policy, Rollout, drive
 from worldmodels.runs.directory import RunDir
@@ -165,7 +165,7 @@ class Driver:
         """Who drives: the job's candidates, or a random policy."""
         setup = self.setup
         if setup.models is None or self.models is None or job.population is None:
-            return RandomPolicy(setup.policy, actions, setup.seed)
+            return random_policy(setup.policy, actions, setup.seed)
         from worldmodels.agent import Agent  # PyTorch: random policies do without, 0.2 GB and 2 s per worker
 
         eyes, memory = self.models

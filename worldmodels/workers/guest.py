@@ -60,7 +60,7 @@ class Guests:
             UserError: the policy cannot be loaded, or fails there.
         """
         seen = hashlib.sha256()
-        with limited_threads(1), closing(self(Place(0, "cpu", 1))) as guest:
+        with limited_threads(1), closing(self(Place("cpu", 1))) as guest:
             try:
                 outcome = guest.drive(DEVELOPMENT, seen.update)
             except Mistake as mistake:

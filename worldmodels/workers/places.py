@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 class Place:
     """One worker's share of the machine."""
 
-    index: int
     device: str
     """cpu, or cuda:0, cuda:1, …"""
     threads: int
@@ -69,9 +68,9 @@ def choose_places(device: "torch.device", workers: int, batched: bool) -> tuple[
         import torch
 
         gpus = torch.cuda.device_count()
-        return tuple(Place(i, gpu(i), max(1, cores() // gpus)) for i in range(workers or gpus))
+        return tuple(Place(gpu(i), max(1, cores() // gpus)) for i in range(workers or gpus))
     count = workers or (1 if batched else cores())
-    return tuple(Place(i, "cpu", max(1, cores() // count) if batched else 1) for i in range(count))
+    return (Place("cpu", max(1, cores() // count) if batched else 1),) * count
 
 
 @contextmanager

@@ -20,31 +20,29 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from worldmodels.errors import UserError, said
 from worldmodels.workers.places import Place, limited_threads
 
-Job = TypeVar("Job", contravariant=True)
-Outcome = TypeVar("Outcome", covariant=True)
 ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
 PATIENCE = 1.0  # seconds that a worker has to leave its job, or to end
 
 
-class Worker(Protocol[Job, Outcome]):
+class Worker(Protocol):
     """What a setup makes: it answers jobs."""
 
-    def __call__(self, job: Job, on_step: Callable[[int], None] | None = None) -> Outcome:
+    def __call__(self, job: Any, on_step: Callable[[int], None] | None = None) -> Any:
         """Do the job; `on_step` is called with numbers of steps as they are done."""
 
 
-class Setup(Protocol[Job, Outcome]):
+class Setup(Protocol):
     """Picklable; called once in every worker."""
 
-    def __call__(self, place: Place) -> Worker[Job, Outcome]: ...
+    def __call__(self, place: Place) -> Worker: ...
 
 
-class Pool(Protocol[Job, Outcome]):
+class Pool(Protocol):
     """Workers that live as long as the `with` block."""
 
     nodes: int
@@ -54,7 +52,7 @@ class Pool(Protocol[Job, Outcome]):
     def workers(self) -> int:
         """Jobs that run at a time."""
 
-    def __enter__(self) -> "Pool[Job, Outcome]": ...
+    def __enter__(self) -> "Pool": ...
 
     def __exit__(self, *error: object) -> None: ...
 
@@ -68,12 +66,12 @@ class Pool(Protocol[Job, Outcome]):
 
 
 def open_pool(
-    setup: Setup[Any, Any],
+    setup: Setup,
     places: Sequence[Place],
     backend: Literal["auto", "here", "processes"] = "auto",
     ray: str | None = None,
     most: int = 0,
-) -> Pool[Any, Any]:
+) -> Pool:
     """A pool of one worker a place; `auto`: a single worker on the CPU is this process itself.
 
     With `ray`, the address of a cluster (`worldmodels.workers.ray`), its workers are like the first place but for the
@@ -82,7 +80,7 @@ def open_pool(
     if ray is not None:
         from worldmodels.workers.ray import Ray  # an extra
 
-        return Ray(setup, Place(0, places[0].device, 1), ray, most)
+        return Ray(setup, Place(places[0].device, 1), ray, most)
     if backend == "auto":
         backend = "here" if len(places) == 1 and places[0].device == "cpu" else "processes"
     return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
@@ -128,9 +126,9 @@ def deaf() -> Iterator[None]:
 class Here(AbstractContextManager["Here"]):
     """The one worker is this process."""
 
-    def __init__(self, setup: Setup[Any, Any], place: Place):
+    def __init__(self, setup: Setup, place: Place):
         self.setup, self.place, self.workers, self.nodes = setup, place, 1, 1
-        self.worker: Worker[Any, Any] | None = None
+        self.worker: Worker | None = None
 
     def __exit__(self, *error: object) -> None:
         if self.worker is not None:
@@ -149,7 +147,7 @@ class Here(AbstractContextManager["Here"]):
 class Processes(AbstractContextManager["Processes"]):
     """A process per place; when one dies, all are replaced."""
 
-    def __init__(self, setup: Setup[Any, Any], places: Sequence[Place]):
+    def __init__(self, setup: Setup, places: Sequence[Place]):
         self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
         self.context = multiprocessing.get_context("forkserver" if _ahead else "spawn")
         self.crew: list[BaseProcess] = []
@@ -258,13 +256,13 @@ def fate(codes: list[int]) -> tuple[str, str]:
 
 # ---------------------------------------------------------------------------------------- in a worker process
 
-_worker: Worker[Any, Any] | None = None
+_worker: Worker | None = None
 _failure: BaseException | None = None
 _limits = ExitStack()  # open for as long as the process lives
 _working = False  # whether a job, or the setup, can be left
 
 
-def _begin(setup: Setup[Any, Any], queue: Any, ready: Any) -> None:
+def _begin(setup: Setup, queue: Any, ready: Any) -> None:
     """Take a place and set up. What goes wrong is kept for the first job to raise: it reaches the parent so."""
     global _worker, _failure, _working
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as where a script began the parent with `&`

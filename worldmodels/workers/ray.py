@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 class Ray(AbstractContextManager["Ray"]):
     """As many workers as the cluster has cores (GPUs, where the place is one), at most `most` (0: all)."""
 
-    def __init__(self, setup: Setup[Any, Any], place: Place, address: str, most: int = 0):
+    def __init__(self, setup: Setup, place: Place, address: str, most: int = 0):
         """
         Args:
             setup: of the workers.
@@ -284,7 +284,7 @@ class Head:
 
 # ----------------------------------------------------------------------------------------------- on a node
 
-_workers: dict[str, Worker[Any, Any]] = {}
+_workers: dict[str, Worker] = {}
 
 
 def _work(wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: Any, population: Any) -> Answer:
@@ -315,13 +315,13 @@ def _work(wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: 
         return Answer(failure=portable(error), trace=traceback.format_exc())
 
 
-def _set_up(wanted: dict[str, str], blob: Any, place: Place) -> Worker[Any, Any]:
+def _set_up(wanted: dict[str, str], blob: Any, place: Place) -> Worker:
     """The worker of this process; UserError names the node on which it cannot be."""
     try:
         for name, version in wanted.items():
             if (found := required().get(name)) != version:
                 raise UserError(f"{name} is {found} there and {version} here: install the same versions")
-        setup: Setup[Any, Any] = pickle.loads(ray.get(blob))
+        setup: Setup = pickle.loads(ray.get(blob))
         return setup(place)
     except (UserError, ImportError) as error:  # an extra that is missing there
         node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
