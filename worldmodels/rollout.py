@@ -8,7 +8,7 @@ nothing about what the environment returns.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,13 +102,12 @@ def drive(
             observations = tally.reset(free, options)
             policy.begin(free, [episodes[tally.driving[lane]] for lane in free])
         live = tally.live
-        vectors[live] = policy.act(live, observations[live])
-        if record is not None:
-            record.before(live, observations, vectors)
+        seen = observations[live]  # a copy: the next step may overwrite them
+        vectors[live] = policy.act(live, seen)
         observations, rewards, terminated, truncated, infos = env.step(actions.to_env(vectors))
         over = tally.add(live, rewards, terminated | truncated)
         if record is not None:
-            record.after(live, rewards)
+            record.add(live, seen, vectors[live], rewards[live])
             record.finish(over, tally.driving[over], observations, terminated)
         if on_end is not None:
             for lane in over:
@@ -200,40 +199,25 @@ class _Tally:
 
 
 class _Recorder:
-    """What the lanes have seen of their episodes so far."""
+    """What the lanes have seen, done and been paid in their episodes so far."""
 
     def __init__(self, lanes: int, on_rollout: Callable[[int, Rollout], None]):
-        self.on_rollout, self.lanes = on_rollout, [_Recording() for _ in range(lanes)]
+        self.on_rollout, self.steps = on_rollout, [list[tuple[Any, ...]]() for _ in range(lanes)]
 
-    def before(self, live: np.ndarray, frames: np.ndarray, actions: np.ndarray) -> None:
-        for lane in live:
-            self.lanes[lane].frames.append(frames[lane].copy())
-            self.lanes[lane].actions.append(actions[lane].copy())
-
-    def after(self, live: np.ndarray, rewards: np.ndarray) -> None:
-        for lane in live:
-            self.lanes[lane].rewards.append(float(rewards[lane]))
+    def add(self, live: np.ndarray, frames: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """A step of the lanes `live`: rows of L."""
+        for lane, frame, action, reward in zip(live, frames, actions, rewards, strict=True):
+            self.steps[lane].append((frame.copy(), action, reward))
 
     def finish(self, over: np.ndarray, episodes: np.ndarray, frames: np.ndarray, terminated: np.ndarray) -> None:
-        """Hand on the episodes of the lanes `over`."""
+        """Hand on the episodes of the lanes `over`, whose last frames are among the `frames` of all lanes."""
         for lane, episode in zip(over, episodes, strict=True):
-            self.on_rollout(int(episode), self.lanes[lane].rollout(frames[lane], bool(terminated[lane])))
-            self.lanes[lane] = _Recording()
-
-
-@dataclass
-class _Recording:
-    """One lane's episode so far."""
-
-    frames: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-    def rollout(self, last_frame: np.ndarray, terminated: bool) -> Rollout:
-        terminals = np.zeros(len(self.actions), dtype=bool)
-        terminals[-1] = terminated
-        frames = np.stack([*self.frames, last_frame])
-        return Rollout(frames, np.stack(self.actions), np.array(self.rewards, dtype=np.float32), terminals)
+            seen, actions, rewards = zip(*self.steps[lane], strict=True)
+            terminals = np.zeros(len(actions), dtype=bool)
+            terminals[-1] = terminated[lane]
+            arrays = np.stack([*seen, frames[lane]]), np.stack(actions), np.array(rewards, dtype=np.float32)
+            self.on_rollout(int(episode), Rollout(*arrays, terminals))
+            self.steps[lane] = []
 
 
 def name_of(env: VectorEnv) -> str:

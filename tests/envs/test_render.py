@@ -142,7 +142,7 @@ def test_indicators_are_gymnasiums(states: tuple[States, np.ndarray]) -> None:
 
 
 def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
-    """rgb_array with skid marks, pixel for pixel; the window's size for "human"; skids can be left out."""
+    """rgb_array with skid marks, pixel for pixel; the window's size for "human"."""
     env = car_racing.CarRacing(render_mode="rgb_array")
     env.reset(seed=3)
     env._render = lambda mode: None  # drawing is slow: only the last state is wanted
@@ -154,4 +154,3 @@ def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
     copy_state(env, tracks, cars, 0)
     np.testing.assert_array_equal(draw_video(tracks, cars, 0), env.render())
     assert draw_video(tracks, cars, 0, size=(1000, 800)).shape == (800, 1000, 3)
-    assert (draw_video(tracks, cars, 0, skids=False) != draw_video(tracks, cars, 0)).any()

@@ -57,6 +57,11 @@ class Box:
         return rng.uniform(self.low, self.high, size=(steps, self.size)).astype(np.float32)
 
 
+def car_space() -> gymnasium.spaces.Box:
+    """CarRacing's: steer, gas, brake."""
+    return gymnasium.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+
+
 class Car(Box):
     """CarRacing as the paper's code drives it: steer = tanh, gas = (tanh + 1) / 2, brake = clip(tanh, 0, 1)."""
 

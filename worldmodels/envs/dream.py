@@ -22,6 +22,7 @@ from worldmodels import memory, vision
 from worldmodels import pretrained as shipped
 from worldmodels.dream import Starts
 from worldmodels.envs import FRAME_SIZE
+from worldmodels.envs.actions import car_space
 from worldmodels.envs.seeded import SeededLanes
 from worldmodels.errors import UserError
 from worldmodels.fast_dream import Dreams
@@ -38,7 +39,7 @@ def action_space(mdrnn: memory.MDRNN, where: str) -> spaces.Box | spaces.Discret
     if mdrnn.action_kind == "discrete":
         return spaces.Discrete(mdrnn.action_size)
     if mdrnn.action_kind == "car":
-        return spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
+        return car_space()
     if mdrnn.action_kind == "threshold":
         return spaces.Box(-1, 1, (mdrnn.action_size,), np.float32)
     if mdrnn.action_kind == "box" and mdrnn.action_bounds is not None:

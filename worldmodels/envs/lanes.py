@@ -43,9 +43,7 @@ class Lanes(VectorEnv):
         """Start the lanes of `options["reset_mask"]` bool (N,) (all without one); `seed`: a number, or one per lane."""
         rest = dict(options or {})
         mask = rest.pop("reset_mask", np.ones(self.num_envs, bool))
-        seeds = (
-            [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
-        )
+        seeds = seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
         for lane in np.flatnonzero(mask):
             with self.answer(lane):
                 observation, _ = self.envs[lane].reset(seed=seeds[lane], options=rest or None)

@@ -11,17 +11,15 @@ As a folder it goes on any static host. As one HTML file everything lies inside 
 import base64
 import json
 import re
-import shlex
 import zlib
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import torch
 
 from worldmodels import __version__, agent, envs
 from worldmodels.agent import Agent
-from worldmodels.envs.actions import Car
+from worldmodels.envs.actions import Car, car_space
 from worldmodels.errors import UserError
 from worldmodels.playground import starts, weights
 from worldmodels.runs import checkpoint
@@ -31,7 +29,7 @@ from worldmodels.runs.files import write_atomically
 STATIC = Path(__file__).parent / "static"
 MANIFEST = "playground.json"
 SERVED = (".html", ".css", ".js", ".wasm", ".svg")  # of `static/`; the kernel's source stays at home
-CAR = Car(gymnasium.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32)))
+CAR = Car(car_space())
 """Actions of CarRacing without its simulator, which takes half a minute to compile the first time."""
 Files = dict[str, bytes]
 
@@ -48,13 +46,8 @@ def build(run: Path, name: str) -> Files:
     files = static()
     files["model.safetensors"] = weights.pack(
         weights.decoder(vae) | weights.memory(driver.memory) | weights.controller(driver)
-        | {
-            "start.z": torch.stack([start.z for start in chosen]),
-            "start.h": torch.stack([start.h for start in chosen]),
-            "start.c": torch.stack([start.c for start in chosen]),
-            "latent.mean": mean,
-            "latent.std": std,
-        }
+        | {f"start.{name}": torch.stack([getattr(start, name) for start in chosen]) for name in ("z", "h", "c")}
+        | {"latent.mean": mean, "latent.std": std}
     )  # fmt: skip
     files["encoder.safetensors"] = weights.pack(
         weights.encoder(vae) | {"drive.actions": torch.from_numpy(real.drive.actions)}
@@ -85,8 +78,7 @@ def load(run: Path) -> Agent:
     Raises:
         UserError: V, M or C is missing, damaged or does not fit.
     """
-    if not run.is_dir():
-        raise UserError(f"{run} does not exist: `worldmodels run --logdir {shlex.quote(str(run))}` makes it.")
+    RunDir(run).require()
     driver = RunDir(run).ctrl / "best.safetensors"
     env_id = checkpoint.load(driver)[1].get("env", "") if driver.exists() else ""
     return agent.load(run, CAR if envs.describe(env_id).action == "car" else None)

@@ -13,23 +13,14 @@ from typing import Any
 
 import numba
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils import seeding
 from numba import njit
 
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.observe import STATE_SIZE, write_state
 from worldmodels.envs.carracing.render import Painter, draw_lane, write_frame, write_grey
-from worldmodels.envs.carracing.state import (
-    PLAYFIELD,
-    VIDEO_H,
-    VIDEO_W,
-    WINDOW_H,
-    WINDOW_W,
-    Cars,
-    Rules,
-    Tracks,
-    allocate,
-)
+from worldmodels.envs.carracing.state import PLAYFIELD, WINDOW_H, WINDOW_W, Cars, Rules, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -142,16 +133,11 @@ class View:
             raise UserError('observation="state" shows no frame: leave frames, obs_size, hud and grayscale out.')
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one observation: (S,S,3), (S,S) or (D,)."""
+    def space(self) -> spaces.Box:
+        """Of one observation: uint8 (S,S,3) or (S,S), or float32 (D,)."""
         if self.observation == "state":
-            return (STATE_SIZE,)
-        return (self.obs_size, self.obs_size) if self.grayscale else (self.obs_size, self.obs_size, 3)
-
-    @property
-    def dtype(self) -> type:
-        """Of an observation."""
-        return np.float32 if self.observation == "state" else np.uint8
+            return spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32)
+        return spaces.Box(0, 255, (self.obs_size, self.obs_size, 3)[: 2 if self.grayscale else 3], np.uint8)
 
     def painter(self) -> Painter:
         """A thread's painter of coloured frames."""
@@ -171,7 +157,7 @@ class Batch:
         rules: Rules = GYMNASIUMS,
         view: View = FRAMES,
         frame_skip: int = 1,
-        track_seeds: tuple[int, ...] = (),
+        track_seed: int | Sequence[int] | None = None,
         num_threads: int | None = None,
     ):
         if num_envs < 1:
@@ -186,11 +172,11 @@ class Batch:
         self.rules = rules
         self.view = view
         self.frame_skip = frame_skip
-        self.track_seeds = track_seeds
+        self.track_seeds = () if track_seed is None else read_track_seeds(track_seed, "argument track_seed")
         self.tracks: Tracks
         self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
-        self.frames: np.ndarray = np.zeros((num_envs, *view.shape), view.dtype)
+        self.frames: np.ndarray = np.zeros((num_envs, *view.space.shape), view.space.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
         self._video_painter: Painter | None = None
 
@@ -284,8 +270,9 @@ class Batch:
         if mode == "state_pixels":
             self._video_painter = self._video_painter or self.view.painter()
             return self._video_painter.draw(self.tracks, self.cars, lane)
-        size = (WINDOW_W, WINDOW_H) if mode == "human" else (VIDEO_W, VIDEO_H)
-        return draw_video(self.tracks, self.cars, lane, size=size)
+        if mode == "human":
+            return draw_video(self.tracks, self.cars, lane, size=(WINDOW_W, WINDOW_H))
+        return draw_video(self.tracks, self.cars, lane)
 
 
 @njit(cache=True, nogil=True)

@@ -138,21 +138,25 @@ def load(cars, lane, force, motor_speed, block, s):
 
 
 @njit(cache=True, forceinline=True)
+def run_motor(block, wheel, impulse, row, s):
+    """The motor's part of a joint in slot s: the hull's and the wheel's w after its impulse."""
+    w_a, w_b = block[2 * BLOCK + s], block[wheel + 2 * BLOCK + s]
+    old = block[impulse + 3 * BLOCK + s]
+    new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + s])
+    new = new if new < MAX_MOTOR_IMPULSE else MAX_MOTOR_IMPULSE  # b2Clamp: NaN becomes the maximum
+    new = new if new > -MAX_MOTOR_IMPULSE else -MAX_MOTOR_IMPULSE
+    block[impulse + 3 * BLOCK + s] = new
+    return w_a - I_A * (new - old), w_b + I_B * (new - old)
+
+
+@njit(cache=True, forceinline=True)
 def iterate_free(block, j):
     """b2RevoluteJoint::SolveVelocityConstraints of joint j in a block where no lane has it at a limit."""
     wheel = (WHEEL + 3 * j) * BLOCK
     impulse = (IMPULSE + 4 * j) * BLOCK
     row = (JOINT + 13 * j) * BLOCK
     for s in range(BLOCK):
-        w_a, w_b = block[2 * BLOCK + s], block[wheel + 2 * BLOCK + s]
-        # motor
-        old = block[impulse + 3 * BLOCK + s]
-        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + s])
-        new = new if new < MAX_MOTOR_IMPULSE else MAX_MOTOR_IMPULSE  # b2Clamp: NaN becomes the maximum
-        new = new if new > -MAX_MOTOR_IMPULSE else -MAX_MOTOR_IMPULSE
-        block[impulse + 3 * BLOCK + s] = new
-        w_a -= I_A * (new - old)
-        w_b += I_B * (new - old)
+        w_a, w_b = run_motor(block, wheel, impulse, row, s)
         # point to point
         rx, ry = block[row + s], block[row + BLOCK + s]
         bx = -(block[wheel + s] - block[s] + w_a * ry)
@@ -177,15 +181,7 @@ def iterate_limited(block, j):
     impulse = (IMPULSE + 4 * j) * BLOCK
     row = (JOINT + 13 * j) * BLOCK
     for s in range(BLOCK):
-        w_a, w_b = block[2 * BLOCK + s], block[wheel + 2 * BLOCK + s]
-        # motor
-        old = block[impulse + 3 * BLOCK + s]
-        new = old + -MOTOR_MASS * (w_b - w_a - block[row + SPEED * BLOCK + s])
-        new = new if new < MAX_MOTOR_IMPULSE else MAX_MOTOR_IMPULSE  # b2Clamp: NaN becomes the maximum
-        new = new if new > -MAX_MOTOR_IMPULSE else -MAX_MOTOR_IMPULSE
-        block[impulse + 3 * BLOCK + s] = new
-        w_a -= I_A * (new - old)
-        w_b += I_B * (new - old)
+        w_a, w_b = run_motor(block, wheel, impulse, row, s)
         # velocity error of the point and of the angle
         rx, ry = block[row + s], block[row + BLOCK + s]
         cx = block[wheel + s] - block[s] + w_a * ry

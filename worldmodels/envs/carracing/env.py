@@ -17,9 +17,11 @@ from gymnasium import spaces
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils import EzPickle
 
-from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors, read_track_seeds
+from worldmodels.envs.actions import car_space
+from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors
 from worldmodels.envs.carracing.state import FPS, WINDOW_H, WINDOW_W, Rules
-from worldmodels.errors import UserError, missing
+from worldmodels.envs.carracing.video import import_pygame
+from worldmodels.errors import UserError
 
 METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array", "state_pixels"], "render_fps": FPS}
 
@@ -31,12 +33,7 @@ class Window:
     """The window of render mode "human": pygame's, 1000×800, 50 frames a second, as Gymnasium opens it."""
 
     def __init__(self) -> None:
-        try:
-            import pygame
-        except ImportError as error:
-            raise missing("pygame, which draws CarRacing for people,", "box2d") from error
-
-        self.pygame = pygame
+        self.pygame = pygame = import_pygame()
         pygame.display.init()
         self.screen = pygame.display.set_mode((WINDOW_W, WINDOW_H))
         self.clock = pygame.time.Clock()
@@ -54,47 +51,30 @@ class Window:
         self.pygame.quit()
 
 
-def action_space_of(continuous: bool) -> spaces.Box | spaces.Discrete:
-    if continuous:
-        return spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32))
-    return spaces.Discrete(5)
-
-
-def observation_space_of(view: View) -> spaces.Box:
-    if view.observation == "state":
-        return spaces.Box(-np.inf, np.inf, view.shape, np.float32)
-    return spaces.Box(0, 255, view.shape, np.uint8)
-
-
 def rules_of(lap_complete_percent: float, lap_rule: str) -> Rules:
     if lap_rule not in ("gymnasium", "crossing"):
         raise UserError(f'lap_rule is {lap_rule!r}: give "gymnasium" or "crossing" (any crossing of the start line).')
     return Rules(float(lap_complete_percent), lap_rule == "crossing")
 
 
-def track_seeds_of(track_seed: int | Sequence[int] | None) -> tuple[int, ...]:
-    return () if track_seed is None else read_track_seeds(track_seed, "argument track_seed")
-
-
-def pedals(actions: np.ndarray) -> np.ndarray:
+def pedals(actions: np.ndarray, active: np.ndarray) -> np.ndarray:
     """Continuous actions (N,3 or more) of any numeric dtype → float64 (N,3), as Gymnasium reads an action.
 
     Gymnasium clips the gas and leaves steering and brake as they are: so do we (in `physics.step`).
 
     Raises:
         IndexError, TypeError, ValueError: as Gymnasium does for too few numbers, too many axes, text.
+        ValueError: a gas that is NaN in a lane of `active` bool (N,). Gymnasium's car vanishes into NaN there and its
+            drawing raises ValueError; any other NaN or infinity drives.
     """
     if actions.ndim < 2 or actions.shape[1] < 3:
         raise IndexError(f"an action is steer, gas, brake: got the shape {actions.shape[1:]}, expected (3,)")
     if actions.ndim > 2:
         raise TypeError(f"an action is three numbers: got the shape {actions.shape[1:]}, expected (3,)")
-    return actions[:, :3].astype(np.float64)
-
-
-def refuse_nan_gas(controls: np.ndarray, lanes: np.ndarray) -> None:
-    """Gymnasium's car vanishes into NaN there and its drawing raises ValueError; any other NaN or infinity drives."""
-    if np.isnan(controls[lanes, 1]).any():
-        raise ValueError(f"the gas is NaN in lanes {np.flatnonzero(lanes & np.isnan(controls[:, 1])).tolist()}")
+    controls = actions[:, :3].astype(np.float64)
+    if (strange := active & np.isnan(controls[:, 1])).any():
+        raise ValueError(f"the gas is NaN in lanes {np.flatnonzero(strange).tolist()}")
+    return controls
 
 
 def refuse_invalid(action: Any, space: gymnasium.Space) -> None:
@@ -140,14 +120,14 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
             track_seed=track_seed, telemetry=telemetry, lap_rule=lap_rule,
         )  # fmt: skip
         view = View(observation, frames, obs_size, hud, grayscale)
-        rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
-        self.batch = Batch(1, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
+        rules = rules_of(lap_complete_percent, lap_rule)
+        self.batch = Batch(1, domain_randomize, rules, view, frame_skip, track_seed, num_threads)
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
-        self.action_space = action_space_of(continuous)
+        self.action_space = car_space() if continuous else spaces.Discrete(len(DISCRETE_CONTROLS))
         self.telemetry = telemetry
-        self.observation_space = observation_space_of(view)
+        self.observation_space = view.space
         if domain_randomize:
             draw_colors(self.np_random, self.batch.tracks, 0)
         self._started = self._closed = False
@@ -205,9 +185,7 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
         if not self.continuous:
             refuse_invalid(action, self.action_space)
             return DISCRETE_CONTROLS[[int(action)]]
-        controls = pedals(action.astype(np.float64)[None])
-        refuse_nan_gas(controls, self.batch.everyone)
-        return controls
+        return pedals(action.astype(np.float64)[None], self.batch.everyone)
 
     def render(self) -> np.ndarray | None:
         """The picture of `render_mode`: uint8 (400,600,3) for "rgb_array", (S,S,3) for "state_pixels".

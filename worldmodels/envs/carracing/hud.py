@@ -1,14 +1,14 @@
 """What smoothscale makes of the bar below the picture: score, speed, four wheel speeds, steering, gyroscope.
 
 Rectangles and digits have integer corners in the 1000x800 window, so the frame's pixels follow exactly from
-`pygame.transform.smoothscale`'s integer arithmetic, which `shrink_tables`, `span` and `shrink` repeat.
+`pygame.transform.smoothscale`'s integer arithmetic, which `span` and `shrink` repeat.
 
 Legend: R rows of a score picture, Q its columns; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
 """
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -59,11 +59,17 @@ FRONT_RED, REAR_RED = 0, 51  # the wheels' bars are blue, those of the rear whee
 class Hud(NamedTuple):
     """Tables for `draw_hud`, the same for every lane."""
 
-    columns: np.ndarray  # int64 (96,4) axis tables
-    rows: np.ndarray
     glyphs: np.ndarray  # uint8 (11,32,23)
     kerning: np.ndarray  # int64 (11,10)
     scores: np.ndarray  # uint8 (2 * SCORE_LIMIT + 2, R, Q): index 0 is "-000", 1 + SCORE_LIMIT + n shows n
+
+
+class HudScratch(NamedTuple):
+    """Working memory of one thread."""
+
+    bars: Annotated[np.ndarray, "int64", (BARS, 7)]
+    line: Annotated[np.ndarray, "int64", (GLYPH_H, WINDOW_W)]  # for scores beyond the table, and a row of a bar
+    picture: Annotated[np.ndarray, "uint8", (SCORE_ROWS, SCORE_COLUMNS)]
 
 
 def make_hud() -> Hud:
@@ -71,7 +77,7 @@ def make_hud() -> Hud:
     with np.load(DIGITS) as digits:
         glyphs, kerning = digits["coverage"], digits["kerning"].astype(np.int64)
     scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, TABLE_COLUMNS), np.uint8)
-    hud = Hud(COLUMNS, ROWS, glyphs, kerning, scores)
+    hud = Hud(glyphs, kerning, scores)
     line = np.zeros((GLYPH_H, WINDOW_W), np.int64)
     draw_score(-0.0, hud, line, scores[0])
     for number in range(-SCORE_LIMIT, SCORE_LIMIT + 1):
@@ -132,36 +138,36 @@ def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -
                 for row in range(GLYPH_H):
                     line[row, x] = max(line[row, x], hud.glyphs[text[place], row, column])
     for column in range(picture.shape[1]):
-        shrink_columns(line, hud.columns, column)
+        shrink_columns(line, column)
     for row in range(SCORE_ROWS):
-        shrink_rows(line, hud.rows, row, picture)
+        shrink_rows(line, row, picture)
 
 
 @njit(cache=True, error_model="numpy")
-def shrink_columns(line: np.ndarray, axis: np.ndarray, index: int) -> None:
+def shrink_columns(line: np.ndarray, index: int) -> None:
     """Replace line[:, index] by smoothscale's column `index` (reads only columns at or right of it)."""
-    first, last = axis[index, FIRST], axis[index, LAST]
+    first, last = COLUMNS[index, FIRST], COLUMNS[index, LAST]
     for row in range(GLYPH_H):
-        total = line[row, last] * axis[index, PART] >> 14
+        total = line[row, last] * COLUMNS[index, PART] >> 14
         for x in range(first + 1, last):
             total += line[row, x]
         if first >= 0:
-            total += line[row, first] * axis[index, CARRY] >> 14
+            total += line[row, first] * COLUMNS[index, CARRY] >> 14
         line[row, index] = (total * COLUMN_SCALE) >> 16
 
 
 @njit(cache=True, error_model="numpy")
-def shrink_rows(line: np.ndarray, axis: np.ndarray, row: int, picture: np.ndarray) -> None:
+def shrink_rows(line: np.ndarray, row: int, picture: np.ndarray) -> None:
     """One row of the picture from the glyphs' rows, whose columns are shrunk already."""
-    first, last = axis[SCORE_ROW + row, FIRST], axis[SCORE_ROW + row, LAST]
+    first, last = ROWS[SCORE_ROW + row, FIRST], ROWS[SCORE_ROW + row, LAST]
     for column in range(picture.shape[1]):
         total = 0
         for y in range(max(first, GLYPH_TOP), min(last, GLYPH_TOP + GLYPH_H - 1) + 1):
             value = line[y - GLYPH_TOP, column]
             if y == first:
-                value = value * axis[SCORE_ROW + row, CARRY] >> 14
+                value = value * ROWS[SCORE_ROW + row, CARRY] >> 14
             elif y == last:
-                value = value * axis[SCORE_ROW + row, PART] >> 14
+                value = value * ROWS[SCORE_ROW + row, PART] >> 14
             total += value
         picture[row, column] = (total * ROW_SCALE) >> 16
 
@@ -221,8 +227,8 @@ def list_bars(bars: np.ndarray, velocity: np.ndarray, omega: np.ndarray, joint_a
 
 
 @njit(cache=True, error_model="numpy")
-def draw_bar(frame, slot, columns, rows, across, bar) -> None:
-    """One bar over what the frame holds. frame: uint8 (3,96,96); columns, rows: axis tables; across: int64 (>= 96,)."""
+def draw_bar(frame, slot, across, bar) -> None:
+    """One bar over what the frame holds. frame: uint8 (3,96,96); across: int64 (>= 96,)."""
     left, right, top, bottom = bar[0], bar[1], bar[2], bar[3]
     first_row, last_row = top * STATE_H // WINDOW_H, min((bottom + 1) * STATE_H // WINDOW_H, STATE_H - 1)
     first, last = left * STATE_W // WINDOW_W, min((right + 1) * STATE_W // WINDOW_W, STATE_W - 1)
@@ -231,10 +237,10 @@ def draw_bar(frame, slot, columns, rows, across, bar) -> None:
         if color == 0 and first_row >= BAR_ROW:
             continue
         for column in range(first, last + 1):
-            full, carry, part = span(columns, column, left, right)
+            full, carry, part = span(COLUMNS, column, left, right)
             across[column] = shrink(color, full, carry, part, COLUMN_SCALE)
         for row in range(first_row, last_row + 1):
-            full, carry, part = span(rows, row, top, bottom)
+            full, carry, part = span(ROWS, row, top, bottom)
             for column in range(first, last + 1):
                 value = shrink(across[column], full, carry, part, ROW_SCALE)
                 under = int(frame[channel, row, slot[column]])
@@ -264,9 +270,9 @@ def write_score(frame, slot, reward, hud, line, picture) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def draw_bars(frame, slot, hud, bars, count, across) -> None:
+def draw_bars(frame, slot, bars, count, across) -> None:
     """Blacken the bar of a planar frame and draw the indicators; across: int64 (>= 96,) scratch."""
     for channel in range(3):
         frame[channel, BAR_ROW:] = 0
     for index in range(count):
-        draw_bar(frame, slot, hud.columns, hud.rows, across, bars[index])
+        draw_bar(frame, slot, across, bars[index])

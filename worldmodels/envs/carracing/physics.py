@@ -14,20 +14,22 @@ from numba import njit
 
 from worldmodels.envs.carracing import box2d, contact
 from worldmodels.envs.carracing.state import (
-    ENGINE_POWER,
     FPS,
-    FRICTION_LIMIT,
     PLAYFIELD,
     SIZE,
     SKID_PARTICLES,
     SKID_POINTS,
-    WHEEL_MOMENT_OF_INERTIA,
     WHEEL_R,
     WHEELPOS,
     Cars,
     Rules,
     Tracks,
 )
+
+# Gymnasium 1.4.0, car_dynamics.py
+ENGINE_POWER = 100000000 * SIZE * SIZE
+WHEEL_MOMENT_OF_INERTIA = 4000 * SIZE * SIZE
+FRICTION_LIMIT = 1000000 * SIZE * SIZE
 
 DT = 1.0 / FPS  # s
 WHEEL_RAD = 1.0 * WHEEL_R * SIZE

@@ -18,58 +18,29 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numba import njit
 
+from worldmodels.envs.carracing import ground
 from worldmodels.envs.carracing.camera import zoom_at
 from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, draw_car, make_sprite
 from worldmodels.envs.carracing.exact import draw_exact
-from worldmodels.envs.carracing.ground import (
-    BORDER_RED,
-    BORDERS,
-    CHANGE_SIZE,
-    FIELD,
-    GRASS,
-    MAX_EDGES,
-    OPEN,
-    ROAD_0,
-    ROAD_1,
-    ROAD_2,
-    ROW,
-    add_edges,
-    draw_borders,
-    draw_grass,
-    draw_road,
-    find_near,
-)
-from worldmodels.envs.carracing.hud import (
-    BAR_ROW,
-    BARS,
-    GLYPH_H,
-    SCORE_COLUMNS,
-    SCORE_ROWS,
-    Hud,
-    draw_bars,
-    list_bars,
-    make_hud,
-    write_score,
-)
-from worldmodels.envs.carracing.state import MAX_TILES, STATE_H, STATE_W, WINDOW_W, Cars, Tracks, zeros
+from worldmodels.envs.carracing.ground import BORDER_RED, BORDERS, FIELD, GRASS, OPEN, ROAD_0, ROAD_1, ROAD_2, ROW
+from worldmodels.envs.carracing.hud import BAR_ROW, Hud, HudScratch, draw_bars, list_bars, make_hud, write_score
+from worldmodels.envs.carracing.state import MAX_TILES, STATE_H, STATE_W, Cars, Tracks, zeros
 from worldmodels.envs.carracing.window import Canvas
 
 
 class Scratch(NamedTuple):
     """Working memory of one thread, 0.6 MB. Between two frames `change` is zero and the rest means nothing."""
 
-    change: Annotated[np.ndarray, "float32", (CHANGE_SIZE,)]  # see ground.py
-    edges: Annotated[np.ndarray, "float64", (MAX_EDGES, 7)]
+    change: Annotated[np.ndarray, "float32", (ground.CHANGE_SIZE,)]  # see ground.py
+    edges: Annotated[np.ndarray, "float64", (ground.MAX_EDGES, 7)]
     wide: Annotated[np.ndarray, "float64", (4, 2)]
     sums: Annotated[np.ndarray, "float32", (ROW,)]
     frame: Annotated[np.ndarray, "uint8", (3, STATE_H, STATE_W)]  # planar
     near: Annotated[np.ndarray, "bool", (MAX_TILES,)]  # tiles that may be in view
     colors: Annotated[np.ndarray, "float32", (5, 3)]  # road, its other shades less that, ground, grass less ground
-    bars: Annotated[np.ndarray, "int64", (BARS, 7)]
-    line: Annotated[np.ndarray, "int64", (GLYPH_H, WINDOW_W)]  # for scores beyond the table, and a row of a bar
-    picture: Annotated[np.ndarray, "uint8", (SCORE_ROWS, SCORE_COLUMNS)]
     pair: Annotated[np.ndarray, "uint16", (STATE_W,)]  # two rows of a frame added up
     small: Annotated[np.ndarray, "uint8", (3, 64, 64)]  # planar average
+    hud: HudScratch
     car: CarScratch
 
 
@@ -154,18 +125,18 @@ def color_full_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row:
 
 @njit(cache=True, error_model="numpy")
 def draw_fast(tracks: Tracks, cars: Cars, lane: int, camera, tables: Tables, scratch: Scratch, bars: int) -> None:
-    """One lane without its score into scratch.frame, by exact areas; bars: how many of scratch.bars to draw."""
+    """One lane without its score into scratch.frame, by exact areas; bars: how many of scratch.hud.bars to draw."""
     change, sums, frame, near = scratch.change, scratch.sums, scratch.frame, scratch.near
     slot, colors, edges = tables.slot, scratch.colors, scratch.edges
     sums[:] = 0.0
     tiles, borders = tracks.count[lane], tracks.borders[lane]
-    count, field = draw_grass(edges, 0, camera)
-    find_near(tracks.centre[lane], tiles, camera, near)
-    count = draw_road(edges, count, tracks.road[lane], tracks.plain[lane], tiles, camera, near)
-    count, first, last = draw_borders(
+    count, field = ground.draw_grass(edges, 0, camera)
+    ground.find_near(tracks.centre[lane], tiles, camera, near)
+    count = ground.draw_road(edges, count, tracks.road[lane], tracks.plain[lane], tiles, camera, near)
+    count, first, last = ground.draw_borders(
         edges, count, tracks.border[lane], tracks.border_tile[lane], borders, camera, near, scratch.wide
     )
-    add_edges(change, slot, edges, count)
+    ground.add_edges(change, slot, edges, count)
     if field:
         first, last = 0, BAR_ROW
     else:
@@ -182,7 +153,7 @@ def draw_fast(tracks: Tracks, cars: Cars, lane: int, camera, tables: Tables, scr
     draw_car(
         frame, slot, cars.position[lane], cars.transform_sc[lane], cars.phase[lane], camera, tables.sprite, scratch.car
     )
-    draw_bars(frame, slot, tables.hud, scratch.bars, bars, scratch.line[0])
+    draw_bars(frame, slot, scratch.hud.bars, bars, scratch.hud.line[0])
 
 
 @njit(cache=True, error_model="numpy")
@@ -196,15 +167,15 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, hud: bool, tables: Tables, 
     bars = 0
     if hud:
         spin, joint_angle = float(cars.spin[lane, 0]), float(cars.joint_angle[lane, 0])
-        bars = list_bars(scratch.bars, cars.velocity[lane, 0], cars.omega[lane], joint_angle, spin)
+        bars = list_bars(scratch.hud.bars, cars.velocity[lane, 0], cars.omega[lane], joint_angle, spin)
     if canvas is None:
         camera = (x, y, math.cos(turn), math.sin(turn), zoom_at(time))
         draw_fast(tracks, cars, lane, camera, tables, scratch, bars)
     else:
-        near, shown, mark = scratch.near, scratch.bars[:bars], scratch.car.mark
+        near, shown, mark = scratch.near, scratch.hud.bars[:bars], scratch.car.mark
         draw_exact(tracks, cars, lane, tables.slot, near, shown, mark, canvas, scratch.frame)
     if hud:
-        write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.line, scratch.picture)
+        write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.hud.line, scratch.hud.picture)
 
 
 @njit(cache=True, error_model="numpy")

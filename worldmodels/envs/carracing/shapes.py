@@ -6,16 +6,14 @@ Legend: V vertices of a polygon.
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.state import (
-    HULL_POLY1,
-    HULL_POLY2,
-    HULL_POLY3,
-    HULL_POLY4,
-    SIZE,
-    WHEEL_R,
-    WHEEL_W,
-    WHEELPOS,
-)
+from worldmodels.envs.carracing.state import SIZE, WHEEL_R, WHEELPOS
+
+# Gymnasium 1.4.0, car_dynamics.py
+WHEEL_W = 14
+HULL_POLY1 = ((-60, +130), (+60, +130), (+60, +110), (-60, +110))
+HULL_POLY2 = ((-15, +120), (+15, +120), (+20, +20), (-20, 20))
+HULL_POLY3 = ((+25, +20), (+50, -10), (+50, -40), (+20, -90), (-20, -90), (-50, -40), (-50, -10), (-25, +20))
+HULL_POLY4 = ((-50, -120), (+50, -120), (+50, -90), (-50, -90))
 
 F = np.float32
 F0, F1, HALF = F(0.0), F(1.0), F(0.5)

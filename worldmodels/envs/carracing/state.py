@@ -18,20 +18,12 @@ M = MAX_TILES = 512
 # Gymnasium 1.4.0, car_racing.py
 STATE_W = 96  # pixels of an observation
 STATE_H = 96
-VIDEO_W = 600  # pixels of a video frame
-VIDEO_H = 400
 WINDOW_W = 1000  # pixels of the window that is drawn and then scaled down
 WINDOW_H = 800
 SCALE = 6.0
-TRACK_RAD = 900 / SCALE  # the track is a morphed circle of this radius
 PLAYFIELD = 2000 / SCALE  # |x| or |y| beyond this ends the episode
 FPS = 50  # steps a second
 ZOOM = 2.7
-TRACK_DETAIL_STEP = 21 / SCALE  # length of a tile along the centreline
-TRACK_TURN_RATE = 0.31  # radians a tile at most
-TRACK_WIDTH = 40 / SCALE  # half the width of the road
-BORDER = 8 / SCALE  # width of the red and white border
-BORDER_MIN_COUNT = 4  # tiles of steady turning before a border appears
 GRASS_DIM = PLAYFIELD / 20.0
 ROAD_COLOR = (102.0, 102.0, 102.0)
 BG_COLOR = (102.0, 204.0, 102.0)
@@ -39,20 +31,10 @@ GRASS_COLOR = (102.0, 230.0, 102.0)
 
 # Gymnasium 1.4.0, car_dynamics.py
 SIZE = 0.02  # world units a unit of the drawings below
-ENGINE_POWER = 100000000 * SIZE * SIZE
-WHEEL_MOMENT_OF_INERTIA = 4000 * SIZE * SIZE
-FRICTION_LIMIT = 1000000 * SIZE * SIZE
 WHEEL_R = 27
-WHEEL_W = 14
 WHEELPOS = ((-55, +80), (+55, +80), (-55, -82), (+55, -82))
-HULL_POLY1 = ((-60, +130), (+60, +130), (+60, +110), (-60, +110))
-HULL_POLY2 = ((-15, +120), (+15, +120), (+20, +20), (-20, 20))
-HULL_POLY3 = ((+25, +20), (+50, -10), (+50, -40), (+20, -90), (-20, -90), (-50, -40), (-50, -10), (-25, +20))
-HULL_POLY4 = ((-50, -120), (+50, -120), (+50, -90), (-50, -90))
 WHEEL_COLOR = (0, 0, 0)
 WHEEL_WHITE = (77, 77, 77)
-MUD_COLOR = (102, 102, 0)
-
 HULL_COLOR = (204, 0, 0)  # (0.8, 0, 0)
 
 SKID_PARTICLES = 30  # Gymnasium's deque(maxlen=30) of skid marks

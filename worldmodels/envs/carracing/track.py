@@ -14,17 +14,15 @@ import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.shapes import POLYGON_RADIUS, convex_hull
-from worldmodels.envs.carracing.state import (
-    BORDER,
-    BORDER_MIN_COUNT,
-    MAX_TILES,
-    SCALE,
-    TRACK_DETAIL_STEP,
-    TRACK_RAD,
-    TRACK_TURN_RATE,
-    TRACK_WIDTH,
-    Tracks,
-)
+from worldmodels.envs.carracing.state import MAX_TILES, SCALE, Tracks
+
+# Gymnasium 1.4.0, car_racing.py
+TRACK_RAD = 900 / SCALE  # the track is a morphed circle of this radius
+TRACK_DETAIL_STEP = 21 / SCALE  # length of a tile along the centreline
+TRACK_TURN_RATE = 0.31  # radians a tile at most
+TRACK_WIDTH = 40 / SCALE  # half the width of the road
+BORDER = 8 / SCALE  # width of the red and white border
+BORDER_MIN_COUNT = 4  # tiles of steady turning before a border appears
 
 CHECKPOINTS = 12
 START_ALPHA = 2 * math.pi * (-0.5) / CHECKPOINTS  # a lap begins where the centreline crosses this angle

@@ -7,22 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from worldmodels.envs.actions import car_space
 from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors
-from worldmodels.envs.carracing.env import (
-    DISCRETE_CONTROLS,
-    METADATA,
-    Window,
-    action_space_of,
-    observation_space_of,
-    pedals,
-    refuse_invalid,
-    refuse_nan_gas,
-    rules_of,
-    track_seeds_of,
-)
+from worldmodels.envs.carracing.env import DISCRETE_CONTROLS, METADATA, Window, pedals, refuse_invalid, rules_of
 from worldmodels.envs.seeded import SeededLanes
 
 
@@ -99,17 +90,17 @@ class CarRacingVectorEnv(SeededLanes):
     ):
         super().__init__(num_envs, autoreset_mode)
         view = View(observation, frames, obs_size, hud, grayscale)
-        rules, track_seeds = rules_of(lap_complete_percent, lap_rule), track_seeds_of(track_seed)
-        self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seeds, num_threads)
+        rules = rules_of(lap_complete_percent, lap_rule)
+        self.batch = Batch(num_envs, domain_randomize, rules, view, frame_skip, track_seed, num_threads)
         self.render_mode = render_mode
         self.verbose = verbose
         self.continuous = continuous
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps  # Gymnasium's −1
         self.copy = copy
         self.telemetry = telemetry
-        self.single_action_space = action_space_of(continuous)
+        self.single_action_space = car_space() if continuous else spaces.Discrete(len(DISCRETE_CONTROLS))
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.single_observation_space = observation_space_of(view)
+        self.single_observation_space = view.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
 
         if domain_randomize:  # as Gymnasium's constructor: a first reset with "randomize": False keeps these
@@ -204,9 +195,7 @@ class CarRacingVectorEnv(SeededLanes):
             actions = np.stack([action.astype(np.float64) for action in actions])
         if actions.ndim and len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
-        controls = pedals(actions)
-        refuse_nan_gas(controls, active)
-        return controls
+        return pedals(actions, active)
 
     def _discrete(self, actions: Any) -> np.ndarray:
         if len(actions) != self.num_envs:

@@ -5,6 +5,7 @@ agents see come from `render.py`.
 """
 
 import math
+from types import ModuleType
 
 import numpy as np
 
@@ -13,12 +14,9 @@ from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEE
 from worldmodels.envs.carracing.state import (
     GRASS_DIM,
     HULL_COLOR,
-    MUD_COLOR,
     PLAYFIELD,
     SIZE,
     SKID_PARTICLES,
-    VIDEO_H,
-    VIDEO_W,
     WHEEL_COLOR,
     WHEEL_R,
     WHEEL_WHITE,
@@ -29,7 +27,19 @@ from worldmodels.envs.carracing.state import (
 )
 from worldmodels.errors import missing
 
+VIDEO_W = 600  # pixels of a video frame
+VIDEO_H = 400
+MUD_COLOR = (102, 102, 0)
 MARGIN = 400.0  # window pixels around the window within which a polygon may still reach it
+
+
+def import_pygame() -> ModuleType:
+    """pygame, slow to import and wanted for people only; UserError where it is not installed."""
+    try:
+        import pygame
+    except ImportError as error:
+        raise missing("pygame, which draws CarRacing for people,", "box2d") from error
+    return pygame
 
 
 class Camera:
@@ -47,20 +57,13 @@ class Camera:
         return points.astype(np.float64) @ self.rotation.T * self.zoom + self.shift
 
 
-def draw_video(
-    tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H), skids: bool = True
-) -> np.ndarray:
+def draw_video(tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H)) -> np.ndarray:
     """One lane as uint8 (height, width, 3); size: (width, height), smoothly scaled from 1000x800."""
-    try:
-        import pygame  # slow to import, and wanted only here
-    except ImportError as error:
-        raise missing("pygame, which draws CarRacing for people,", "box2d") from error
-
+    pygame = import_pygame()
     surface = pygame.Surface((WINDOW_W, WINDOW_H))
     camera = Camera(cars, lane)
     draw_ground(surface, camera, tracks, lane)
-    if skids:
-        draw_skids(surface, camera, cars, lane)
+    draw_skids(surface, camera, cars, lane)
     draw_bodies(surface, camera, cars, lane)
     surface = pygame.transform.flip(surface, False, True)
     draw_bar(surface, cars, lane)
