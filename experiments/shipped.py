@@ -16,7 +16,7 @@ import numpy as np
 from worldmodels import envs, load_pretrained, pretrained
 from worldmodels.cli import as_a_command
 from worldmodels.errors import UserError
-from worldmodels.playground.starts import DRIVE, HERE, WARM_UP, choose, cut, sprite
+from worldmodels.playground.starts import DRIVE, HERE, WARM_UP, choose, sprite
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir
@@ -64,6 +64,14 @@ def record(name: str) -> None:
     write(HERE / name / "starts.webp", [clip for clip in short if clip.frames[-1].tobytes() in chosen], quality=80)
     busiest = max(longest, key=lambda rollout: float(np.abs(rollout.actions[ZOOMED : ZOOMED + DRIVE, 0]).mean()))
     write(HERE / name / "drive.webp", [cut(busiest, ZOOMED, ZOOMED + DRIVE - 1)], quality=80)
+
+
+def cut(rollout: Rollout, start: int, stop: int) -> Rollout:
+    """Steps start … stop − 1 of a rollout, with the frames before and after each."""
+    span = slice(start, stop)
+    return Rollout(
+        rollout.frames[start : stop + 1], rollout.actions[span], rollout.rewards[span], rollout.terminals[span]
+    )
 
 
 def write(path: Path, clips: list[Rollout], quality: int) -> None:

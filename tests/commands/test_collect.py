@@ -33,7 +33,7 @@ from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, Rollout, drive
 from worldmodels.runs import metrics as logs
 from worldmodels.runs.settings import Collect
-from worldmodels.workers.driver import Job
+from worldmodels.workers.driver import Course, Job
 from worldmodels.workers.places import Place
 
 TOY = f"{__name__}:Slide-v0"  # the workers import this module to find it
@@ -347,7 +347,7 @@ def test_memory_of_a_worker_does_not_grow(tmp_path, monkeypatch):
     cfg = toy(tmp_path, rollouts=20, max_steps=100)
     drivers, _ = collect.who_drives(cfg)
     driver = drivers(Place("cpu", 1))
-    job = Job(tuple(collect.episode(cfg, i) for i in range(20)), course=collect.course(cfg), record=True)
+    job = Job(tuple(collect.episode(cfg, i) for i in range(20)), course=Course(cfg.start, cfg.max_steps), record=True)
     tracemalloc.start()
     assert driver(job).lengths.sum() == 2000
     peak = tracemalloc.get_traced_memory()[1]

@@ -13,7 +13,7 @@ from worldmodels.data.latents import Latents, values
 from worldmodels.dream import DreamStep, bank
 from worldmodels.envs import World
 from worldmodels.envs.actions import Car
-from worldmodels.training.dreaming import PROBES, RIDGE, Dreamer, carry_over, seen_with, straight
+from worldmodels.training.dreaming import PROBES, RIDGE, Climber, carry_over, seen_with, straight
 
 Z, A, H = 4, 3, 8
 
@@ -80,14 +80,14 @@ def test_what_is_paid_is_taken_from_the_supply() -> None:
     ],
 )  # fmt: skip
 def test_the_dream_is_dream_step_and_its_gradient_is_its_own(more: dict) -> None:
-    """A dream of a Dreamer against DreamStep step by step, and its gradient against differences."""
+    """A dream of a Climber against DreamStep step by step, and its gradient against differences."""
     mdrnn, shape, supply = world(**more), Controller(Z, H, 3), more.get("supply")
     starts = bank(mdrnn, [episode(30, 1)], 6, seed=0)
-    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=5)
+    climber = Climber(mdrnn, shape, car(), temperature=1.0, horizon=5)
     parameters = torch.randn(shape.size, generator=torch.Generator().manual_seed(3)) * 0.3
     parameters[-1] = 3.0  # the brake is on: past its corner the gradient would not be that of the return
     many = parameters.expand(6, -1)
-    paid, value = dreamer.dream(many, starts, torch.Generator().manual_seed(5))
+    paid, value = climber.dream(many, starts, torch.Generator().manual_seed(5))
 
     draw, (z, h, c, restart), total = torch.Generator().manual_seed(5), vars(starts).values(), torch.zeros(6)
     left = torch.ones(6)
@@ -104,13 +104,13 @@ def test_the_dream_is_dream_step_and_its_gradient_is_its_own(more: dict) -> None
     torch.testing.assert_close(value, left * mdrnn.predict(h).value)
 
     weights = parameters.clone().requires_grad_(True)
-    paid, value = dreamer.dream(weights.expand(6, -1), starts, torch.Generator().manual_seed(5))
+    paid, value = climber.dream(weights.expand(6, -1), starts, torch.Generator().manual_seed(5))
     (paid + value).mean().backward()
     assert weights.grad is not None
 
     def mean(moved: torch.Tensor) -> float:
         return float(
-            sum(x.double().mean() for x in dreamer.dream(moved.expand(6, -1), starts, torch.Generator().manual_seed(5)))
+            sum(x.double().mean() for x in climber.dream(moved.expand(6, -1), starts, torch.Generator().manual_seed(5)))
         )
 
     for i, scale in ((1, 1.0), (Z + 2, 1.0), (shape.features + 3, 2.0), (-2, 2.0)):  # half a tanh is the gas
@@ -123,14 +123,14 @@ def test_climbing_climbs_and_leaves_m_alone() -> None:
     mdrnn, shape = world(), Controller(Z, H, 3)
     before = copy.deepcopy(mdrnn.state_dict())
     starts = bank(mdrnn, [episode(60, 1)], 32 * 40, seed=0)
-    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=6)
+    climber = Climber(mdrnn, shape, car(), temperature=1.0, horizon=6)
     first = starts.some(slice(256))
 
     def worth(parameters: np.ndarray) -> float:
         many = torch.from_numpy(parameters).float().expand(256, -1)
-        return float(sum(x.mean() for x in dreamer.dream(many, first, torch.Generator().manual_seed(9))))
+        return float(sum(x.mean() for x in climber.dream(many, first, torch.Generator().manual_seed(9))))
 
-    climbed, _ = dreamer.climb(np.zeros(shape.size), starts, 32, 0.03, 0.01, torch.Generator().manual_seed(0))
+    climbed = climber.climb(np.zeros(shape.size), starts, 32, 0.03, 0.01, torch.Generator().manual_seed(0))
     assert worth(climbed) > worth(np.zeros(shape.size)) + 0.1
     assert all(torch.equal(before[name], tensor) for name, tensor in mdrnn.state_dict().items())
 
@@ -139,7 +139,7 @@ def test_a_neighbour_of_c_drives_in_every_dream() -> None:
     """Each of them as far away as asked for, around C itself; and without a spread C drives in all."""
     mdrnn, shape, driven = world(), Controller(Z, H, 3), []
 
-    class Watched(Dreamer):
+    class Watched(Climber):
         def dream(self, parameters, starts, draw):
             driven.append(parameters.detach().numpy().copy())
             return super().dream(parameters, starts, draw)
@@ -157,12 +157,12 @@ def test_a_climb_is_adam_on_the_mean_of_its_neighbours() -> None:
     """Three steps written out, with gradients long enough to be cut; and the last dreams' reward per step."""
     mdrnn, shape = world(reward_scale=1e4), Controller(Z, H, 3)
     starts, c = bank(mdrnn, [episode(60, 1)], 24, seed=0), np.random.default_rng(0).standard_normal(shape.size) * 0.3
-    dreamer, draw = Dreamer(mdrnn, shape, car(), 1.0, 3), torch.Generator().manual_seed(4)
+    climber, draw = Climber(mdrnn, shape, car(), 1.0, 3), torch.Generator().manual_seed(4)
     weights, first, second, cut = torch.tensor(c, dtype=torch.float32), 0.0, 0.0, 0
     for step in range(3):
         part = starts.some(slice(8 * step, 8 * step + 8))
         many = (weights + 0.1 * torch.randn(8, shape.size, generator=draw)).requires_grad_(True)
-        paid, value = dreamer.dream(many, part, draw)
+        paid, value = climber.dream(many, part, draw)
         (gradient,) = torch.autograd.grad(-(paid + value).mean(), many)
         gradient = gradient.sum(0)
         cut += bool(gradient.norm() > 200)
@@ -171,10 +171,9 @@ def test_a_climb_is_adam_on_the_mean_of_its_neighbours() -> None:
         rate = 0.02 / (1 - 0.9 ** (step + 1))
         weights = weights - rate * first / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
     torch.manual_seed(1)  # nobody draws from there
-    climbed, reward = dreamer.climb(c, starts, 8, 0.02, 0.1, torch.Generator().manual_seed(4))
+    climbed = climber.climb(c, starts, 8, 0.02, 0.1, torch.Generator().manual_seed(4))
     assert cut, "no gradient was long enough"
     np.testing.assert_allclose(climbed, weights, rtol=1e-4, atol=1e-5)
-    assert reward == pytest.approx(float(paid.mean()) / 3, rel=1e-3)
 
 
 @pytest.mark.parametrize("env", ["CarRacing-v3", TOY])
@@ -218,8 +217,8 @@ def test_carrying_over_is_least_squares_with_a_ridge_toward_the_old_weights() ->
 def test_a_promise_is_of_the_candidates_own_states() -> None:
     """Rewards that differ from step to step: what came after a dream is what came after its last step."""
     mdrnn, shape = world(supply=20.0), Controller(Z, H, 3)
-    dreamer, episodes = Dreamer(mdrnn, shape, car(), 1.0, 4), [episode(12, 0), episode(9, 1)]
-    promise = dreamer.promise(np.zeros((2, shape.size)), episodes, torch.Generator().manual_seed(7))
+    climber, episodes = Climber(mdrnn, shape, car(), 1.0, 4), [episode(12, 0), episode(9, 1)]
+    promise = climber.promise(np.zeros((2, shape.size)), episodes, torch.Generator().manual_seed(7))
     rng, real, paid = np.random.default_rng(7), [], []
     for one in episodes:
         after = values(one, 0.9, False, 20.0)
@@ -266,16 +265,16 @@ def test_the_promise_is_held_against_what_was_paid() -> None:
         mdrnn.head.weight[-2:] = 0.0
         mdrnn.head.bias[-2:] = torch.tensor([0.5, 5 / mdrnn.value_scale])
     episodes = [episode(40, seed)._replace(rewards=torch.ones(40)) for seed in range(2)]
-    dreamer = Dreamer(mdrnn, shape, car(), temperature=1.0, horizon=10)
+    climber = Climber(mdrnn, shape, car(), temperature=1.0, horizon=10)
     population = np.zeros((2, shape.size), np.float32)
-    promise = dreamer.promise(population, episodes, torch.Generator().manual_seed(0))
+    promise = climber.promise(population, episodes, torch.Generator().manual_seed(0))
     assert promise is not None
     assert promise == pytest.approx({"dreamed": 5.0, "real": 10.0, "promised": 10.0, "paid": 20.0})
-    assert dreamer.promise(population, [episode(10, 0)] * 2, torch.Generator().manual_seed(0)) is None
+    assert climber.promise(population, [episode(10, 0)] * 2, torch.Generator().manual_seed(0)) is None
     mdrnn.look_ahead(0.9, 20.0)
     with torch.no_grad():
         mdrnn.head.bias[-1] = 5 / mdrnn.value_scale
-    promise = dreamer.promise(population, episodes, torch.Generator().manual_seed(0))
+    promise = climber.promise(population, episodes, torch.Generator().manual_seed(0))
     assert promise is not None
 
     def ten(reward: float, after: float) -> tuple[float, float]:

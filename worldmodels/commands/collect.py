@@ -71,6 +71,7 @@ def main(cfg: Collect) -> None:
 def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missing: list[int]) -> None:
     """Drive the missing rollouts on workers, and write each job's as it ends; too short ones once more."""
     root, pace, wanted = cfg.folder, Pace(), set(missing)
+    course = Course(cfg.start, cfg.max_steps)
     with (
         progress(total=cfg.rollouts, initial=cfg.rollouts - len(missing), desc="Collecting", unit="rollout") as bar,
         open_pool(drivers, where(cfg)[: len(missing)], ray=cfg.ray, most=cfg.threads) as pool,
@@ -78,8 +79,7 @@ def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missi
         for attempt in range(ATTEMPTS):
             parts = shares(sorted(wanted), pool, drivers.lanes)
             jobs = [
-                Job(tuple(episode(cfg, i, attempt) for i in part), population, course(cfg), record=True)
-                for part in parts
+                Job(tuple(episode(cfg, i, attempt) for i in part), population, course, record=True) for part in parts
             ]
             for index, outcome in pool.run(jobs, pace.add):
                 for rollout, data, length in zip(parts[index], outcome.rollouts, outcome.lengths, strict=True):
@@ -138,10 +138,6 @@ def episode(cfg: Collect, rollout: int, attempt: int = 0) -> Episode:
     noises as there are rollouts and attempts at one."""
     seed = training_seeds(cfg.seed, rollout, count=attempt + 1)[attempt]
     return Episode(seed, candidate=0 if cfg.policy == "agent" else rollout + attempt * MOST_ROLLOUTS)
-
-
-def course(cfg: Collect) -> Course:
-    return Course(cfg.start, cfg.max_steps)
 
 
 def try_out(cfg: Collect) -> None:

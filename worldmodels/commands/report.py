@@ -7,7 +7,6 @@ that has not run yet is replaced by a sentence that names the command to run. On
 lies beside it, the page that drives inside the run's dream, and the report links to it.
 """
 
-import shlex
 from pathlib import Path
 
 from worldmodels.errors import UserError
@@ -25,8 +24,7 @@ def main(cfg: Report) -> None:
         UserError: there is no such run.
     """
     run = RunDir(Path(cfg.logdir))
-    if not run.path.is_dir():
-        raise UserError(f"{run.path} does not exist: `worldmodels run --logdir {shlex.quote(str(run.path))}` makes it.")
+    run.require()
     playable = write_playground(run)
     write_atomically(run.report, page(run.path, playable).encode(errors="replace"))
     print(f"Open {run.report}")

@@ -12,15 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from worldmodels import envs
-from worldmodels.commands import (
-    collect,
-    evaluate,
-    report,
-    train_controller,
-    train_in_dream,
-    train_mdrnn,
-    train_vae,
-)
+from worldmodels.commands import collect, evaluate, report, train_controller, train_in_dream, train_mdrnn, train_vae
 from worldmodels.controller import Controller
 from worldmodels.errors import UserError
 from worldmodels.runs import record
@@ -43,13 +35,8 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
     with alone(run.path, "running the pipeline"):
         earlier = record.known(run).get("run")
         move_to_previous(cfg)
-        scoring: Stage = (
-            f"Evaluating on held-out {envs.describe(cfg.env).episode}s",
-            "evaluate",
-            evaluate.main,
-            stages(cfg).evaluate,
-        )
-        todo = [*training(cfg), scoring]
+        title = f"Evaluating on held-out {envs.describe(cfg.env).episode}s"
+        todo = [*training(cfg), (title, "evaluate", evaluate.main, stages(cfg).evaluate)]
         for number, (title, command, stage, settings) in enumerate(todo, start=1):
             print(f"\n[{number}/{len(todo)}] {title}  ({time.perf_counter() - started:.0f} s so far)")
             try:

@@ -11,7 +11,7 @@ best.safetensors, last.safetensors, metrics.jsonl and TensorBoard events.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -169,7 +169,7 @@ class Trials:
         return self.cfg.start == "line" and limit is not None and self.cfg.horizon >= limit
 
 
-class Diary:
+class Diary(AbstractContextManager["Diary"]):
     """What is written of every generation: its row, the best so far, the checkpoint, a line for people."""
 
     def __init__(self, cfg: TrainController, run: RunDir, state: State, pool: Pool):
@@ -177,9 +177,6 @@ class Diary:
         self.metrics = Metrics(run.ctrl, "generation", state.loop.generation)
         self.bar = progress(total=cfg.epochs, initial=state.loop.generation, unit="generation", desc="C")
         self.before, self.steps = time.perf_counter(), state.loop.steps
-
-    def __enter__(self) -> "Diary":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()

@@ -34,7 +34,7 @@ from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
 from worldmodels.runs.settings import TrainInDream
 from worldmodels.show.dreamed import film
-from worldmodels.training.dreaming import Dreamer, carry_over
+from worldmodels.training.dreaming import Climber, carry_over
 from worldmodels.training.fit import generator
 from worldmodels.training.learner import Learner, age_of
 from worldmodels.workers.explorer import Road
@@ -86,7 +86,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: Learner, road: Road) -> di
     if age == 1:
         learner.begin(cfg)
     m = copy.deepcopy(learner.mdrnn).requires_grad_(False).eval()  # as it is before it learns
-    dreamer = Dreamer(m, learner.shape, learner.actions, cfg.temperature, cfg.horizon)
+    climber = Climber(m, learner.shape, learner.actions, cfg.temperature, cfg.horizon)
     near = cfg.spread * max(SLOWER**age, 1 / 4)
 
     if not loop.resting:
@@ -94,7 +94,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: Learner, road: Road) -> di
         episodes = learner.newest(BEGUN_IN)
         starts = states(m, episodes, *beginnings(episodes, count, np.random.default_rng([cfg.seed, number, 2])))
         rate = cfg.step_size * max(SLOWER**age, 1 / 6)
-        learner.parameters, _ = dreamer.climb(learner.parameters, starts, cfg.dreams, rate, near, draw)
+        learner.parameters = climber.climb(learner.parameters, starts, cfg.dreams, rate, near, draw)
         loop.dream_steps += count * cfg.horizon
 
     spread = np.random.default_rng([cfg.seed, number]).standard_normal((cfg.episodes, learner.shape.size))
@@ -102,7 +102,7 @@ def round_of(cfg: TrainInDream, run: RunDir, learner: Learner, road: Road) -> di
     population = (learner.parameters + near * spread).astype(np.float32)
     episodes, scores, whole = road.explore(learner.vae, m, learner.shape, population, number)
     loop.env_steps += sum(len(episode.actions) for episode in episodes)
-    promise = dreamer.promise(population[::2], episodes[::2], draw)  # of those that do not waver
+    promise = climber.promise(population[::2], episodes[::2], draw)  # of those that do not waver
 
     learner.keep_episodes(run, number, episodes)
     lost = learn(cfg, learner, number)

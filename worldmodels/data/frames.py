@@ -32,15 +32,16 @@ class _Part:
             file, head = dataset.files[member], dataset.heads[member]
             self._reads.append((place, readers.submit(_read_frames, file, head, self.frames[place])))
 
-    def wait(self) -> tuple[np.ndarray, list[BadFile]]:
-        """Until all is read: (bool (frames,), which of them could be read; what could not)."""
-        intact, damaged = np.ones(len(self.frames), dtype=bool), []
+    def wait(self) -> tuple[np.ndarray, int]:
+        """Until all is read: (bool (frames,), which of them could be read; how many files could not)."""
+        intact, damaged = np.ones(len(self.frames), dtype=bool), 0
         for place, read in self._reads:
             try:
                 read.result()
             except BadFile as error:
+                say_damaged(error)
                 intact[place] = False
-                damaged.append(error)
+                damaged += 1
         return intact, damaged
 
 
@@ -92,7 +93,7 @@ def frame_batches(
     ends = np.cumsum(counts).tolist()
     shuffles = [np.random.default_rng([seed, epoch, 1 + part]) for part in range(len(parts))]
     first = next((part for part, end in enumerate(ends) if end > skip * batch_size), len(parts))
-    damaged: list[BadFile] = []
+    damaged = 0
     batch: list[np.ndarray] = []  # pieces of the batch being filled: it may begin in one part and end in the next
 
     readers = ThreadPoolExecutor(READERS)
@@ -102,10 +103,7 @@ def frame_batches(
             assert ahead is not None
             frames, earlier, (intact, bad) = ahead.frames, ahead.before, ahead.wait()
             ahead = _Part(dataset, parts[part + 1], readers) if part + 1 < len(parts) else None
-            for error in bad:
-                say_damaged(error)
             damaged += bad
-
             begin, end = ends[part] - counts[part], ends[part]  # this part's places in the whole order
             order = shuffles[part].permutation(counts[part])
             for number in range(max(skip, begin // batch_size), -(-end // batch_size)):
@@ -120,4 +118,4 @@ def frame_batches(
     finally:
         readers.shutdown(cancel_futures=True)
     if not skip:
-        say_all_damaged(len(damaged), dataset)
+        say_all_damaged(damaged, dataset)

@@ -100,16 +100,10 @@ def recorded(folder: Path, action_size: int) -> Recordings:
         sizes = f"{found[0].actions.shape[1]} numbers where M expects {action_size}"
         raise UserError(f"The actions in {folder} have {sizes}: they are of another environment than this run.")
     longest = max(found, key=lambda rollout: len(rollout.actions))
-    drive = cut(longest, 0, min(DRIVE, len(longest.actions)))
-    return Recordings(found, drive, sprite(drive.frames, quality=80))
-
-
-def cut(rollout: Rollout, start: int, stop: int) -> Rollout:
-    """Steps start … stop − 1 of a rollout, with the frames before and after each."""
-    span = slice(start, stop)
-    return Rollout(
-        rollout.frames[start : stop + 1], rollout.actions[span], rollout.rewards[span], rollout.terminals[span]
+    drive = Rollout(
+        longest.frames[: DRIVE + 1], longest.actions[:DRIVE], longest.rewards[:DRIVE], longest.terminals[:DRIVE]
     )
+    return Recordings(found, drive, sprite(drive.frames, quality=80))
 
 
 def choose(agent: Agent, rollouts: list[Rollout]) -> tuple[list[Start], Tensor, Tensor]:

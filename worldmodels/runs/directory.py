@@ -38,6 +38,12 @@ class RunDir:
         """With `--iterations`: the iteration before."""
         return RunDir(self.path / "previous")
 
+    def require(self) -> None:
+        """UserError where there is no such folder."""
+        if not self.path.is_dir():
+            folder = shlex.quote(str(self.path))
+            raise UserError(f"{self.path} does not exist: `worldmodels run --logdir {folder}` makes it.")
+
     def trained(self, stage: str) -> Path:
         """best.safetensors of `vae`, `mdrnn` or `ctrl`; UserError names the command that makes a missing one."""
         best = self.path / stage / "best.safetensors"

@@ -60,8 +60,7 @@ def known(run: RunDir) -> dict[str, Any]:
 
 def settings(cfg: Any) -> dict[str, Any]:
     """What is kept of a config, nested configs included."""
-    values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.name not in NOT_KEPT}
-    return {name: settings(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    return dataclasses.asdict(cfg, dict_factory=lambda pairs: {n: value for n, value in pairs if n not in NOT_KEPT})
 
 
 def updated(default: Any, saved: dict[str, Any]) -> Any:

@@ -4,23 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from worldmodels.runs import settings
 from worldmodels.runs.bounds import Count, Needs, Seed
-from worldmodels.runs.settings import (
-    CARRACING,
-    Collect,
-    Collection,
-    Device,
-    Dreaming,
-    Evaluate,
-    Evaluation,
-    Evolution,
-    MDRNNTraining,
-    TrainController,
-    TrainInDream,
-    TrainMDRNN,
-    TrainVAE,
-    VAETraining,
-)
 
 AGAIN = Needs("--iterations", lambda run: run.iterations > 1)
 EVOLVES = Needs("--dream.rounds 0", lambda run: not run.dream.rounds)
@@ -32,10 +17,10 @@ class Run:
 
     logdir: str = "exp_dir"
     """The run directory; running again continues, or says that it is done."""
-    env: str = CARRACING
+    env: str = settings.CARRACING
     """Any Gymnasium id with image observations; our simulator of CarRacing-v3 is evaluated on Gymnasium's own."""
     seed: Seed = 0
-    device: Device = "auto"
+    device: settings.Device = "auto"
     ray: str | None = None
     """Collect, evolve and evaluate on a Ray cluster: auto, local, or HOST:PORT of its head."""
     iterations: Count = 1
@@ -46,17 +31,17 @@ class Run:
     warm: Annotated[bool, AGAIN] = False
     """V and C begin as those of the iteration before, C carried over to the new V and M, instead of anew; C drives
     whole episodes from its first generation on, and searches with half the step size."""
-    again: Annotated[Collection, AGAIN] = field(default_factory=lambda: Collection(policy="agent"))
+    again: Annotated[settings.Collection, AGAIN] = field(default_factory=lambda: settings.Collection(policy="agent"))
     """How the driver of the iteration before gathers episodes."""
-    collect: Collection = field(default_factory=Collection)
-    vae: VAETraining = field(default_factory=VAETraining)
-    mdrnn: MDRNNTraining = field(default_factory=MDRNNTraining)
-    controller: Annotated[Evolution, EVOLVES] = field(default_factory=Evolution)
-    dream: Annotated[Dreaming, Needs("--dream.rounds", lambda run: run.dream.rounds)] = field(
-        default_factory=lambda: Dreaming(rounds=0)
+    collect: settings.Collection = field(default_factory=settings.Collection)
+    vae: settings.VAETraining = field(default_factory=settings.VAETraining)
+    mdrnn: settings.MDRNNTraining = field(default_factory=settings.MDRNNTraining)
+    controller: Annotated[settings.Evolution, EVOLVES] = field(default_factory=settings.Evolution)
+    dream: Annotated[settings.Dreaming, Needs("--dream.rounds", lambda run: run.dream.rounds)] = field(
+        default_factory=lambda: settings.Dreaming(rounds=0)
     )
     """With rounds, C learns in the dream instead of evolving as `controller` says."""
-    evaluate: Evaluation = field(default_factory=Evaluation)
+    evaluate: settings.Evaluation = field(default_factory=settings.Evaluation)
 
 
 STAGES = {  # command → the field of Run that holds its settings
@@ -73,12 +58,12 @@ STAGES = {  # command → the field of Run that holds its settings
 class Stages:
     """The commands behind a run, each with everything it is told."""
 
-    collect: Collect
-    vae: TrainVAE
-    mdrnn: TrainMDRNN
-    controller: TrainController
-    dream: TrainInDream
-    evaluate: Evaluate
+    collect: settings.Collect
+    vae: settings.TrainVAE
+    mdrnn: settings.TrainMDRNN
+    controller: settings.TrainController
+    dream: settings.TrainInDream
+    evaluate: settings.Evaluate
 
 
 def stages(run: Run) -> Stages:
@@ -103,12 +88,12 @@ def stages(run: Run) -> Stages:
         )
     evaluated = run.evaluate if run.evaluate.env else dataclasses.replace(run.evaluate, env=run.env)
     return Stages(
-        Collect(**vars(how), **gather),
-        TrainVAE(**vars(run.vae), **learn, warm=warm),
-        TrainMDRNN(**vars(run.mdrnn), **learn),
-        TrainController(**vars(evolution), **drive, env=run.env, seed=run.seed, warm=warm),
-        TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
-        Evaluate(**vars(evaluated), **drive),
+        settings.Collect(**vars(how), **gather),
+        settings.TrainVAE(**vars(run.vae), **learn, warm=warm),
+        settings.TrainMDRNN(**vars(run.mdrnn), **learn),
+        settings.TrainController(**vars(evolution), **drive, env=run.env, seed=run.seed, warm=warm),
+        settings.TrainInDream(**vars(run.dream), logdir=run.logdir, env=run.env, seed=run.seed),
+        settings.Evaluate(**vars(evaluated), **drive),
     )
 
 

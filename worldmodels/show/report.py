@@ -5,7 +5,7 @@ A section of the page is a function Run → Section in SECTIONS; the template pr
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -59,14 +59,8 @@ def page(logdir: Path, playable: bool = False) -> str:
 # ----------------------------------------------------------------------------------------- the top of the page
 
 
-@dataclass(frozen=True)
-class Video:
-    source: str
-    caption: str
-
-
-def drive(run: Run) -> Video | None:
-    """The video of one evaluated drive, inside the page where it is not too large."""
+def drive(run: Run) -> dict[str, str] | None:
+    """The video of one evaluated drive, inside the page where it is not too large, and its caption."""
     video = (run.evaluation or {}).get("video")
     name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
     path = next((path for path in (run.logdir / "evaluation" / name, run.logdir / name) if path.is_file()), None)
@@ -77,9 +71,8 @@ def drive(run: Run) -> Video | None:
         f"{run.episode.capitalize()} {video.get('seed')}, {video['length']} steps, score {signed(video['score'])}. "
         "Below: the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
     )
-    return Video(
-        data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix(), caption
-    )
+    source = data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix()
+    return {"source": source, "caption": caption}
 
 
 def first_frame(run: Run) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -92,20 +93,21 @@ def as_picture(view: object) -> np.ndarray | None:
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
 
 
+def metadata(world: World) -> dict[str, Any]:
+    """What an environment says of itself: its render modes, e.g. ["human", "rgb_array"], and frames per second."""
+    with closing(make_one(world)) as env:
+        return env.metadata or {}
+
+
 def render_modes(world: World) -> list[str]:
-    """The render modes that an environment offers, e.g. ["human", "rgb_array"]."""
-    env = make_one(world)
-    modes = list((env.metadata or {}).get("render_modes") or [])
-    env.close()
-    return modes
+    """The render modes that an environment offers."""
+    return metadata(world).get("render_modes") or []
 
 
 def pace(world: World) -> tuple[int, float]:
     """(steps from one frame of a video to the next, frames per second), so that it runs as fast as the world does; at
     30 steps per second where the environment does not say."""
-    env = make_one(world)
-    fps = (env.metadata or {}).get("render_fps")
-    env.close()
+    fps = metadata(world).get("render_fps")
     steps = float(fps) if isinstance(fps, int | float) and 0 < fps < math.inf else 30.0
     stride = max(1, round(steps / VIDEO_FPS))
     return stride, steps / stride

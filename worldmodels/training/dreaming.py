@@ -26,7 +26,7 @@ PROBES = 6  # states of an episode from which `promise` dreams
 
 
 @dataclass(frozen=True)
-class Dreamer:
+class Climber:
     """A C whose dreams can be differentiated: M's parameters stay as they are."""
 
     mdrnn: MDRNN
@@ -63,15 +63,14 @@ class Dreamer:
 
     def climb(
         self, parameters: np.ndarray, starts: Starts, dreams: int, rate: float, spread: float, draw: torch.Generator
-    ) -> tuple[np.ndarray, float]:
-        """C's parameters (n,) after a step of Adam for every `dreams` starts, and the last dreams' reward a step.
+    ) -> np.ndarray:
+        """C's parameters (n,) after a step of Adam for every `dreams` starts.
 
         In each dream another candidate drives, its weights `spread` away from C's: what only just succeeds is not worth
         much among neighbours that fail.
         """
         weights = torch.tensor(parameters, dtype=torch.float32, requires_grad=True)
         optimizer = torch.optim.Adam([weights], rate)
-        reward = 0.0
         for first in range(0, len(starts.z), dreams):
             part = starts.some(slice(first, first + dreams))
             noise = torch.randn(len(part.z), len(weights), generator=draw)
@@ -80,8 +79,7 @@ class Dreamer:
             (-(paid + value).mean()).backward()
             torch.nn.utils.clip_grad_norm_([weights], LONGEST)
             optimizer.step()
-            reward = float(paid.detach().mean()) / self.horizon
-        return weights.detach().numpy().astype(np.float64), reward
+        return weights.detach().numpy().astype(np.float64)
 
     @torch.no_grad()
     def promise(

@@ -107,11 +107,10 @@ def fixed_policies(actions: Actions, steps: int) -> dict[str, np.ndarray]:
     C's outputs all 0, each of them held at +1 and −1, and the first going to and fro between the two.
     """
     raw = {"rest": np.zeros((steps, actions.outputs))}
-    for output in range(actions.outputs):
-        for sign in (1.0, -1.0):
-            held = np.zeros((steps, actions.outputs))
-            held[:, output] = sign
-            raw[f"output {output} at {sign:+.0f}"] = held
+    for output, sign in itertools.product(range(actions.outputs), (1.0, -1.0)):
+        held = np.zeros((steps, actions.outputs))
+        held[:, output] = sign
+        raw[f"output {output} at {sign:+.0f}"] = held
     for half in SWEEPS:
         swept = np.zeros((steps, actions.outputs))
         swept[:, 0] = np.where(np.arange(steps) // half % 2, -1.0, 1.0)

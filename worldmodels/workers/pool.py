@@ -150,8 +150,7 @@ class Processes(AbstractContextManager["Processes"]):
     def __init__(self, setup: Setup, places: Sequence[Place]):
         self.setup, self.places, self.workers, self.nodes = setup, places, len(places), 1
         self.context = multiprocessing.get_context("forkserver" if _ahead else "spawn")
-        self.crew: list[BaseProcess] = []
-        self.executor, self.ready = self.start()
+        self.start()
 
     def __exit__(self, *error: object) -> None:
         if any(error):  # Ctrl-C, or a job that failed: nobody waits for the others
@@ -173,16 +172,15 @@ class Processes(AbstractContextManager["Processes"]):
         for process in self.crew:
             process.kill()
 
-    def start(self) -> tuple[ProcessPoolExecutor, Any]:
-        """An executor of worker processes, and an event that says that one of them has come up."""
-        self.crew = []
-        queue, ready = self.context.SimpleQueue(), self.context.Event()
+    def start(self) -> None:
+        """Make an executor of worker processes, and an event that says that one of them has come up."""
+        self.crew: list[BaseProcess] = []
+        queue, self.ready = self.context.SimpleQueue(), self.context.Event()
         for place in self.places:
             queue.put(place)
-        executor = ProcessPoolExecutor(
-            len(self.places), self.context, initializer=_begin, initargs=(self.setup, queue, ready)
+        self.executor = ProcessPoolExecutor(
+            len(self.places), self.context, initializer=_begin, initargs=(self.setup, queue, self.ready)
         )
-        return executor, ready
 
     def run(self, jobs: Sequence[Any], on_step: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
         waiting, lost = dict(enumerate(jobs)), 0
@@ -225,7 +223,7 @@ class Processes(AbstractContextManager["Processes"]):
         if lost == ATTEMPTS:
             raise UserError(f"A worker process {how}, {lost} times: {remedy}; it continues where it stopped.")
         print(f"A worker process {how}: its {jobs} unfinished jobs are run again.", file=sys.stderr)
-        self.executor, self.ready = self.start()
+        self.start()
 
 
 def exit_codes(crew: Sequence[BaseProcess]) -> list[int]:
