@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodels import __version__
+from worldmodels.envs import describe, find, registered
 from worldmodels.errors import UserError
 from worldmodels.runs import bounds, presets, record, settings, stages
 from worldmodels.runs.directory import RunDir
@@ -142,8 +143,6 @@ def start(arguments: list[str]) -> None:
 
 def needs_workers(cfg: settings.Evaluate) -> bool:
     """Whether it is said that V, M and C are to drive one episode at a time, and so in other processes."""
-    from worldmodels.envs import describe
-
     return cfg.env is not None and cfg.policy is None and not cfg.render and not describe(cfg.env).batched
 
 
@@ -234,9 +233,6 @@ def check_env(env_id: str | None, said: bool, run: RunDir) -> None:
     """UserError for an environment that cannot be found; a module that only a file names is not imported."""
     if env_id is None:
         return
-    from worldmodels.envs import find, register, registered
-
-    register()
     if not said and not registered(env_id):
         raise UserError(f"{run.config} names the environment {env_id}: say --env {env_id} again to import its module.")
     find(env_id)

@@ -37,7 +37,7 @@ from worldmodels.runs.files import alone, write_atomically, write_json
 from worldmodels.runs.progress import Pace, machines, progress
 from worldmodels.runs.settings import Collect
 from worldmodels.workers.driver import Course, Drivers, Job, best_of
-from worldmodels.workers.places import Place, choose_places, cores
+from worldmodels.workers.places import Place, choose_device, choose_places, cores
 from worldmodels.workers.pool import Pool, open_pool, try_cluster
 
 LANES = 16  # episodes side by side in one worker: enough to spread the interpreter's cost of a step
@@ -128,8 +128,6 @@ def where(cfg: Collect) -> tuple[Place, ...]:
     """A process per core, each on one thread; with an agent and a GPU, on the GPU."""
     if cfg.policy != "agent":
         return (Place("cpu", 1),) * (cfg.threads or cores())
-    from worldmodels.workers.places import choose_device
-
     return choose_places(choose_device(cfg.device), cfg.threads, batched=False)
 
 

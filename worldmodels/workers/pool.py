@@ -312,18 +312,13 @@ def _end_at_once() -> None:
 def _work(job: Any) -> tuple[Any, int]:
     """(outcome of the job, steps done for it)."""
     global _working
-    steps = 0
-
-    def count(done: int) -> None:
-        nonlocal steps
-        steps += done
-
+    steps: list[int] = []
     try:
         _working = True
         if _failure is not None:
             raise _failure
         assert _worker is not None
-        return _worker(job, count), steps
+        return _worker(job, steps.append), sum(steps)
     except (Exception, SystemExit) as error:
         raise portable(error) from error
     finally:

@@ -297,20 +297,15 @@ def _work(wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: 
         job: without its population,
         population: which is None where it has none.
     """
-    began, steps = time.monotonic(), 0
-
-    def count(done: int) -> None:
-        nonlocal steps
-        steps += done
-
+    began, steps = time.monotonic(), list[int]()
     try:
         with limited_threads(place.threads):
             if key not in _workers:
                 _workers[key] = _set_up(wanted, blob[0], place)
             if population is not None:
                 job = replace(job, population=population.copy())  # the store's memory cannot be written to
-            outcome = _workers[key](job, count)
-        return Answer(outcome, steps, time.monotonic() - began)
+            outcome = _workers[key](job, steps.append)
+        return Answer(outcome, sum(steps), time.monotonic() - began)
     except Exception as error:
         return Answer(failure=portable(error), trace=traceback.format_exc())
 

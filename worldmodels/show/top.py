@@ -1,12 +1,16 @@
-"""The score in large type at the top of a run's page, and what it is read beside."""
+"""The top of a run's page: the score in large type and what it is read beside, a drive, the pipeline's sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from worldmodels.envs.seeds import HELD_OUT
-from worldmodels.show.found import Run
-from worldmodels.show.parts import signed
+from worldmodels.runs.metrics import is_number
+from worldmodels.show.found import FRAME, Run, data, meta, training_seconds
+from worldmodels.show.parts import Fact, data_uri, duration, png_uri, signed
+
+MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,56 @@ def bar(name: str, mean: float, spread: float | None, most: float) -> dict[str, 
     """A score as a bar: how far it is to the most that an episode can give."""
     text = signed(mean) + ("" if spread is None else f" ± {spread:.0f}")
     return {"name": name, "width": f"{max(0.0, min(1.0, mean / most)):.1%}", "text": text}
+
+
+def drive(run: Run) -> dict[str, str] | None:
+    """The video of one evaluated drive, inside the page where it is not too large, and its caption."""
+    video = (run.evaluation or {}).get("video")
+    name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
+    path = next((path for path in (run.logdir / "evaluation" / name, run.logdir / name) if path.is_file()), None)
+    if not isinstance(video, dict) or path is None or not all(is_number(video.get(n)) for n in ("length", "score")):
+        return None
+    small = path.stat().st_size <= MOST_VIDEO
+    caption = (
+        f"{run.episode.capitalize()} {video.get('seed')}, {video['length']} steps, score {signed(video['score'])}. "
+        "Below: the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
+    )
+    source = data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix()
+    return {"source": source, "caption": caption}
+
+
+def first_frame(run: Run) -> str | None:
+    """A real frame, as a data URI."""
+    picture = run.picture("vae", "reconstruction")
+    return png_uri(picture.crop((0, 0, FRAME, FRAME))) if picture else None
+
+
+def sizes(run: Run) -> dict[str, str]:
+    """What is written under z, h, C and the action: from the run's checkpoints, the paper's where there is none."""
+    mdrnn = meta(run.logdir / "mdrnn", "mdrnn")
+    z, h, action = (
+        mdrnn.get(name, paper) for name, paper in (("z_size", 32), ("hidden_size", 256), ("action_size", 3))
+    )
+    hidden = meta(run.logdir / "ctrl", "controller").get("hidden")
+    car = action == 3 and (not run.env or "CarRacing" in run.env)
+    numbers = f"{action} number{'' if action == 1 else 's'}"
+    return {
+        "z": f"{z} numbers", "h": f"{h} numbers", "c": f"{hidden} units" if hidden else "linear",
+        "action": "steer, gas, brake" if car else numbers,
+    }  # fmt: skip
+
+
+def glance(run: Run) -> list[Fact]:
+    """The size of the data, and how long the models were trained."""
+    found, facts = data(run), []
+    if found:
+        facts.append((f"{found.episodes:,}", "episode of data" if found.episodes == 1 else "episodes of data"))
+        facts += [(f"{found.steps:,}", "steps")] if found.steps is not None else []
+        facts.append((f"{found.size / 1e6:,.0f}" if found.size >= 1e6 else "< 1", "MB"))
+    spent = {"V": 0.0, "M": 0.0, "C": 0.0}
+    for letter, seconds in training_seconds(run):
+        spent[letter] += seconds
+    if any(spent.values()):
+        parts = ", ".join(f"{letter} {duration(seconds)}" for letter, seconds in spent.items() if seconds)
+        facts.append((duration(sum(spent.values())), f"of training by the clock: {parts}"))
+    return facts
