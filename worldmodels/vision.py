@@ -202,8 +202,7 @@ def load(logdir: str | Path | RunDir, device: torch.device | str = "cpu") -> VAE
         UserError: there is none, or the file is damaged or of another architecture.
     """
     path = RunDir.of(logdir).trained("vae")
-    tensors, meta = checkpoint.load(path)
-    return build(path, tensors, meta).to(device).eval()
+    return build(path, *checkpoint.load(path)).to(device).eval()
 
 
 def build(path: object, tensors: dict[str, Tensor], meta: dict[str, Any]) -> VAE:

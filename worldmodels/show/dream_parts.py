@@ -7,7 +7,7 @@ from typing import Any
 
 from worldmodels.runs.metrics import is_number
 from worldmodels.show.charts import Line, line_chart
-from worldmodels.show.found import FRAME, Run
+from worldmodels.show.found import FRAME, Found
 from worldmodels.show.parts import Fact, Film, Section, charts, column, facts, film, pace, selected, signed
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.training.quality import trusted
@@ -15,13 +15,13 @@ from worldmodels.training.quality import trusted
 # ------------------------------------------------------------------------------------------------ M as a world
 
 
-def measured(run: Run, name: str) -> dict[str, Any]:
+def measured(run: Found, name: str) -> dict[str, Any]:
     """A part of quality.json; empty where it was not measured."""
     found = run.quality.get(name)
     return found if isinstance(found, dict) else {}
 
 
-def foresight(run: Run) -> str:
+def foresight(run: Found) -> str:
     """How far ahead M foresees rewards, on its own z."""
     r2 = measured(run, "open_loop").get("r2")
     if not isinstance(r2, list) or not r2 or not all(map(is_number, r2)):
@@ -30,7 +30,7 @@ def foresight(run: Run) -> str:
     return line_chart("Share of 20 steps' reward that M foresees", "steps ahead", [Line("R²", points, "m")])
 
 
-def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | None:
+def ranking(run: Found) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | None:
     """What fixed policies earn in the world and in M's dream."""
     found = measured(run, "ranking")
     policies = found.get("policies")
@@ -43,7 +43,7 @@ def ranking(run: Run) -> tuple[str, Sequence[str], Sequence[Sequence[str]]] | No
     return f"Fixed policies, {agree}{wrong}", ("policy", "real", "dreamed"), rows
 
 
-def left_alone(run: Run) -> Film | None:
+def left_alone(run: Found) -> Film | None:
     """M's dream beside the real sequence, the moment marked when it is left alone."""
     caption = (
         f"Every {DREAM_STRIDE}th step of a test episode. M watches the first {DREAM_WARM_UP} steps; from the dashed "
@@ -60,23 +60,23 @@ def left_alone(run: Run) -> Film | None:
 # ------------------------------------------------------------------------------------------------ C in the dream
 
 
-def both(run: Run, dreamed: str, real: str) -> list[Line]:
+def both(run: Found, dreamed: str, real: str) -> list[Line]:
     """A figure as it was dreamed, and as it was paid."""
     return [Line(name, column(run.ctrl, "generation", name), css) for name, css in ((dreamed, "m"), (real, "ink"))]
 
 
-def gate(run: Run) -> str:
+def gate(run: Found) -> str:
     """The evolution's mean driver in the dream and in the world."""
     lines = both(run, "dreamed", "real")
     return line_chart("The mean driver, dreamed and real", "generation", lines) if lines[0].points else ""
 
 
-def steps(run: Run) -> list[Fact]:
+def steps(run: Found) -> list[Fact]:
     """How long an evolution has dreamed."""
     return [(f"{row['dream_steps']:,}", "steps in the dream") for row in run.ctrl if "dream_steps" in row][-1:]
 
 
-def learned_in_rounds(run: Run, section: Section) -> Section:
+def learned_in_rounds(run: Found, section: Section) -> Section:
     """A C that learned in the dream (`train-in-dream`): what the dream promised beside what was paid."""
     rows, last = run.ctrl, run.ctrl[-1]
     selection, best = selected(run)
@@ -98,7 +98,7 @@ def learned_in_rounds(run: Run, section: Section) -> Section:
     )  # fmt: skip
 
 
-def dreamed_and_driven(run: Run) -> Film | None:
+def dreamed_and_driven(run: Found) -> Film | None:
     """A dream of C beside what it then drives."""
     caption = "What C dreams, and what it then drives, from the start of an episode (ctrl/dream.mp4 is the film)."
     return film(run.picture("ctrl", "dream"), ["dreamed", "real"], caption)

@@ -22,7 +22,7 @@ USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
 
 
 @dataclass(frozen=True)
-class Run:
+class Found:
     """What the files of a run hold; what is missing or damaged is empty."""
 
     logdir: Path
@@ -33,8 +33,8 @@ class Run:
     ctrl: list[Row]
 
     @staticmethod
-    def read(logdir: Path) -> "Run":
-        return Run(
+    def read(logdir: Path) -> "Found":
+        return Found(
             logdir,
             read_object(logdir / "config.json"),
             checked_evaluation(read_object(logdir / "evaluation.json")),
@@ -122,7 +122,7 @@ class Data:
     """bytes"""
 
 
-def data(run: Run) -> Data | None:
+def data(run: Found) -> Data | None:
     """Where the episodes of the run lie, they are counted; None where there are none."""
     whole = run.config.get("run")
     asked = [run.config.get("train-vae"), whole.get("vae") if isinstance(whole, dict) else None]
@@ -146,15 +146,15 @@ def meta(folder: Path, name: str) -> dict[str, Any]:
     return found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else {}
 
 
-def training_seconds(run: Run) -> list[tuple[str, float]]:
+def training_seconds(run: Found) -> list[tuple[str, float]]:
     """(model, seconds) of every training, those of the iterations before included."""
     stages = (("V", run.vae), ("M", run.mdrnn), ("C", run.ctrl))
     here = [(letter, rows[-1].get("seconds") or 0.0) for letter, rows in stages if rows]
     before = run.logdir / "previous"
-    return here + (training_seconds(Run.read(before)) if before.is_dir() else [])
+    return here + (training_seconds(Found.read(before)) if before.is_dir() else [])
 
 
-def used(run: Run) -> dict[str, dict[str, Any]]:
+def used(run: Found) -> dict[str, dict[str, Any]]:
     """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not."""
     whole = run.config.get("run")
     whole = dict(whole) if isinstance(whole, dict) else {}

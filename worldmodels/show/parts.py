@@ -12,7 +12,7 @@ from PIL import Image
 
 from worldmodels.runs.metrics import Row
 from worldmodels.show.charts import Line, line_chart, number
-from worldmodels.show.found import FRAME, Run
+from worldmodels.show.found import FRAME, Found
 
 Fact = tuple[str, str]  # (value, what it is)
 
@@ -90,7 +90,7 @@ def curves(title: str, rows: Sequence[Row], name: str, css: str) -> str:
     ])  # fmt: skip
 
 
-def selected(run: Run) -> tuple[Line, list[Fact]]:
+def selected(run: Found) -> tuple[Line, list[Fact]]:
     """C's scores in selection, as a curve and the highest of them."""
     points = column(run.ctrl, "generation", "selected")
     best = [(signed(max(score for _, score in points)), f"best on the selection {run.episode}s")] if points else []

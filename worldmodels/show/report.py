@@ -1,6 +1,6 @@
 """The page of a run: what its files hold (found.py) → plain values → report.html.j2.
 
-A section of the page is a function Run → Section in SECTIONS; the template prints whatever parts a section has.
+A section of the page is a function Found → Section in SECTIONS; the template prints whatever parts a section has.
 """
 
 import math
@@ -13,14 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from worldmodels import __version__
 from worldmodels.show import dream_parts
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart
-from worldmodels.show.found import Run, used
+from worldmodels.show.found import Found, used
 from worldmodels.show.parts import Section, charts, column, curves, facts, film, films, pace, selected, signed
 from worldmodels.show.top import drive, first_frame, glance, score, sizes
 
 
 def page(logdir: Path, playable: bool = False) -> str:
     """The page of the run in `logdir`, whatever stages it has; `playable`: its playground lies beside the page."""
-    run = Run.read(logdir)
+    run = Found.read(logdir)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -41,7 +41,7 @@ def page(logdir: Path, playable: bool = False) -> str:
 # ------------------------------------------------------------------------------------------------- sections
 
 
-def vision(run: Run) -> Section:
+def vision(run: Found) -> Section:
     """V: what it lost while learning, and what it sees."""
     section = Section(
         "sees",
@@ -72,7 +72,7 @@ def vision(run: Run) -> Section:
     )  # fmt: skip
 
 
-def memory(run: Run) -> Section:
+def memory(run: Found) -> Section:
     """M: what it lost while learning, how good a world it is, and a dream."""
     section = Section(
         "remembers and predicts",
@@ -105,7 +105,7 @@ def memory(run: Run) -> Section:
     )
 
 
-def controller(run: Run) -> Section:
+def controller(run: Found) -> Section:
     """C: how it was found, by evolution or in the dream, and the score that picks the best."""
     section = Section(
         "decides",
@@ -119,7 +119,7 @@ def controller(run: Run) -> Section:
     return replace(found(run, section), missing=None, films=films(dream_parts.dreamed_and_driven(run)))
 
 
-def evolved(run: Run, section: Section) -> Section:
+def evolved(run: Found, section: Section) -> Section:
     """The population's scores."""
     rows, last = run.ctrl, run.ctrl[-1]
     mean, spread = column(rows, "generation", "mean"), dict(column(rows, "generation", "std"))
@@ -141,7 +141,7 @@ def evolved(run: Run, section: Section) -> Section:
     )  # fmt: skip
 
 
-def evaluation(run: Run) -> Section | None:
+def evaluation(run: Found) -> Section | None:
     """Every evaluated episode and its score."""
     found, one = run.evaluation, run.episode
     if found is None:
@@ -163,7 +163,7 @@ def evaluation(run: Run) -> Section | None:
     )
 
 
-def settings(run: Run) -> Section | None:
+def settings(run: Found) -> Section | None:
     """What the run used, and with which versions."""
     groups = used(run)
     if run.evaluation:
@@ -174,4 +174,4 @@ def settings(run: Run) -> Section | None:
     return Section("Settings and versions", groups=groups) if groups else None
 
 
-SECTIONS: tuple[Callable[[Run], Section | None], ...] = (vision, memory, controller, evaluation, settings)
+SECTIONS: tuple[Callable[[Found], Section | None], ...] = (vision, memory, controller, evaluation, settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.runs.metrics import is_number
-from worldmodels.show.found import FRAME, Run, data, meta, training_seconds
+from worldmodels.show.found import FRAME, Found, data, meta, training_seconds
 from worldmodels.show.parts import Fact, data_uri, duration, png_uri, signed
 
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
@@ -48,7 +48,7 @@ SCALES = {  # part of the environment's id → what is known of it
 }
 
 
-def score(run: Run) -> dict[str, Any] | None:
+def score(run: Found) -> dict[str, Any] | None:
     """The score in large type and what it means."""
     found = run.evaluation
     if found is None:
@@ -85,7 +85,7 @@ def bar(name: str, mean: float, spread: float | None, most: float) -> dict[str, 
     return {"name": name, "width": f"{max(0.0, min(1.0, mean / most)):.1%}", "text": text}
 
 
-def drive(run: Run) -> dict[str, str] | None:
+def drive(run: Found) -> dict[str, str] | None:
     """The video of one evaluated drive, inside the page where it is not too large, and its caption."""
     video = (run.evaluation or {}).get("video")
     name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
@@ -101,13 +101,13 @@ def drive(run: Run) -> dict[str, str] | None:
     return {"source": source, "caption": caption}
 
 
-def first_frame(run: Run) -> str | None:
+def first_frame(run: Found) -> str | None:
     """A real frame, as a data URI."""
     picture = run.picture("vae", "reconstruction")
     return png_uri(picture.crop((0, 0, FRAME, FRAME))) if picture else None
 
 
-def sizes(run: Run) -> dict[str, str]:
+def sizes(run: Found) -> dict[str, str]:
     """What is written under z, h, C and the action: from the run's checkpoints, the paper's where there is none."""
     mdrnn = meta(run.logdir / "mdrnn", "mdrnn")
     z, h, action = (
@@ -122,7 +122,7 @@ def sizes(run: Run) -> dict[str, str]:
     }  # fmt: skip
 
 
-def glance(run: Run) -> list[Fact]:
+def glance(run: Found) -> list[Fact]:
     """The size of the data, and how long the models were trained."""
     found, facts = data(run), []
     if found:

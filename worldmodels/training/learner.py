@@ -73,8 +73,7 @@ class Learner:
         vae.use_bfloat16 = choose_bfloat16(cfg.precision, vae.device)
         first = run.mdrnn / "last.safetensors"  # as train-mdrnn left it: best.safetensors goes on with C
         run.trained("mdrnn")
-        tensors, meta = checkpoint.load(first)
-        mdrnn = memory.build(first, tensors, meta).requires_grad_(True)
+        mdrnn = memory.build(first, *checkpoint.load(first)).requires_grad_(True)
         refuse(cfg, mdrnn.pays, mdrnn.discount)
         actions = envs.tried(World(cfg.env), cfg.start)
         shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
