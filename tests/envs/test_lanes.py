@@ -1,5 +1,6 @@
 """Lanes against each of their environments alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -9,8 +10,8 @@ from gymnasium.vector import AutoresetMode
 
 from tests.helpers.toy import Toy
 from worldmodels.envs import lanes
-from worldmodels.envs.frames import as_frames
-from worldmodels.envs.lanes import Lanes
+from worldmodels.envs.frames import Crop, as_frames
+from worldmodels.envs.lanes import Lanes, Seen
 from worldmodels.errors import UserError
 
 CROP = (4, 36, 0, 48)
@@ -27,6 +28,10 @@ class Told(Toy):
         return self.render(), {}
 
 
+def side_by_side(make: Callable[[], gymnasium.Env], count: int, crop: Crop | None = None) -> Lanes:
+    return Lanes([lambda: Seen(make(), crop)] * count)
+
+
 def make() -> gymnasium.Env:
     return gymnasium.wrappers.TimeLimit(Told(), 20)
 
@@ -37,7 +42,7 @@ def assert_lane(batch: np.ndarray, lane: int, image: np.ndarray) -> None:
 
 def test_each_lane_is_its_environment_alone_and_rests_at_its_end() -> None:
     """Lane 0 is over after 12 steps at the edge, lane 1 and 2 are cut after 20; all are stepped on to 25."""
-    together, alone = Lanes(make, 3, CROP), [make() for _ in SEEDS]
+    together, alone = side_by_side(make, 3, CROP), [make() for _ in SEEDS]
     frames, info = together.reset(seed=SEEDS)
     images = [env.reset(seed=seed)[0] for env, seed in zip(alone, SEEDS, strict=True)]
     assert info == {} and frames.dtype == np.uint8 and frames.shape == (3, 64, 64, 3)
@@ -56,7 +61,7 @@ def test_each_lane_is_its_environment_alone_and_rests_at_its_end() -> None:
 
 
 def test_a_reset_reaches_the_lanes_of_its_mask_with_all_other_options() -> None:
-    together = Lanes(make, 3, CROP)
+    together = side_by_side(make, 3, CROP)
     before, _ = together.reset(seed=5)
     kept = before.copy()
     alone = make()
@@ -75,7 +80,7 @@ def test_a_reset_reaches_the_lanes_of_its_mask_with_all_other_options() -> None:
 
 
 def test_what_is_handed_out_does_not_change_afterwards() -> None:
-    together = Lanes(make, 2)
+    together = side_by_side(make, 2)
     frames, _ = together.reset(seed=1)
     first = frames.copy()
     _, _, terminated, truncated, _ = together.step(np.array([2, 0]))
@@ -86,7 +91,7 @@ def test_what_is_handed_out_does_not_change_afterwards() -> None:
 
 
 def test_spaces_are_those_of_a_vector_of_frames() -> None:
-    together = Lanes(make, 4)
+    together = side_by_side(make, 4)
     assert together.metadata["autoreset_mode"] == AutoresetMode.DISABLED and together.metadata["render_fps"] == 30
     assert together.observation_space.shape == (4, 64, 64, 3) and together.observation_space.dtype == np.uint8
     assert together.observation_space.contains(together.reset(seed=0)[0])
@@ -106,7 +111,7 @@ def test_without_a_time_limit_an_episode_ends_in_a_sentence_of_its_own(monkeypat
     """The lane that has rested since its end is not taken for one that never ends; a reset starts the count anew."""
     assert lanes.ENDLESS == 10_000
     monkeypatch.setattr(lanes, "ENDLESS", 30)
-    together = Lanes(endless, 2)
+    together = side_by_side(endless, 2)
     together.reset(seed=0)
     for _ in range(29):
         *_, terminated, _, _ = together.step(np.array([2, 0]))
@@ -117,7 +122,7 @@ def test_without_a_time_limit_an_episode_ends_in_a_sentence_of_its_own(monkeypat
     with pytest.raises(UserError, match=r"Endless-v0 has not ended after 30 steps, .* --max-steps"):
         together.step(np.array([2, 0]))
 
-    limited = Lanes(lambda: gymnasium.make("worldmodels-tests/Endless-v0", max_episode_steps=40), 1)
+    limited = side_by_side(lambda: gymnasium.make("worldmodels-tests/Endless-v0", max_episode_steps=40), 1)
     limited.reset(seed=0)
     for _ in range(40):
         *_, truncated, _ = limited.step(np.array([0]))
@@ -128,7 +133,7 @@ def test_without_a_time_limit_an_episode_ends_in_a_sentence_of_its_own(monkeypat
 def test_an_image_that_was_not_promised_is_named(image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Told, "render", lambda self: image)
     with pytest.raises(UserError, match=r"Told returned an observation .* where its observation_space says uint8"):
-        Lanes(Told, 1).reset(seed=0)
+        side_by_side(Told, 1).reset(seed=0)
 
 
 def test_of_an_info_the_lap_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +143,7 @@ def test_of_an_info_the_lap_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         Told, "told_at_edge", property(lambda self: {"lap_finished": True} if self.at == 40 else {}), raising=False
     )
-    together = Lanes(make, 3)
+    together = side_by_side(make, 3)
     together.reset(seed=[7, 3, 11], options={"at": 36})
     *_, infos = together.step(np.array([0, 2, 1]))
     assert set(infos) == {"lap_finished", "_lap_finished"}
@@ -146,7 +151,7 @@ def test_of_an_info_the_lap_alone_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_closing_closes_every_environment() -> None:
-    together, closed = Lanes(Told, 3), []
+    together, closed = side_by_side(Told, 3), []
     for env in together.envs:
         env.close = lambda env=env: closed.append(env)  # type: ignore[method-assign]
     together.close()
@@ -155,11 +160,9 @@ def test_closing_closes_every_environment() -> None:
 
 @pytest.mark.parametrize("reward", [None, [1.0], np.zeros(2), "much"])
 def test_a_reward_that_is_no_number_is_named(reward, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = Lanes(make, 1)
+    together = side_by_side(make, 1)
     together.reset(seed=0)
-    monkeypatch.setattr(
-        together.envs[0], "step", lambda action: (*together.envs[0].reset()[:1], reward, False, False, {})
-    )
+    monkeypatch.setattr(together.envs[0].unwrapped, "step", lambda action: (Told().render(), reward, False, False, {}))
     with pytest.raises(UserError, match="paid .*: a reward must be a number"):
         together.step(np.array([0]))
 
@@ -196,7 +199,7 @@ class Faulty(Toy):
     ],
 )
 def test_what_an_environment_raises_is_one_sentence(fault: str, sentence: str) -> None:
-    together = Lanes(lambda: Faulty(fault), 2, CROP)
+    together = side_by_side(lambda: Faulty(fault), 2, CROP)
     with pytest.raises(UserError, match=sentence):
         together.reset(seed=SEEDS[:2])
         for _ in range(3):

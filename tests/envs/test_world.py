@@ -22,7 +22,7 @@ def test_minus_one_is_no_limit(registered: int | None, asked: int | None, limit:
         gymnasium.register(env_id, Toy, max_episode_steps=registered)
     assert limit_of(envs.describe(env_id), asked) == limit
     lanes = envs.make(World(env_id), 1, max_steps=asked)
-    assert lanes.endless == (limit is None)
+    assert lanes.envs[0].endless == (limit is None)
 
 
 def test_minus_one_is_no_limit_of_the_simulator_either() -> None:

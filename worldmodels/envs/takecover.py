@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils import EzPickle
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 from numba import njit
 
@@ -32,6 +31,7 @@ from worldmodels.data.policies import STREAMS
 from worldmodels.envs import TAKECOVER, describe
 from worldmodels.envs.actions import Threshold
 from worldmodels.envs.frames import FRAME_SIZE, area_weights
+from worldmodels.envs.lanes import FRAMES, Lanes
 from worldmodels.errors import UserError
 from worldmodels.workers.places import cores
 
@@ -46,7 +46,6 @@ LIVES = 3  # engines that may die in a row
 ACTIONS = spaces.Discrete(3)  # 0 none, 1 right, 2 left
 ORDER = describe(TAKECOVER).order  # left, none, right
 BUTTONS = ([False, False], [False, True], [True, False])  # MOVE_LEFT and MOVE_RIGHT of each action
-FRAMES = spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
 METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35}
 
 
@@ -333,7 +332,7 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         self.engine.close()
 
 
-class TakeCoverVectorEnv(SyncVectorEnv):
+class TakeCoverVectorEnv(Lanes):
     """N lanes of Take Cover, their engines at work side by side; spaces, rewards, endings and seeds are `TakeCover`'s.
 
     The autoreset mode is DISABLED, and a lane whose episode has ended rests: stepping it changes nothing and pays 0,
@@ -367,33 +366,7 @@ class TakeCoverVectorEnv(SyncVectorEnv):
             env = TakeCover(resolution, render_mode)
             return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
 
-        super().__init__([lane] * num_envs, copy=copy, autoreset_mode=AutoresetMode.DISABLED)
-        self.threads = min(num_envs, num_threads or 2 * cores())
-        self.pool = ThreadPoolExecutor(self.threads)
-
-    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One tic of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
-        self._rewards[:] = 0.0
-        going = iter(np.flatnonzero(~(self._terminations | self._truncations)).tolist())
-
-        def work() -> None:
-            for lane in going:  # whichever thread is free takes the next
-                self._env_obs[lane], self._rewards[lane], self._terminations[lane], self._truncations[lane], _ = (
-                    self.envs[lane].step(actions[lane])
-                )
-                self._observations[lane] = self._env_obs[lane]
-
-        others = [self.pool.submit(work) for _ in range(self.threads - 1)]
-        work()
-        for thread in others:
-            thread.result()
-        frames = self._observations.copy() if self.copy else self._observations
-        return frames, self._rewards.copy(), self._terminations.copy(), self._truncations.copy(), {}
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """End the engines."""
-        super().close_extras(**kwargs)
-        self.pool.shutdown()
+        super().__init__([lane] * num_envs, min(num_envs, num_threads or 2 * cores()), copy)
 
 
 # ---------------------------------------------------------------------------------------------- baselines

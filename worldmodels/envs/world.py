@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from worldmodels.envs.actions import Actions, actions_of
 from worldmodels.envs.frames import FRAME_SIZE, Crop
-from worldmodels.envs.lanes import Lanes
+from worldmodels.envs.lanes import Lanes, Seen
 from worldmodels.errors import UserError, missing, said
 from worldmodels.runs.settings import CARRACING, TAKECOVER
 
@@ -147,7 +147,7 @@ def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int
     """
     description = find(world.env_id)
     if not description.batched:
-        env = Lanes(lambda: make_one(world, max_steps=max_steps), lanes, description.crop)
+        env = Lanes([lambda: Seen(make_one(world, max_steps=max_steps), description.crop)] * lanes)
         actions_for(world, env.single_action_space)
         return env
     try:

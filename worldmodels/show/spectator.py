@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.wrappers import RecordEpisodeStatistics
 
 from worldmodels import memory
 from worldmodels.agent import Agent
-from worldmodels.envs import Lanes, World, describe, make_one
+from worldmodels.envs import World, describe, make_one
+from worldmodels.envs.lanes import Lanes, Seen
 from worldmodels.rollout import Episode, drive
 from worldmodels.show.mp4 import mp4_writer, require_ffmpeg
 from worldmodels.show.pictures import WIDTH, fit, labelled, panels
@@ -116,10 +116,11 @@ def pace(world: World) -> tuple[int, float]:
 def lane(world: World, max_steps: int | None, render_mode: str | None) -> Lanes:
     """One lane around a scalar environment that draws for people, its score so far at hand."""
 
-    def make() -> gymnasium.Env:
-        return RecordEpisodeStatistics(make_one(world, max_steps=max_steps, render_mode=render_mode))
+    def make() -> Seen:
+        env = RecordEpisodeStatistics(make_one(world, max_steps=max_steps, render_mode=render_mode))
+        return Seen(env, describe(world.env_id).crop)
 
-    return Lanes(make, 1, describe(world.env_id).crop)
+    return Lanes([make])
 
 
 def watch(
