@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from worldmodels import vision
 from worldmodels.controller import Controller
 from worldmodels.controller import load as load_controller
 from worldmodels.data.latents import say_of_another_v
-from worldmodels.envs import Actions, World, actions_in, as_frames, describe
+from worldmodels.envs import Actions, World, actions_in, as_frames, describe, registered
 from worldmodels.envs.frames import Crop
 from worldmodels.errors import UserError
 from worldmodels.memory import MDRNN
@@ -206,7 +205,6 @@ def trained_in(env_id: str) -> Actions:
     Raises:
         UserError: it is not registered.
     """
-    bare = env_id.rpartition(":")[2]
-    if bare not in gymnasium.registry:
+    if not registered(env_id):
         raise UserError(f"C was trained in {env_id}, which is not registered here: import its module first.")
-    return actions_in(World(bare))
+    return actions_in(World(describe(env_id).env_id))

@@ -29,17 +29,10 @@ ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
 PATIENCE = 1.0  # seconds that a worker has to leave its job, or to end
 
 
-class Worker(Protocol):
-    """What a setup makes: it answers jobs."""
-
-    def __call__(self, job: Any, on_step: Callable[[int], None] | None = None) -> Any:
-        """Do the job; `on_step` is called with numbers of steps as they are done."""
-
-
-class Setup(Protocol):
-    """Picklable; called once in every worker."""
-
-    def __call__(self, place: Place) -> Worker: ...
+Worker = Callable[[Any, Callable[[int], None] | None], Any]
+"""What a setup makes: (job, on_step) → its outcome; `on_step` is called with numbers of steps as they are done."""
+Setup = Callable[[Place], Worker]
+"""Picklable; called once in every worker."""
 
 
 class Pool(Protocol):
