@@ -89,10 +89,8 @@ class Trainee:
     """float32 or bfloat16, for the record."""
     labels: dict[str, Any] = field(default_factory=dict)
     """Stored with the settings, but no part of the architecture that a resumed training must share."""
-
     about: dict[str, str] = field(default_factory=dict)
     """What the training began with: stored beside the settings, and said when it has changed."""
-
     beside: Callable[[], dict[str, Tensor]] = dict
     """What is stored beside the best weights."""
 
