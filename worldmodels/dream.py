@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from worldmodels import memory
 from worldmodels.data.latents import Latents
@@ -162,8 +163,8 @@ def states(mdrnn: memory.MDRNN, episodes: list[Latents], owner: np.ndarray, step
     """The states before step `step[s]` of the episode `owner[s]`, int64 (S,) each, as M (on the CPU) meets them."""
     used, row = np.unique(owner, return_inverse=True)
     count = len(step)
-    actions = torch.nn.utils.rnn.pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
-    z = torch.nn.utils.rnn.pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
+    actions = pad_sequence([episodes[i].actions for i in used])  # (T, E, A)
+    z = pad_sequence([sampled(episodes[i], int(i)) for i in used])  # (T + 1, E, Z)
     state = mdrnn.initial_state(len(used))
     h, c = torch.empty(count, mdrnn.hidden_size), torch.empty(count, mdrnn.hidden_size)
     for t in range(step.max() + 1):

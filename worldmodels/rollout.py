@@ -175,8 +175,9 @@ class _Tally:
         if not paid.all():
             lane = live[~paid][0]
             episode = self.driving[lane]
+            name = self.env.spec.id if self.env.spec is not None else type(self.env).__name__
             raise UserError(
-                f"{name_of(self.env)} paid {rewards[lane]} at step {self.lengths[episode] + 1} of the episode with "
+                f"{name} paid {rewards[lane]} at step {self.lengths[episode] + 1} of the episode with "
                 f"seed {self.episodes[episode].seed}: a reward must be a finite number in float32; "
                 "correct the environment."
             )
@@ -218,8 +219,3 @@ class _Recorder:
             arrays = np.stack([*seen, frames[lane]]), np.stack(actions), np.array(rewards, dtype=np.float32)
             self.on_rollout(int(episode), Rollout(*arrays, terminals))
             self.steps[lane] = []
-
-
-def name_of(env: VectorEnv) -> str:
-    """The environment's id, for people."""
-    return env.spec.id if env.spec is not None else type(env).__name__

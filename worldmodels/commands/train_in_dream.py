@@ -15,7 +15,6 @@ best.safetensors, last.safetensors, the rounds' episodes as V saw them, metrics.
 import copy
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,10 +56,10 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
         begin()
         if learner.loop.generation >= cfg.rounds:
             print(f"C in {run.ctrl} has learned already ({learner.loop.generation} rounds): more --rounds go on.")
-            if learner.best and not film_of(run).exists():  # killed in the end
+            if learner.best and not run.dream.exists():  # killed in the end
                 finish(cfg, run, learner)
             return
-        film_of(run).unlink(missing_ok=True)
+        run.dream.unlink(missing_ok=True)
         road = Road(cfg, learner.actions, horizon=description.time_limit or 1000)
         metrics = Metrics(run.ctrl, "generation", learner.loop.generation)
         with progress(total=cfg.rounds, initial=learner.loop.generation, unit="round", desc="C dreams") as bar:
@@ -196,8 +195,3 @@ def finish(cfg: TrainInDream, run: RunDir, learner: Learner) -> None:
     starts = bank(best, learner.newest(BEGUN_IN), 1024, cfg.seed)
     starts.save(run.mdrnn / "starts.safetensors")
     film(run, load(run, learner.actions), starts, cfg.temperature, 250, SELECTION, learner.loop.generation)
-
-
-def film_of(run: RunDir) -> Path:
-    """The last file that is written."""
-    return run.ctrl / "dream.mp4"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
 from worldmodels.data.episodes import BadFile, load_rollout
@@ -229,22 +230,15 @@ class Sequences:
 
     def batch(self, windows: list[tuple[int, int, int]]) -> Batch:
         """The windows side by side, as long as the longest of them."""
-        longest = max(end - start for _, start, end in windows)
-        parts = []
+        rows = []
         for index, start, end in windows:
-            e, steps = self.episodes[index], end - start
-            rows = [e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
-                    e.terminals[start:end], torch.ones(steps), (torch.arange(start, end) == 0).float(),
-                    self.values[index][start:end]]  # fmt: skip
-            parts.append([pad(row, longest - steps) for row in rows])
-        return Batch(*(torch.stack(column) for column in zip(*parts, strict=True)))
+            e = self.episodes[index]
+            rows.append([e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
+                         e.terminals[start:end], torch.ones(end - start), (torch.arange(start, end) == 0).float(),
+                         self.values[index][start:end]])  # fmt: skip
+        return Batch(*(pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)))
 
 
 def batches_per_epoch(lengths: Iterable[int], length: int, batch_size: int) -> int:
     """About: of episodes of so many steps; the offsets of an epoch make some sequences more."""
     return -(-sum(-(-steps // length) for steps in lengths) // batch_size)
-
-
-def pad(x: Tensor, steps: int) -> Tensor:
-    """x (T, …) with `steps` rows of zeros after it."""
-    return torch.cat([x, x.new_zeros(steps, *x.shape[1:])]) if steps else x

@@ -19,6 +19,8 @@ class RunDir:
         self.config = path / "config.json"
         self.rollouts = path / "rollouts"
         self.vae, self.mdrnn, self.ctrl = path / "vae", path / "mdrnn", path / "ctrl"
+        self.dream = self.ctrl / "dream.mp4"
+        """What C dreamed beside what it then drove: the last that a training of C in the dream writes."""
         self.latents = self.mdrnn / "latents"
         """The episodes as V sees them."""
         self.evaluations = path / "evaluation"

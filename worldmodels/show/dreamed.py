@@ -31,7 +31,7 @@ def film(
     real = driven(agent, steps, seed).frames
     count = min(len(dreamed), len(real))
     stride, fps = pace(World.practice(agent.env_id))
-    with mp4_writer(run.ctrl / "dream.mp4", fps) as add:
+    with mp4_writer(run.dream, fps) as add:
         for both in zip(dreamed[:count:stride], real[:count:stride], strict=True):
             add(panels(both, LABELS))
     shown = np.linspace(0, count - 1, DREAM_COLUMNS).astype(int)
