@@ -6,6 +6,7 @@ python -m experiments.readme_picture --logdir RUN --path docs/images/drive.webp
 import argparse
 import io
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from worldmodels.cli import as_a_command
 from worldmodels.envs import World, actions_in
 from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.errors import UserError
+from worldmodels.rollout import Episode, drive
 from worldmodels.runs.files import write_atomically
 from worldmodels.show import pictures
-from worldmodels.show.spectator import Glimpse, pace, watch
+from worldmodels.show.spectator import Glimpse, Spectator, lane, pace
+from worldmodels.workers.places import limited_threads
 
 GYMNASIUM_S = World("CarRacing-v3")
 
@@ -41,7 +44,8 @@ def readme_picture(
     """
     seen: list[Glimpse] = []
     agent = load(logdir, actions_in(world))
-    watch(agent, world, seed, seen.append, max_steps=first + steps, view=False)
+    with closing(lane(world, first + steps, None)) as lanes, limited_threads(1):  # nothing is drawn for people
+        drive(lanes, agent.actions, Spectator(agent, lanes, 1, seen.append), [Episode(seed)])
     if len(seen) <= first:
         raise UserError(f"The drive with seed {seed} ended after {len(seen)} steps: choose another one.")
     labels = ("real", "V's reconstruction", "M's prediction")

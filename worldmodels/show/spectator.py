@@ -131,13 +131,9 @@ def watch(
     *,
     max_steps: int | None = None,
     stride: int = 1,
-    view: bool = True,
 ) -> tuple[float, int]:
-    """Let candidate 0 of `agent` drive the episode `seed`, showing every `stride`-th step; returns (score, length).
-
-    Without `view` the environment draws nothing for people, and V's frame takes its place.
-    """
-    with closing(lane(world, max_steps, drawing(world) if view else None)) as lanes, limited_threads(1):
+    """Let candidate 0 of `agent` drive the episode `seed`, showing every `stride`-th step; returns (score, length)."""
+    with closing(lane(world, max_steps, drawing(world))) as lanes, limited_threads(1):
         scores, lengths = drive(lanes, agent.actions, Spectator(agent, lanes, stride, show), [Episode(seed)])
     return float(scores[0]), int(lengths[0])
 

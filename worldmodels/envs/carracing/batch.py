@@ -20,7 +20,7 @@ from numba import njit
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.observe import STATE_SIZE, write_state
 from worldmodels.envs.carracing.render import Painter, draw_lane, write_frame, write_grey
-from worldmodels.envs.carracing.state import PLAYFIELD, WINDOW_H, WINDOW_W, Cars, Rules, Tracks, allocate
+from worldmodels.envs.carracing.state import PLAYFIELD, WINDOW_H, WINDOW_W, Rules, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -173,8 +173,6 @@ class Batch:
         self.view = view
         self.frame_skip = frame_skip
         self.track_seeds = () if track_seed is None else read_track_seeds(track_seed, "argument track_seed")
-        self.tracks: Tracks
-        self.cars: Cars
         self.tracks, self.cars = allocate(num_envs)
         self.frames: np.ndarray = np.zeros((num_envs, *view.space.shape), view.space.dtype)
         self.everyone = np.ones(num_envs, np.bool_)

@@ -127,11 +127,12 @@ class CarRacingVectorEnv(SeededLanes):
         self._begin(lanes, start)
         self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
         self._started = True
-        self._show()
+        if self.render_mode == "human":
+            self.render()
         infos: dict[str, Any] = {}
         for lane in np.flatnonzero(lanes).tolist():
             infos = self._add_info(infos, self._telemetry(lane), lane)
-        return self._observations(), infos
+        return self.batch.frames.copy() if self.copy else self.batch.frames, infos
 
     def step(
         self, actions: np.ndarray
@@ -159,7 +160,8 @@ class CarRacingVectorEnv(SeededLanes):
             if observations is not None:
                 observations[begun] = self.batch.frames[begun]
         infos = self._infos(active | begun, endings)
-        self._show()
+        if self.render_mode == "human":
+            self.render()
         shown = self.batch.frames if observations is None else observations
         return shown, rewards, self._terminated.copy(), self._truncated.copy(), infos
 
@@ -189,20 +191,15 @@ class CarRacingVectorEnv(SeededLanes):
 
     def _controls(self, actions: Any, active: np.ndarray) -> np.ndarray:
         """Actions as given → steer, gas, brake float64 (N,3); refuses what Gymnasium refuses, before anything moves."""
-        if not self.continuous:
-            return DISCRETE_CONTROLS[self._discrete(actions)]
-        if not isinstance(actions, np.ndarray):  # Gymnasium takes any sequence of arrays
+        if self.continuous and not isinstance(actions, np.ndarray):  # Gymnasium takes any sequence of arrays
             actions = np.stack([action.astype(np.float64) for action in actions])
-        if actions.ndim and len(actions) != self.num_envs:
+        if not (self.continuous and actions.ndim == 0) and len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
-        return pedals(actions, active)
-
-    def _discrete(self, actions: Any) -> np.ndarray:
-        if len(actions) != self.num_envs:
-            raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
+        if self.continuous:
+            return pedals(actions, active)
         for action in actions:
             refuse_invalid(action, self.single_action_space)
-        return np.asarray(actions, np.int64)
+        return DISCRETE_CONTROLS[np.asarray(actions, np.int64)]
 
     def _begin(self, lanes: np.ndarray, start: Start) -> None:
         self.batch.begin(lanes, self._generators, start)
@@ -210,13 +207,6 @@ class CarRacingVectorEnv(SeededLanes):
         if self.verbose:
             for lane in np.flatnonzero(lanes).tolist():
                 print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
-
-    def _observations(self) -> np.ndarray:
-        return self.batch.frames.copy() if self.copy else self.batch.frames
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self.render()
 
     def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
         """One picture per lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
