@@ -92,7 +92,7 @@ def continuation(mdrnn: memory.MDRNN, z: Tensor, actions: Tensor, warm_up: int, 
 
 # ------------------------------------------------------------------------------------------------- starts
 
-M = "best.safetensors"
+BEST = "best.safetensors"  # M's checkpoint, beside its starts
 FIRST_SHARE = 8  # every 8th start is the first state of an episode, as far as there are episodes
 
 
@@ -125,7 +125,7 @@ class Starts:
 
     def save(self, path: Path) -> None:
         """Write the bank to `path` (safetensors), beside the M whose states they are."""
-        checkpoint.save(path, vars(self), {"starts": len(self.z), "mdrnn": checkpoint.digest(path.with_name(M))})
+        checkpoint.save(path, vars(self), {"starts": len(self.z), "mdrnn": checkpoint.digest(path.with_name(BEST))})
 
     @staticmethod
     def load(path: Path, mdrnn: memory.MDRNN) -> "Starts":
@@ -138,9 +138,10 @@ class Starts:
         tensors, meta = checkpoint.load(path)
         sizes = {"z": (mdrnn.z_size,), "h": (mdrnn.hidden_size,), "c": (mdrnn.hidden_size,), "restart": ()}
         fits = {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()} == sizes
-        if not fits or meta.get("mdrnn", own := checkpoint.digest(path.with_name(M))) != own:  # earlier ones do not say
+        own = checkpoint.digest(path.with_name(BEST))
+        if not fits or meta.get("mdrnn", own) != own:  # earlier ones do not say
             raise UserError(
-                f"{path} holds starts of another M than {M} there: the command that trains it makes new ones in its "
+                f"{path} holds starts of another M than {BEST} there: the command that trains it makes new ones in its "
                 "end, so run `worldmodels train-mdrnn` or `worldmodels train-in-dream` again."
             )
         if not len(tensors["z"]):
