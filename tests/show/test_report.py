@@ -311,7 +311,7 @@ def test_settings_are_those_that_were_used(full: Path, tmp_path: Path) -> None:
            "again": {"rollouts": 1000}}  # fmt: skip
     config = {"run": run, "train-vae": {**vae, "preset": None}, "versions": {"torch": "2.6"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    used = pages.used(pages.Run.read(tmp_path))
+    used = pages.used(pages.Found.read(tmp_path))
     assert used == {"run": {"seed": 0}, "vae": {"epochs": 3, "free_bits": 0.5}, "versions": {"torch": "2.6"}}
     assert "None" not in read(tmp_path).text
 

@@ -98,16 +98,18 @@ def open_dataset(rootdir: Path | str) -> Dataset:
 
 
 def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-    """(train, test): about `fraction` (between 0 and 1) of the episodes, at least one and never all, are the test set.
+    """(train, test): about `fraction` of the episodes, at least one and never all, are the test set.
 
     An episode is held back when the number between 0 and 1 that its identity hashes to lies below `fraction`. So
     what is held back stays so, whatever is added or moved. The exception is a small set of which none, or all, lie
     there: it hands over the one that is nearest, until others come.
 
     Raises:
-        UserError: one episode cannot be split.
+        UserError: one episode cannot be split, or `fraction` is not between 0 and 1.
     """
     count = len(dataset.files)
+    if not 0 < fraction < 1:
+        raise UserError(f"The test fraction is {fraction}: choose one between 0 and 1.")
     if count < 2:
         raise UserError(
             f"There is only one rollout ({dataset.files[0]}) where two are needed, one to train on and one to test: "
