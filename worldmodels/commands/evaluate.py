@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from worldmodels import agent, envs, pretrained
 from worldmodels.envs import World
@@ -130,7 +129,7 @@ def try_out(cfg: Evaluate) -> None:
     """UserError for what would end the evaluation during or after its drives."""
     if cfg.policy is not None:
         return  # its fingerprint drives a whole episode
-    device_of(cfg)  # which may be missing
+    choose_device(device_of(cfg))
     spectator.try_out(world_of(cfg), cfg.max_steps, cfg.video)
 
 
@@ -141,7 +140,7 @@ def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
         UserError: the policy failed in an episode; the others are kept.
     """
     setup, parameters, lanes = drivers(cfg, run)
-    places = choose_places(device_of(cfg), cfg.max_workers, lanes > 1)[: len(book.missing)]
+    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, lanes > 1)[: len(book.missing)]
     failed: list[Failed] = []
     with (
         progress(
@@ -184,10 +183,10 @@ def world_of(cfg: Evaluate) -> World:
     return World(cfg.env, envs.find(cfg.env).scoring)
 
 
-def device_of(cfg: Evaluate) -> torch.device:
+def device_of(cfg: Evaluate) -> str:
     """A single lane gains nothing from a GPU, so `auto` uses one for batched environments only."""
     alone = cfg.policy is not None or not envs.describe(world_of(cfg).env_id).batched
-    return choose_device("cpu" if cfg.device == "auto" and alone else cfg.device)
+    return "cpu" if cfg.device == "auto" and alone else cfg.device
 
 
 # --------------------------------------------------------------------------------------- what has been driven
@@ -196,10 +195,11 @@ def device_of(cfg: Evaluate) -> torch.device:
 def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     """Everything that a score depends on besides the seed."""
     installed = {name: found for name, found in versions().items() if name != "commit"}
+    device = choose_device(device_of(cfg)).type
     model = run.driver() if cfg.policy is None else Guests(world_of(cfg), cfg.policy, cfg.max_steps).fingerprint()
     return {
         "env": cfg.env, "kwargs": dict(world_of(cfg).kwargs), "max_steps": cfg.max_steps, "model": model,
-        "device": device_of(cfg).type, "versions": installed,
+        "device": device, "versions": installed,
     }  # fmt: skip
 
 
@@ -404,7 +404,7 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
 
 def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive every episode in a window, which stays open from one to the next."""
-    driver = agent.load(run, envs.actions_in(world_of(cfg)), device_of(cfg))
+    driver = agent.load(run, envs.actions_in(world_of(cfg)), choose_device(device_of(cfg)))
     with contextlib.closing(spectator.lane(world_of(cfg), cfg.max_steps, "human")) as lane, limited_threads(1):
         for seed in book.seeds:
             endings: dict[int, str] = {}
