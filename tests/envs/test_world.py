@@ -28,10 +28,9 @@ def test_minus_one_is_no_limit(registered: int | None, asked: int | None, limit:
 def test_a_module_of_the_working_directory_is_found(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `python -m` finds it: the path of our own script does not begin there."""
     lines = (
-        "import gymnasium",
-        "from tests.helpers.toy import Toy",
+        "import gymnasium", "from tests.helpers.toy import Toy",
         "gymnasium.register('worldmodels-tests/Mine-v0', Toy)",
-    )
+    )  # fmt: skip
     (tmp_path / "worldmodels_tests_mine.py").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".", str(tmp_path))])
