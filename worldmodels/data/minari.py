@@ -132,7 +132,8 @@ def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
     """The spec that makes the environment again (None unless it shows the stored frames and can be written down: a
     function that makes one cannot), its actions' space, and how action vectors become its actions."""
     description = envs.find(env_id)
-    env = gymnasium.make(env_id, **({"obs_size": FRAME_SIZE} if description.env_id == envs.CARRACING else {}))
+    small: dict[str, Any] = {"obs_size": FRAME_SIZE} if description.env_id == envs.CARRACING else {}
+    env = gymnasium.make(env_id, **small)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()
     return (_written(env.spec) if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)
