@@ -55,6 +55,20 @@ def driven(models, lanes: list[list[int]], **settings) -> np.ndarray:
     return actions
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((96, 96, 3), np.float32), np.zeros((3, 96, 96), np.uint8), np.zeros((96, 96, 4), np.uint8),
+        np.zeros((1, 96, 96, 3), np.uint8), np.zeros((0, 96, 3), np.uint8), np.zeros(96, np.uint8), None,
+    ],
+    ids=["floats", "channels first", "opacity", "batch", "empty", "line", "nothing"],
+)  # fmt: skip
+def test_an_observation_of_another_kind_is_refused(models, image) -> None:
+    """Floats in [0, 1] would pass for a black picture."""
+    with pytest.raises(UserError, match=r"an agent sees uint8 \(height, width, 3\)"):
+        make(models)(image)
+
+
 @pytest.mark.parametrize("settings", [{}, {"sample_z": True, "seed": 3}])
 def test_a_lane_does_not_feel_the_others(models, settings) -> None:
     together = driven(models, [[0, 1, 2, 3, 4, 5]], **settings)

@@ -48,6 +48,26 @@ def test_help_answers_without_torch() -> None:
         assert f"usage: worldmodels {command} [" in done.stdout
 
 
+def test_home_is_found_where_no_shell_looks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for flags in (["--logdir=~/run", "--rootdir", "~/episodes"], ["--rootdir=~/episodes", "--logdir", "~/run"]):
+        cfg, _ = cli.parse("train-vae", flags)
+        assert (cfg.logdir, cfg.rootdir) == (f"{tmp_path}/run", f"{tmp_path}/episodes")
+    assert cli.parse("train-vae", ["--logdir=a=~"])[0].logdir == "a=~"
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 3 TiB"), RuntimeError("can't allocate memory: you")])
+def test_too_little_memory_is_one_sentence(monkeypatch, capsys, error: Exception) -> None:
+    def main(cfg: config.Report) -> None:
+        raise error
+
+    monkeypatch.setattr("worldmodels.commands.report.main", main)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report"])
+    assert stopped.value.code == 2 and "The memory is too small" in capsys.readouterr().err
+
+
 def test_flags_over_saved_config_over_preset_over_defaults(tmp_path) -> None:
     logdir = tmp_path / "run"
     logdir.mkdir()
@@ -250,6 +270,11 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
         ("run --mdrnn.micro-batches 6", "--mdrnn.micro-batches is 6: pairs"),
         ("train-controller --pop-size 2", "--pop-size is 2: it must be at least 3."),
         ("run --controller.select-every 0", "--controller.select-every is 0: it must be at least 1."),
+        ("train-vae --anneal 1.5", "--anneal is 1.5: it must be at most 1."),
+        ("train-controller --select-tracks 60000", "--select-tracks is 60000: it must be at most 50000."),
+        ("train-controller --dream --temperature 1e40", "--temperature is 1e.40: it must be below 1000000000."),
+        ("train-vae --z-size 900000000", "--z-size is 900000000: it must be below 100000."),
+        ("run --iterations 9999", "--iterations is 9999: it must be below 100."),
     ],
 )
 def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, sentence: str) -> None:
@@ -333,13 +358,23 @@ def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str
             assert str(found) == ("True" if value.startswith("--") else value), word
 
 
-def test_every_number_has_a_bound() -> None:
+def test_every_number_has_a_bound_on_either_side() -> None:
+    """What overflows float32, or memory, would be remembered with the run before it fails."""
     for cls, _ in cli.COMMANDS.values():
         for name, hint in get_type_hints(cls, include_extras=True).items():
             kinds = {int, float} & {hint, *getattr(hint, "__args__", ()), getattr(hint, "__origin__", None)}
-            assert not kinds or bounds.bounds(hint) or name == "target_return", f"{cls.__name__}.{name}"
+            if kinds and name not in ("target_return", "env_steps"):
+                for number in (-1e20, 1e20):
+                    with pytest.raises(UserError, match="--flag is"):
+                        for bound in bounds.bounds(hint):
+                            bounds.check_bound("--flag", number, bound)
+                        pytest.fail(f"{cls.__name__}.{name} may be {number}")
+
+
+def test_presets_are_within_their_bounds() -> None:
     for name in presets.NAMES:
         bounds.check(presets.preset(name))
+    assert SMOKE.again.rollouts * (SMOKE.again.max_steps or 1000) < 100, "seconds, in further iterations too"
 
 
 def test_take_cover_s_presets_bring_their_environment(tmp_path) -> None:

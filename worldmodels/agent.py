@@ -134,10 +134,19 @@ class Agent:
         self.begin(np.array([0]), [Episode(seed)])
 
     def __call__(self, observation: np.ndarray) -> Any:
-        """One observation uint8 (height, width, 3) of a single environment → what its `step` takes."""
+        """One observation uint8 (height, width, 3) of a single environment, or a grey one → what its `step` takes.
+
+        Raises:
+            UserError: the observation is something else.
+        """
+        image = np.asarray(observation)
+        if image.dtype != np.uint8 or not image.size or image.ndim < 2 or image.shape[2:] not in ((), (1,), (3,)):
+            raise UserError(
+                f"The observation is {image.dtype} {image.shape}: an agent sees uint8 (height, width, 3), or grey ones."
+            )
         if not self.noise:
             self.reset()
-        return self.actions.to_env(self.act(np.array([0]), as_frames(observation[None], self.crop)))[0]
+        return self.actions.to_env(self.act(np.array([0]), as_frames(image[None], self.crop)))[0]
 
 
 def check_fit(encoder: Eyes, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions) -> None:

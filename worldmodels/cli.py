@@ -91,6 +91,9 @@ def as_a_command(stopped: str = "Stopped.") -> Iterator[None]:
                 fail(stopped, code=130)
             if isinstance(error, UserError):
                 fail(str(error))
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):  # PyTorch's is a RuntimeError
+                fail(f"The memory is too small for that ({error}): ask for less, such as a smaller --batch-size; what "
+                     "was finished is kept.")  # fmt: skip
             if not isinstance(error, OSError) or (error.filename is None and error.errno is None):
                 raise
             fail(f"{error.filename or 'A file'} cannot be used ({error.strerror}): correct that and run the command "
@@ -159,6 +162,7 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     import tyro
 
     cls = COMMANDS[command][0]
+    arguments = [at_home(word) for word in arguments]
     said = said_early(arguments)
     run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
     saved = record.read(command, run) if command in REMEMBERED else {}
@@ -179,6 +183,12 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     bounds.check_said(cfg, default)
     check_env(getattr(cfg, "env", None), said.env is not None, run)
     return cfg, preset
+
+
+def at_home(word: str) -> str:
+    """~ is the home folder also where no shell sees to it: in `--logdir=~/run`, and between quotes."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + os.path.expanduser(value)
 
 
 def said_early(arguments: list[str]) -> argparse.Namespace:

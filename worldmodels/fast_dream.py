@@ -52,7 +52,7 @@ class Dreams:
         Raises:
             UserError: a temperature below 0 or not finite, or no lane.
         """
-        if not (np.isfinite(temperature) and temperature >= 0):
+        if not 0 <= temperature < 1e30:  # finite in float32
             raise UserError(f"temperature is {temperature}: give 0 (no noise) or a finite number above it.")
         if lanes < 1:
             raise UserError(f"{lanes} dreams side by side: give at least 1.")

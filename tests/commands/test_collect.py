@@ -27,7 +27,7 @@ from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import BadFile, load_rollout, load_seed
 from worldmodels.data.policies import random_policy
-from worldmodels.envs import World
+from worldmodels.envs import TAKECOVER, World
 from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, Rollout, drive
@@ -547,6 +547,15 @@ def test_minari_makes_our_simulator_again_with_the_frames_it_stored(tmp_path):
     assert np.array_equal(first, exported[0].observations[0])
     for t, action in enumerate(exported[0].actions):
         assert np.array_equal(env.step(action)[0], exported[0].observations[t + 1])
+
+
+def test_minari_takes_take_cover_and_a_relative_folder(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    pytest.importorskip("vizdoom")
+    monkeypatch.chdir(tmp_path)
+    collect.main(Collect(2, 1, env=TAKECOVER, max_steps=4, rootdir="doom", format="minari"))
+    exported = minari.MinariDataset("doom/minari/TakeCover-v0/brown-v0/data")
+    assert exported.total_steps == 8 and exported.env_spec.id == TAKECOVER
 
 
 def test_minari_export_holds_one_episode_at_a_time(tmp_path):

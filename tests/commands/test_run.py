@@ -41,6 +41,13 @@ def test_two_iterations_on_a_toy(tmp_path: Path, monkeypatch, capsys) -> None:
     assert (first / "vae" / "best.safetensors").read_bytes() == gathered, "the driver that collected stays as it was"
 
 
+def test_what_a_later_stage_would_refuse_is_refused_first(tmp_path: Path) -> None:
+    """The second iteration gathers with the next seed."""
+    with pytest.raises(UserError, match="--seed is 9223372036854775808: it must be below"):
+        run.main(small(tmp_path / "run", seed=2**63 - 1, iterations=2))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_warm_iteration_on_a_toy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     cfg = small(tmp_path / "run", iterations=2, warm=True)

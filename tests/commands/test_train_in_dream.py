@@ -48,6 +48,12 @@ def learn(logdir: Path, **changes) -> list[metrics.Row]:
     return metrics.read(logdir / "ctrl" / "metrics.jsonl", "generation")
 
 
+def test_a_mistyped_run_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no trained V"):
+        learn(tmp_path / "rnu")
+    assert not (tmp_path / "rnu").exists()
+
+
 def test_rounds_resume_where_they_stopped(before: Path, tmp_path: Path) -> None:
     """Two rounds and two more are four; what is kept can drive and be dreamed in."""
     whole, halves = (Path(shutil.copytree(before, tmp_path / name)) for name in ("whole", "halves"))

@@ -285,7 +285,10 @@ def test_the_wrong_order_is_an_error(run) -> None:
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": np.nan}, "temperature is nan"),
         ({"temperature": np.inf}, "temperature is inf"),
+        ({"temperature": 1e40}, "temperature is 1e"),  # infinite in float32
         ({"horizon": 0}, "horizon is 0"),
+        ({"horizon": np.nan}, "horizon is nan"),  # without end
+        ({"horizon": "9"}, "horizon is 9"),
         ({"observation": "pixels"}, "observation is 'pixels'"),
         ({"start": "line"}, "start is 'line'"),
         ({"start": 5}, "the numbers 0 to 4"),

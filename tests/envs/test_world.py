@@ -25,6 +25,18 @@ def test_minus_one_is_no_limit(registered: int | None, asked: int | None, limit:
     assert lanes.envs[0].endless == (limit is None)
 
 
+def test_a_module_of_the_working_directory_is_found(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m` finds it: the path of our own script does not begin there."""
+    lines = (
+        "import gymnasium", "from tests.helpers.toy import Toy",
+        "gymnasium.register('worldmodels-tests/Mine-v0', Toy)",
+    )  # fmt: skip
+    (tmp_path / "worldmodels_tests_mine.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".", str(tmp_path))])
+    assert envs.find("worldmodels_tests_mine:worldmodels-tests/Mine-v0").env_id == "worldmodels-tests/Mine-v0"
+
+
 def test_minus_one_is_no_limit_of_the_simulator_either() -> None:
     batch = gymnasium.make_vec("worldmodels/CarRacing-v3", num_envs=1, max_episode_steps=-1)
     batch.reset(seed=1)

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -93,6 +94,8 @@ def test_a_run_without_rollouts(tmp_path, capsys):
         path.unlink()
     assert "There are no rollouts" in refused(capsys, "export", "--logdir", str(run), "--to", str(tmp_path / "site"))
     assert len(starts.recordings(run, envs.CARRACING, 3).short) == starts.STARTS
+    with pytest.raises(UserError, match="no episode of worldmodels/TakeCover-v0, .* with --logdir"):
+        starts.recordings(folder("takecover"), envs.TAKECOVER, 1)  # not: collect some into the package
 
 
 def test_damaged_weights(tmp_path, capsys):
@@ -181,13 +184,36 @@ def test_play(tmp_path):
         assert process.wait(120) == 0 and process.stderr.read() == ""
 
 
-def test_play_opens_the_browser(monkeypatch):
-    opened = []
-    monkeypatch.setattr(play.webbrowser, "open", opened.append)
-    monkeypatch.setattr(server.Server, "serve_forever", lambda self: None)
-    monkeypatch.setattr(site, "build", lambda run, name: {})
+def test_play_serves_a_browser_that_stays_in_the_terminal(monkeypatch):
+    """`webbrowser.open` returns when lynx has ended, and lynx waits for the page."""
+    opened, serve = {}, server.Server.serve_forever
+
+    def browse(url: str) -> None:
+        with urlopen(url, timeout=20) as answer:
+            opened[url] = answer.read()
+        stop.set()
+
+    def serve_until(serving: server.Server) -> None:
+        threading.Thread(target=lambda: (stop.wait(30), serving.shutdown()), daemon=True).start()
+        serve(serving)
+
+    stop = threading.Event()
+    monkeypatch.setattr(play.webbrowser, "open", browse)
+    monkeypatch.setattr(server.Server, "serve_forever", serve_until)
+    monkeypatch.setattr(site, "build", lambda run, name: {"index.html": b"<p>"})
     play.main(Play(pretrained="carracing", port=8770))
-    assert opened == ["http://127.0.0.1:8770/"]
+    assert opened == {"http://127.0.0.1:8770/": b"<p>"}
+
+
+def test_a_browser_that_leaves_or_talks_nonsense_is_not_mentioned(small, capsys):
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b"GET http://[ HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(small.server_address) as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset when it is closed
+            leaving.sendall(words)
+            leaving.recv(10)
+    with urlopen(small.url) as answer:
+        assert answer.status == 200
+    assert capsys.readouterr().err == ""
 
 
 def test_the_kind_of_action_needs_no_simulator():

@@ -24,6 +24,14 @@ def test_an_odd_side_gets_its_last_pixels_twice(tmp_path: Path, height: int, wid
     assert np.abs(decoded[-1].astype(int) - 200).max() < 30
 
 
+@pytest.mark.parametrize("name", ["-run", "run:1", "100% [x] ü"])
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with mp4_writer(Path(name) / "film.mp4", fps=10) as add:
+        add(np.zeros((16, 16, 3), np.uint8))
+    assert (tmp_path / name / "film.mp4").stat().st_size > 100
+
+
 def test_a_missing_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> str:
         raise RuntimeError("No ffmpeg exe could be found.")

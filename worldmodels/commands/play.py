@@ -7,6 +7,7 @@ Serves the page on this machine alone until it is stopped with Ctrl-C; everythin
 `worldmodels export` writes the same page for any web host.
 """
 
+import threading
 import webbrowser
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def main(cfg: Play) -> None:
     taken = serving.server_address[1] != cfg.port
     print(f"{f'Port {cfg.port} is taken. ' if taken else ''}Drive at {serving.url} (Ctrl-C ends it)", flush=True)
     if not cfg.no_browser:
-        webbrowser.open(serving.url)
+        threading.Thread(target=webbrowser.open, args=(serving.url,), daemon=True).start()  # lynx stays until it ends
     try:
         serving.serve_forever()
     except KeyboardInterrupt:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
 
 from worldmodels import envs
 from worldmodels.data.dataset import Dataset, rollouts
@@ -23,6 +22,7 @@ from worldmodels.data.episodes import load_seed
 from worldmodels.envs import FRAME_SIZE, Actions, World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
+from worldmodels.runs.progress import progress
 
 if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
@@ -64,14 +64,14 @@ def export(dataset: Dataset, folder: Path, env_id: str, policy: str) -> Path:
     if _mark(target) == dataset.fingerprint:
         print(f"{target} holds these rollouts as the Minari dataset {name} already.")
         return target
-    temporary = folder / ".export"
+    temporary = (folder / ".export").absolute()  # Minari joins a relative one to itself
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     spec, space, actions = _env(env_id)
     try:
         storage = MinariStorage.new(temporary, FRAMES, space, env_spec=spec, data_format="hdf5", jpeg_encoding=False)
         for number, (index, rollout) in enumerate(
-            tqdm(rollouts(dataset), total=len(dataset.files), desc="Exporting", unit="rollout", dynamic_ncols=True)
+            progress(iterable=rollouts(dataset), total=len(dataset.files), desc="Exporting", unit="rollout")
         ):
             _append(storage, temporary, number, rollout, actions, load_seed(dataset.files[index]))
         storage.update_metadata(_metadata(name, policy) | {MARK: dataset.fingerprint})
@@ -132,7 +132,8 @@ def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
     """The spec that makes the environment again (None unless it shows the stored frames and can be written down: a
     function that makes one cannot), its actions' space, and how action vectors become its actions."""
     description = envs.find(env_id)
-    env = gymnasium.make(env_id, obs_size=FRAME_SIZE) if description.batched else gymnasium.make(env_id)
+    small: dict[str, Any] = {"obs_size": FRAME_SIZE} if description.env_id == envs.CARRACING else {}
+    env = gymnasium.make(env_id, **small)
     same = env.observation_space == FRAMES and description.crop is None
     env.close()
     return (_written(env.spec) if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)

@@ -109,8 +109,8 @@ class DreamVectorEnv(SeededLanes):
             raise UserError('Say whose dream: run="exp_dir" or pretrained="carracing", one of the two.')
         if observation not in OBSERVATIONS:
             raise UserError(f"observation is {observation!r}: choose one of {', '.join(OBSERVATIONS)}.")
-        if horizon < 1:
-            raise UserError(f"horizon is {horizon}: a dream has at least 1 step.")
+        if not (isinstance(horizon, int | np.integer) and horizon >= 1):
+            raise UserError(f"horizon is {horizon}: it is a number of steps, from 1 on.")
         folder = Path(run) if run is not None else shipped.folder(str(pretrained))
         mdrnn = memory.load(folder)
         if not mdrnn.pays:

@@ -8,9 +8,11 @@ from its spaces alone.
 """
 
 import importlib
+import sys
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -99,13 +101,15 @@ def registered(env_id: str) -> bool:
 
 
 def find(env_id: str) -> Description:
-    """Import the module of a `module:id`, as Gymnasium does, and describe the environment.
+    """Import the module of a `module:id`, found in the working directory too, and describe the environment.
 
     Raises:
         UserError: the module cannot be imported, or nothing of that name is registered.
     """
     module, _, bare = env_id.rpartition(":")
     if module and not registered(env_id):
+        if str(Path.cwd()) not in sys.path:  # `python -m` has it there, our own script has not
+            sys.path.append(str(Path.cwd()))
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # whatever a module of the user's does

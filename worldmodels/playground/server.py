@@ -31,6 +31,9 @@ class Server(ThreadingHTTPServer):
         self.files = files
         super().__init__((LOOPBACK, port), Handler)
 
+    def handle_error(self, *request_and_address: object) -> None:
+        """Browsers leave in mid-answer, and strangers talk nonsense: nobody's business in the terminal."""
+
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.server_address[1]}/"

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from worldmodels import pretrained
 from worldmodels.agent import Agent
 from worldmodels.data.dataset import open_dataset
 from worldmodels.data.episodes import BadFile, load_rollout
@@ -67,6 +68,11 @@ def recordings(run: Path, env_id: str, action_size: int) -> Recordings:
         UserError: there is neither.
     """
     shipped = HERE / SHIPPED.get(env_id, "none")
+    if run.parent == pretrained.HERE and not shipped.is_dir():
+        raise UserError(
+            f"The package has no episode of {env_id}, in which the page could begin: drive in the dream of a run of "
+            "your own, with --logdir."
+        )
     try:
         return recorded(rollouts_of(RunDir(run)), action_size)
     except UserError:

@@ -11,15 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Ge, Gt, Lt, Predicate
+from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from worldmodels.errors import UserError
 
-Bound = Ge | Gt | Lt | Predicate
+Bound = Ge | Gt | Le | Lt | Predicate
 Count = Annotated[int, Ge(1), Lt(10**9)]
 OrNone = Annotated[int, Ge(0), Lt(10**9)]  # 0 switches something off, or leaves it to the program
 Seed = Annotated[int, Ge(0), Lt(2**63)]
-Above = Annotated[float, Gt(0)]
+Size = Annotated[int, Ge(1), Lt(10**5)]  # of a vector in a network
+Workers = Annotated[int, Ge(0), Lt(10**4)]
+Above = Annotated[float, Gt(0), Lt(10**9)]
+FromZero = Annotated[float, Ge(0), Lt(10**9)]
 Share = Annotated[float, Gt(0), Lt(1)]
 
 
@@ -114,6 +117,8 @@ def check_bound(flag: str, value: Any, bound: Bound) -> None:
             raise UserError(f"{flag} is {value}: it must be at least {least}.")
         case Gt(gt=limit) if not limit < value < math.inf:
             raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
+        case Le(le=limit) if not value <= limit:
+            raise UserError(f"{flag} is {value}: it must be at most {limit}.")
         case Lt(lt=limit) if not value < limit:
             raise UserError(f"{flag} is {value}: it must be below {limit}.")
         case Predicate() if not bound.func(value):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Lt, Predicate
 
-from worldmodels.runs.bounds import Above, Count, Needs, OrNone, Seed, Share, halves
+from worldmodels.runs.bounds import Above, Count, FromZero, Needs, OrNone, Seed, Share, Size, Workers, halves
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -27,7 +27,7 @@ class Collection:
 
     rollouts: Annotated[int, Ge(1), Lt(10**7)] = 1000
     """Episodes in the folder when the command is done; an interrupted collection continues."""
-    threads: OrNone = 0
+    threads: Workers = 0
     """Worker processes (0: one per core)."""
     policy: Literal["brown", "white", "gas", "held", "legs", "stays", "mixed", "agent"] = "brown"
     """brown: a random walk of the action; white: the space's own samples; gas: smooth steering with the foot on the
@@ -98,7 +98,7 @@ class Training:
     precision: Precision = "auto"
     """Arithmetic of V's convolutions and of M's LSTM; auto: bfloat16 on a GPU and on processors that have it, else
     float32."""
-    checkpoint_seconds: Annotated[float, Ge(0)] = 60.0
+    checkpoint_seconds: FromZero = 60.0
     """Time between checkpoints inside an epoch."""
     nosamples: bool = False
     """Write no pictures: V's samples and reconstructions, M's dream beside the real sequence."""
@@ -114,11 +114,11 @@ OWN = Needs("first weights of its own", lambda vae: getattr(vae, "warm", None) i
 class VAETraining(Training):
     """How V learns."""
 
-    z_size: Count = 32
+    z_size: Size = 32
     """Numbers in z (paper: 32 for CarRacing, 64 for Take Cover)."""
-    free_bits: Annotated[float, Ge(0)] = 0.5
+    free_bits: FromZero = 0.5
     """KL is not pushed below this many nats per dimension, on the total (paper's code: 0.5); 0 is the plain VAE."""
-    motion: Annotated[float, Ge(0)] = 0.0
+    motion: FromZero = 0.0
     """So much more weighs the error of pixels that changed since the frame before, the whole picture's change apart:
     small things in flight are learned first (0: all pixels alike, as the paper)."""
     init: Annotated[Literal["pytorch", "he"], OWN] = "pytorch"
@@ -167,9 +167,9 @@ class MDRNNTraining(Training):
     """States kept in mdrnn/starts.safetensors, from which dreams begin."""
     mixture: Literal["dimension", "shared"] = "dimension"
     """dimension: a mixture for each number of z (paper); shared: one mixture over the whole of z (ctallec's port)."""
-    hidden_size: Count = 256
+    hidden_size: Size = 256
     """Numbers in h (paper: 256 for CarRacing, 512 for Take Cover)."""
-    gaussians: Count = 5
+    gaussians: Size = 5
     sequence_length: Count = 1000
     """Steps per sequence; shorter episodes are masked (paper: whole episodes)."""
     clip: Above = 1.0
@@ -207,7 +207,7 @@ class Evolution:
     target_return: float | None = None
     """Stop when the mean of the distribution scores this much on the selection tracks (None: 950 in CarRacing, never
     elsewhere)."""
-    max_workers: OrNone = 0
+    max_workers: Workers = 0
     """Worker processes (0: one per GPU; without a GPU one for our own simulator, one per core for any other)."""
     epochs: OrNone = 1800
     """Generations."""
@@ -218,7 +218,7 @@ class Evolution:
     dream: bool = False
     """Evolve in the dream: candidates drive inside M (trained with --include-reward; in Take Cover, where each step
     pays 1, with --include-terminal); only the selection tracks are real."""
-    temperature: Annotated[float, Ge(0), DREAM] = 1.0
+    temperature: Annotated[FromZero, DREAM] = 1.0
     """Of the dream: 1 is M's own uncertainty, more makes C careful, 0 is none (paper: 1.15 in Take Cover)."""
     death: Annotated[float, Ge(-100), Lt(100), DREAM] = 0.0
     """M's logit of the end above which a dream ends (paper's code: 0); where good players dream on for longer than they
@@ -235,7 +235,7 @@ class Evolution:
     """Search this many principal directions of [z, h], each scaled to unit variance (0: all weights, as the paper)."""
     inputs: Literal["z", "zh", "zch"] = "zh"
     """What C sees: z alone, z and h (paper, CarRacing), or z, c and h (paper, Take Cover)."""
-    hidden: OrNone = 0
+    hidden: Annotated[int, Ge(0), Lt(10**5)] = 0
     """Give C a hidden layer of so many tanh units (0: linear, the paper's driver; its ablation of z alone has one)."""
     sample_z: bool = False
     """Act on a sample of z (the paper's code) instead of its mean."""
@@ -253,7 +253,7 @@ class Evolution:
     """Generations between evaluations of the distribution's mean on the selection tracks: what `best` means."""
     average: Count = 1
     """Evaluate, and keep, the average of the distribution's mean over so many generations (the paper: the last)."""
-    select_tracks: Count = 16
+    select_tracks: Annotated[int, Ge(1), Le(50_000)] = 16
     """Selection tracks: never used for training, never for the final evaluation."""
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Arithmetic in which V encodes training frames; auto: int8 on processors that multiply such integers fast (VNNI),
@@ -307,12 +307,12 @@ class Dreaming:
     """Of M's value in the end. M may be trained with a lower one, since what looks less far ahead is learned sooner,"""
     farther: OrNone = 20
     """and comes to look so far in this many rounds."""
-    supply: Annotated[float, Ge(0)] = 0.0
+    supply: FromZero = 0.0
     """Rewards that an episode has to give, about: what is paid is taken from it, so that to be quick pays little and to
     be lost costs all that is left (0: without end)."""
-    temperature: Annotated[float, Ge(0)] = 1.0
+    temperature: FromZero = 1.0
     """Of the dream: 1 is M's own uncertainty."""
-    gate: Annotated[float, Ge(1)] = 1.5
+    gate: Annotated[float, Ge(1), Lt(10**9)] = 1.5
     """C rests for a round when the dream promised so many times what the same candidates were then paid."""
     episodes: Annotated[int, Ge(2), Lt(10**6)] = 16
     """Real episodes of a round, each driven by another candidate; the first two by C itself."""
@@ -323,10 +323,10 @@ class Dreaming:
     """Episodes of a round that are whole in any case."""
     fragment: Annotated[Count, ANYWHERE, PARTS] = 400
     """Steps of an episode that begins anywhere."""
-    spread: Annotated[float, Ge(0)] = 0.1
+    spread: FromZero = 0.1
     """Standard deviation of the candidates' weights around C's, in dreams and on the road; falls by 4% each round, to a
     quarter."""
-    waver: Annotated[float, Ge(0)] = 0.15
+    waver: FromZero = 0.15
     """Standard deviation of smooth noise on the outputs of every other candidate: so M sees trouble, and ways out."""
     give_up: OrNone = 60
     """End an episode after so many steps without a reward above zero (0: never)."""
@@ -340,7 +340,7 @@ class Dreaming:
     """Of M; falls by 4% each round, to a tenth."""
     select_every: Count = 15
     """Rounds between evaluations of C on the selection tracks: what `best` means."""
-    select_tracks: Count = 16
+    select_tracks: Annotated[int, Ge(1), Le(50_000)] = 16
     """Selection tracks: never used for training, never for the final evaluation."""
     average: Count = 5
     """Evaluate, and keep, the average of C over about so many rounds (1: C itself)."""
@@ -368,12 +368,12 @@ class Evaluation:
 
     env: str | None = None
     """Where to drive (None: where C was trained; our CarRacing draws Gymnasium's own frames for it, every pixel)."""
-    episodes: Count = 100
+    episodes: Annotated[int, Ge(1), Lt(10**6)] = 100
     seed: Seed = 1_000_000
     """Of the first episode; the others have the seeds that follow. Held-out tracks and games start at 1,000,000."""
     video: bool = False
     """Write an mp4 of the first episode."""
-    max_workers: OrNone = 0
+    max_workers: Workers = 0
     """Worker processes (0: one per core)."""
     max_steps: Count | None = None
     """Cut episodes after so many steps (scores of cut episodes are not comparable)."""
@@ -415,7 +415,7 @@ class Play:
     """The run in whose dream to drive."""
     pretrained: str | None = None
     """Drive in the dream of weights that come with the package, by their name, instead of a run's."""
-    port: Annotated[int, Ge(0), Lt(65536)] = 8000
+    port: Annotated[int, Ge(1), Lt(65536)] = 8000
     """Where the page is served; the next free port when it is taken."""
     no_browser: bool = False
     """Print the address only."""

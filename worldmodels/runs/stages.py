@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
+
 from worldmodels.runs import settings
 from worldmodels.runs.bounds import Count, Needs, Seed
 
@@ -23,7 +25,7 @@ class Run:
     device: settings.Device = "auto"
     ray: str | None = None
     """Collect, evolve and evaluate on a Ray cluster: auto, local, or HOST:PORT of its head."""
-    iterations: Count = 1
+    iterations: Annotated[int, Ge(1), Lt(100)] = 1
     """The paper's iterative procedure: in every iteration after the first the driver so far gathers more episodes, V
     and M are trained on all of them, and C evolves anew. <logdir>/previous holds the iteration before."""
     early_generations: Annotated[Count, AGAIN, EVOLVES] = 25

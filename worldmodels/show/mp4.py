@@ -67,7 +67,7 @@ def _start_encoder(path: Path, fps: float, height: int, width: int) -> Generator
     require_ffmpeg()
     limits = ["-crf", "23", "-maxrate", f"{MOST_BITS}k", "-bufsize", f"{2 * MOST_BITS}k"]
     encoder: Generator[None, np.ndarray, None] = imageio_ffmpeg.write_frames(
-        str(path),
+        str(path.absolute()),  # ffmpeg takes `-run` for an option and `run:1` for a protocol
         (width, height),
         fps=fps,
         codec="libx264",

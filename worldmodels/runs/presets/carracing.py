@@ -6,6 +6,8 @@ from worldmodels.runs.settings import Collection, Dreaming, Evaluation, Evolutio
 from worldmodels.runs.stages import Run
 
 SMOKE = Run(
+    early_generations=1,
+    again=Collection(rollouts=2, max_steps=40, policy="agent", threads=1),
     collect=Collection(rollouts=3, max_steps=40, policy="gas", threads=1),
     vae=VAETraining(epochs=2, batch_size=32, learning_rate=1e-3, test_fraction=0.34),
     mdrnn=MDRNNTraining(epochs=2, batch_size=4, sequence_length=16, test_fraction=0.34),
