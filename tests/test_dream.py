@@ -192,6 +192,18 @@ def test_a_population_plays_as_it_acts_step_by_step(inputs, bias) -> None:
     assert lengths.min() < steps == lengths.max()
 
 
+def test_a_c_with_a_hidden_layer_is_refused() -> None:
+    shape = Controller(inputs="z", hidden=4)
+    with pytest.raises(UserError, match="leave --hidden out"):
+        Population(
+            Dreams(lively(), 1),
+            shape,
+            np.zeros((1, shape.size)),
+            np.zeros(1, int),
+            Box(gymnasium.spaces.Box(-1.0, 1.0, (3,))),
+        )
+
+
 def test_bfloat16_products_stay_close() -> None:
     memory, n = lively(), 64
     z = np.random.default_rng(0).standard_normal((n, 32), dtype=np.float32)

@@ -231,8 +231,12 @@ class Population:
             parameters: (P, n) parameter vectors of C.
             candidate: (N,) which of them acts in each lane.
             actions: how C's outputs become actions.
+
+        Raises:
+            UserError: C has a hidden layer.
         """
-        assert not controller.hidden, "a C with a hidden layer cannot act in the dream"
+        if controller.hidden:
+            raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
         self.dreams, self.actions, self.inputs = dreams, actions, len(controller.inputs) - 1
         self.parameters = np.ascontiguousarray(parameters, dtype=np.float32)
         self.candidate = np.zeros(len(dreams.x), dtype=np.int64)

@@ -154,3 +154,7 @@ def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
     copy_state(env, tracks, cars, 0)
     np.testing.assert_array_equal(draw_video(tracks, cars, 0), env.render())
     assert draw_video(tracks, cars, 0, size=(1000, 800)).shape == (800, 1000, 3)
+    marked, marks = draw_video(tracks, cars, 0), int(cars.skid_total[0])
+    cars.skid_total[0] = 0
+    assert (draw_video(tracks, cars, 0) != marked).any()
+    cars.skid_total[0] = marks

@@ -51,7 +51,8 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
     check(cfg)
     run, description = RunDir.of(cfg.logdir), envs.find(cfg.env)
     envs.reset_options(cfg.env, cfg.start)
-    run.trained("vae"), run.trained("mdrnn")  # a mistyped --logdir is not to be made
+    for model in ("vae", "mdrnn"):  # a mistyped --logdir is not to be made
+        run.trained(model)
     with alone(run.ctrl, "learning in the dream"):
         learner = Learner.of(cfg, run)
         begin()
