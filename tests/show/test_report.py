@@ -250,7 +250,7 @@ def test_curves_are_drawn_where_the_axes_say() -> None:
 
 
 def test_charts_take_what_metrics_hold() -> None:
-    assert charts.line_chart("t", "epoch", [Line("a", [], "v"), Line("b", [(1, math.nan)], "v")]) == ""
+    assert charts.line_chart("t", "epoch", [Line("a", [], "v")]) == ""
     Page(charts.line_chart("t", "epoch", [Line("a", [(1, 0.5)], "v")]))
     many = [(float(i), float(i % 7)) for i in range(5000)]
     (drawn,) = coordinates(charts.line_chart("t", "g", [Line("a", many, "c")]), "polyline")
@@ -311,7 +311,7 @@ def test_settings_are_those_that_were_used(full: Path, tmp_path: Path) -> None:
            "again": {"rollouts": 1000}}  # fmt: skip
     config = {"run": run, "train-vae": {**vae, "preset": None}, "versions": {"torch": "2.6"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    used = pages.used(pages.Found.read(tmp_path))
+    used = pages.used(pages.Found(tmp_path))
     assert used == {"run": {"seed": 0}, "vae": {"epochs": 3, "free_bits": 0.5}, "versions": {"torch": "2.6"}}
     assert "None" not in read(tmp_path).text
 

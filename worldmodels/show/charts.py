@@ -22,9 +22,7 @@ class Line:
     points: Sequence[tuple[float, float]]
     """(x, y), x rising"""
     css: str
-    """classes: a colour (`v`, `m`, `c`, `ink`), and `faint` or `dashed`"""
-    dots_only: bool = False
-    """measured now and then: dots joined by a thin line"""
+    """classes: a colour (`v`, `m`, `c`, `ink`), and `faint`, `dashed`, or `dots` (of what is measured now and then)"""
 
 
 @dataclass(frozen=True)
@@ -69,24 +67,23 @@ class _Plot:
     def y(self, value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM), 1)
 
-    def frame(self, content: Sequence[str], title: str, x_ticks: bool = True) -> str:
+    def frame(self, content: Sequence[str], title: str, x_ticks: Sequence[float] = ()) -> str:
         """The SVG element: grid, ticks, `content`."""
         parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>']
         for tick in nice_ticks(self.y0, self.y1):
-            y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-            parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{number(tick)}</text>')
-        whole = [tick for tick in nice_ticks(self.x0, self.x1, 6) if tick == int(tick)]
-        for tick in whole if x_ticks else []:
-            x = self.x(tick)
-            parts.append(
-                f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>'
-            )
-        middle = (LEFT + WIDTH - RIGHT) / 2
-        parts.append(
-            f'<text class="tick" x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(self.x_label)}</text>'
-        )
+            parts += [_across("grid", self.y(tick)), _text(LEFT - 8, self.y(tick) + 4, "end", number(tick))]
+        parts += [_text(self.x(tick), HEIGHT - BOTTOM + 18, "middle", number(tick)) for tick in x_ticks]
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "middle", self.x_label))
         return "".join([*parts, *content, "</svg>"])
+
+
+def _across(css: str, y: float) -> str:
+    """A horizontal line."""
+    return f'<line class="{css}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+
+
+def _text(x: float, y: float, anchor: str, text: str, css: str = "tick") -> str:
+    return f'<text class="{css}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _spread(low: float, high: float, margin: float) -> tuple[float, float]:
@@ -104,32 +101,31 @@ def thinned(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
 
 
 def line_chart(title: str, x_label: str, lines: Sequence[Line], band: Band | None = None) -> str:
-    """Curves over a common x axis, with their legend; points that are not finite are left out."""
-    lines = [
-        Line(line.name, [p for p in line.points if math.isfinite(p[1])], line.css, line.dots_only) for line in lines
-    ]
+    """Curves over a common x axis, with their legend; those without points are left out. All numbers are finite."""
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
-    edges = [point for point in band.points if all(map(math.isfinite, point))] if band else []
-    bounds = [y for _, *pair in edges for y in pair]
-    xs = [x for line in lines for x, _ in line.points]
-    plot = _Plot(xs, [y for line in lines for _, y in line.points] + bounds, x_label)
+    edges = thinned(band.points) if band and band.points else []
+    ys = [y for line in lines for _, y in line.points] + [y for _, low, high in edges for y in (low, high)]
+    plot = _Plot([x for line in lines for x, _ in line.points], ys, x_label)
     content = []
     if band and edges:
-        kept = thinned(edges)
-        outline = [(x, high) for x, _, high in kept] + [(x, low) for x, low, _ in reversed(kept)]
+        outline = [(x, high) for x, _, high in edges] + [(x, low) for x, low, _ in reversed(edges)]
         content.append(f'<polygon class="band {band.css}" points="{_path(plot, outline)}"/>')
     for line in lines:
         kept = thinned(line.points)
-        thin = " thin" if line.dots_only else ""
-        content.append(f'<polyline class="line {line.css}{thin}" points="{_path(plot, kept)}"/>')
-        if line.dots_only or len(kept) <= MOST_MARKERS:
+        content.append(f'<polyline class="line {line.css}" points="{_path(plot, kept)}"/>')
+        if "dots" in line.css or len(kept) <= MOST_MARKERS:
             content += [_dot(plot, line, x, y) for x, y in kept]
     legend = "".join(  # names, with the last value of each curve
         f'<span class="key {line.css}">{escape(line.name)} <i>{number(line.points[-1][1])}</i></span>' for line in lines
     )
-    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{plot.frame(content, title)}</figure>"
+    whole = [tick for tick in nice_ticks(plot.x0, plot.x1, 6) if tick == int(tick)]
+    return _figure(title, legend, plot.frame(content, title, whole))
+
+
+def _figure(title: str, legend: str, drawing: str) -> str:
+    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{drawing}</figure>"
 
 
 def _path(plot: _Plot, points: Sequence[tuple[float, ...]]) -> str:
@@ -137,18 +133,15 @@ def _path(plot: _Plot, points: Sequence[tuple[float, ...]]) -> str:
 
 
 def _dot(plot: _Plot, line: Line, x: float, y: float) -> str:
-    tip = f"{line.name}, {plot.x_label} {number(x)}: {number(y)}"
-    return (
-        f'<circle class="dot {line.css}" cx="{plot.x(x)}" cy="{plot.y(y)}" r="3"><title>{escape(tip)}</title></circle>'
-    )
+    tip = escape(f"{line.name}, {plot.x_label} {number(x)}: {number(y)}")
+    return f'<circle class="dot {line.css}" cx="{plot.x(x)}" cy="{plot.y(y)}" r="3"><title>{tip}</title></circle>'
 
 
 def bar_chart(
     title: str, x_label: str, bars: Sequence[tuple[str, float]], marks: Sequence[tuple[str, float]], css: str
 ) -> str:
     """One bar per value, in the order given, and horizontal lines at the `marks`."""
-    values = [value for _, value in bars]
-    plot = _Plot([0, max(len(bars), 6)], [0.0, *values, *(value for _, value in marks)], x_label)
+    plot = _Plot([0, max(len(bars), 6)], [0.0, *(value for _, value in [*bars, *marks])], x_label)
     gap = 0.18 if len(bars) <= 60 else 0.0
     content = []
     for i, (name, value) in enumerate(bars):
@@ -160,8 +153,5 @@ def bar_chart(
         )
     for name, value in marks:
         y = plot.y(value)
-        content.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        content.append(f'<text class="tick strong" x="{LEFT + 4}" y="{y - 5}">{escape(name)}</text>')
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b></figcaption>{plot.frame(content, title, x_ticks=False)}</figure>"
-    )
+        content += [_across("mark", y), _text(LEFT + 4, y - 5, "start", name, "tick strong")]
+    return _figure(title, "", plot.frame(content, title))

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shlex
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from PIL import Image
 
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
-from worldmodels.runs import checkpoint
+from worldmodels.runs import checkpoint, record
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.metrics import Row, is_number, read
+from worldmodels.runs.metrics import is_number, read
 from worldmodels.runs.stages import STAGES
 
 FRAME = 64  # pixels: side of a frame
@@ -21,32 +21,17 @@ NEUTRAL = {"iterations": 1, "sigma_decay": 1.0, "average": 1}  # settings that c
 USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
 
 
-@dataclass(frozen=True)
 class Found:
     """What the files of a run hold; what is missing or damaged is empty."""
 
-    logdir: Path
-    config: dict[str, Any]
-    evaluation: dict[str, Any] | None
-    vae: list[Row]
-    mdrnn: list[Row]
-    ctrl: list[Row]
-
-    @staticmethod
-    def read(logdir: Path) -> "Found":
-        return Found(
-            logdir,
-            read_object(logdir / "config.json"),
-            checked_evaluation(read_object(logdir / "evaluation.json")),
-            read(logdir / "vae" / "metrics.jsonl", "epoch"),
-            read(logdir / "mdrnn" / "metrics.jsonl", "epoch"),
-            read(logdir / "ctrl" / "metrics.jsonl", "generation"),
-        )
-
-    @property
-    def quality(self) -> dict[str, Any]:
+    def __init__(self, logdir: Path):
+        self.logdir, self.dir = logdir, RunDir(logdir)
+        self.config = read_object(self.dir.config)
+        self.evaluation = checked_evaluation(read_object(self.dir.evaluation))
+        self.vae, self.mdrnn = (read(folder / "metrics.jsonl", "epoch") for folder in (self.dir.vae, self.dir.mdrnn))
+        self.ctrl = read(self.dir.ctrl / "metrics.jsonl", "generation")
+        self.quality = read_object(self.dir.mdrnn / "quality.json")
         """What was measured of M as a world."""
-        return read_object(self.logdir / "mdrnn" / "quality.json")
 
     @property
     def name(self) -> str:
@@ -68,9 +53,18 @@ class Found:
     def outdated(self) -> bool:
         """Whether the evaluation is of an earlier driver than that which is there now."""
         try:
-            return self.evaluation is not None and self.evaluation.get("model") != RunDir(self.logdir).driver()
+            return self.evaluation is not None and self.evaluation.get("model") != self.dir.driver()
         except UserError:
             return False  # no driver: somebody else's policy
+
+    @property
+    def rollouts(self) -> list[Path]:
+        """The episodes that V and M learned from, wherever they lie."""
+        folders = [self.dir.rollouts]
+        with suppress(UserError, OSError, KeyError, TypeError):  # nobody says
+            folders.insert(0, Path(record.read("train-vae", self.dir)["rootdir"]))
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        return sorted(folder.rglob("*.npz")) if folder else []
 
     def picture(self, stage: str, name: str) -> Image.Image | None:
         """The picture samples/`name`_NNNN.png of the stage's latest epoch; None where there is no good one."""
@@ -111,54 +105,32 @@ def checked_evaluation(found: dict[str, Any]) -> dict[str, Any] | None:
     return found if whole and columns[0] else None
 
 
-@dataclass(frozen=True)
-class Data:
-    """The episodes that V and M learned from."""
-
-    episodes: int
-    steps: int | None
-    """None: nobody counted them."""
-    size: int
-    """bytes"""
-
-
-def data(run: Found) -> Data | None:
-    """Where the episodes of the run lie, they are counted; None where there are none."""
-    whole = run.config.get("run")
-    asked = [run.config.get("train-vae"), whole.get("vae") if isinstance(whole, dict) else None]
-    recorded = [Path(str(found["rootdir"])) for found in asked if isinstance(found, dict) and found.get("rootdir")]
-    places = [place for folder in recorded for place in (run.logdir / folder, folder)]
-    folder = next((place for place in [*places, run.logdir / "rollouts"] if place.is_dir()), None)
-    files = sorted(folder.rglob("*.npz")) if folder else []
-    if not files:
-        return None
-    rows = [row for place in sorted({path.parent for path in files}) for row in read(place / "metrics.jsonl", "length")]
-    steps = sum(int(row["length"] or 0) for row in rows) if len(rows) == len(files) else None
-    return Data(len(files), steps, sum(path.stat().st_size for path in files))
-
-
 def meta(folder: Path, name: str) -> dict[str, Any]:
     """What a stage's best checkpoint says about its model; nothing where it is missing or damaged."""
     try:
-        found = checkpoint.load(folder / "best.safetensors")[1]
+        found = checkpoint.load(folder / "best.safetensors")[1].get(name)
     except UserError:
         return {}
-    return found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def training_seconds(run: Found) -> list[tuple[str, float]]:
-    """(model, seconds) of every training, those of the iterations before included."""
-    stages = (("V", run.vae), ("M", run.mdrnn), ("C", run.ctrl))
-    here = [(letter, rows[-1].get("seconds") or 0.0) for letter, rows in stages if rows]
-    before = run.logdir / "previous"
-    return here + (training_seconds(Found.read(before)) if before.is_dir() else [])
+def training_seconds(run: Found) -> dict[str, float]:
+    """Model → seconds of its training, those of the iterations before included."""
+    before = run.dir.previous.path
+    spent = training_seconds(Found(before)) if before.is_dir() else {"V": 0.0, "M": 0.0, "C": 0.0}
+    for letter, rows in (("V", run.vae), ("M", run.mdrnn), ("C", run.ctrl)):
+        spent[letter] += (rows[-1].get("seconds") or 0.0) if rows else 0.0
+    return spent
 
 
 def used(run: Found) -> dict[str, dict[str, Any]]:
-    """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not."""
+    """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not; and
+    the versions, of the evaluation too where they are others."""
     whole = run.config.get("run")
     whole = dict(whole) if isinstance(whole, dict) else {}
-    ran = {"collect": data(run), "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation}
+    ran = {
+        "collect": run.rollouts, "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation,
+    }  # fmt: skip
     again = whole.get("iterations", 1) > 1
     hidden = {stage for stage, left in ran.items() if whole and not left} | (set() if again else {"again"})
     stages = {name: whole.pop(name) for name in list(whole) if isinstance(whole[name], dict)}
@@ -172,6 +144,11 @@ def used(run: Found) -> dict[str, dict[str, Any]]:
     for name, own in stages.items():
         said = {} if name == "versions" else groups["run"]
         groups[name] = mattering({key: value for key, value in own.items() if key not in said or said[key] != value})
+    if run.evaluation:
+        commit = run.evaluation.get("commit")
+        versions = run.evaluation["versions"] | ({"commit": commit} if commit else {})
+        if versions != groups.get("versions"):
+            groups["versions of the evaluation"] = versions
     return {name: group for name, group in groups.items() if group and name not in hidden}
 
 

@@ -1,56 +1,23 @@
-"""What a section of a run's page is made of, as plain values: facts, charts, films of frames."""
+"""What a section of a run's page is made of: facts, charts, films of frames."""
 
 import base64
 import io
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 from PIL import Image
 
-from worldmodels.runs.metrics import Row
-from worldmodels.show.charts import Line, line_chart, number
+from worldmodels.runs.metrics import Row, is_number
+from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
 from worldmodels.show.found import FRAME, Found
+from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
+from worldmodels.training.quality import trusted
 
 Fact = tuple[str, str]  # (value, what it is)
-
-
-@dataclass(frozen=True)
-class Film:
-    """A grid of frames."""
-
-    source: str
-    rows: Sequence[str]
-    """names, from the top"""
-    caption: str
-    wake: str | None = None
-    """CSS: where a dashed line marks a moment in the lowest row"""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; the template shows what is there, in this order."""
-
-    title: str
-    intro: str = ""
-    model: str = ""
-    """v, m or c: its letter and colour"""
-    missing: tuple[str, str, str] | None = None
-    """in place of all that follows: what is missing, the command, what that does"""
-    facts: Sequence[Fact] = ()
-    charts: Sequence[Markup] = ()
-    note: tuple[str, str] | None = None
-    """in bold, then the rest: a card beside the charts"""
-    listing: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
-    """summary, head and rows of a table"""
-    command: str = ""
-    """repeats what is shown"""
-    remark: str = ""
-    films: Sequence[Film] = ()
-    groups: dict[str, dict[str, Any]] | None = None
-    """name → settings, folded away"""
+Rows = list[tuple[str, ...]]  # of a table
 
 
 def signed(score: float, digits: int = 0) -> str:
@@ -77,48 +44,101 @@ def pace(row: Row, rate: str, unit: str) -> list[Fact]:
     return took + ([(f"{speed:,.0f}", unit)] if speed is not None else [])
 
 
-def column(rows: Sequence[Row], axis: str, name: str) -> list[tuple[float, float]]:
-    """The points (axis, value) of the rows that have the value."""
+def best_selected(run: Found) -> list[Fact]:
+    """The highest of C's scores in selection."""
+    scores = [score for _, score in points(run.ctrl, "generation", "selected")]
+    return [(signed(max(scores)), f"best on the selection {run.episode}s")] if scores else []
+
+
+def dream_steps(run: Found) -> list[Fact]:
+    """How long an evolution has dreamed."""
+    counted = [row for row in run.ctrl if row.get("dream_steps") is not None]
+    return facts(counted[-1], ("dream_steps", "steps in the dream")) if counted else []
+
+
+# --------------------------------------------------------------------------------------------------- charts
+
+
+def points(rows: Sequence[Row], axis: str, name: str) -> list[tuple[float, float]]:
+    """(axis, value) of the rows that have the value."""
     return [(x, y) for row in rows if (x := row.get(axis)) is not None and (y := row.get(name)) is not None]
 
 
-def curves(title: str, rows: Sequence[Row], name: str, css: str) -> str:
-    """Train and test of one metric by epoch."""
-    return line_chart(title, "epoch", [
-        Line("train", column(rows, "epoch", f"train_{name}"), f"{css} faint"),
-        Line("test", column(rows, "epoch", f"test_{name}"), css),
-    ])  # fmt: skip
+def curves(
+    title: str, x_label: str, rows: Sequence[Row], *columns: tuple[str, str, str], around: tuple[str, str] | None = None
+) -> Markup:
+    """Columns (name, column, CSS) of the rows, by epoch or generation, and a band `around` (column, its spread)."""
+    axis = "epoch" if x_label == "epoch" else "generation"
+    lines = [Line(name, points(rows, axis, column), css) for name, column, css in columns]
+    band = None
+    if around:
+        middle, spread = (points(rows, axis, column) for column in around)
+        wide = dict(spread)
+        band = Band([(x, y - wide[x], y + wide[x]) for x, y in middle if x in wide], "c")
+    return Markup(line_chart(title, x_label, lines, band))  # ours: names in it are escaped
 
 
-def selected(run: Found) -> tuple[Line, list[Fact]]:
-    """C's scores in selection, as a curve and the highest of them."""
-    points = column(run.ctrl, "generation", "selected")
-    best = [(signed(max(score for _, score in points)), f"best on the selection {run.episode}s")] if points else []
-    return Line("selection", points, "ink", dots_only=True), best
+def foresight(run: Found) -> Markup | None:
+    """How far ahead M foresees rewards, on its own z."""
+    r2 = measured(run, "open_loop").get("r2")
+    if not isinstance(r2, list) or not all(map(is_number, r2)):
+        return None
+    ahead = [(20.0 * number, value) for number, value in enumerate(r2, 1)]
+    return Markup(line_chart("Share of 20 steps' reward that M foresees", "steps ahead", [Line("R²", ahead, "m")]))
 
 
-def charts(*drawn: str) -> list[Markup]:
-    """The charts that have something to show."""
-    return [Markup(chart) for chart in drawn if chart]  # ours: names in them are escaped
+def scores(evaluation: dict[str, Any], one: str, count: str) -> Markup:
+    """A bar for each of the evaluation's `count`, episodes called `one`, the lowest first."""
+    ranked = sorted(zip(evaluation["scores"], evaluation["seeds"], strict=True))
+    marks = [(f"mean {evaluation['mean']:.0f}", evaluation["mean"])] if len(ranked) > 1 else []
+    bars = [(f"{one} {seed}", score) for score, seed in ranked]
+    return Markup(bar_chart(f"Score of every {one}, lowest first", count, bars, marks, "c"))
 
 
-def films(*found: Film | None) -> list[Film]:
-    return [film for film in found if film is not None]
+# --------------------------------------------------------------------------------------------------- tables
 
 
-def film(picture: Image.Image | None, rows: Sequence[str], caption: str) -> Film | None:
-    """A grid of frames with its rows named."""
-    return None if picture is None else Film(png_uri(spaced(picture)), rows, caption)
+def drives(evaluation: dict[str, Any]) -> Rows:
+    """Seed, score and steps of every evaluated episode."""
+    columns = (evaluation[name] for name in ("seeds", "scores", "lengths"))
+    return [(str(seed), signed(score, 1), str(length)) for seed, score, length in zip(*columns, strict=True)]
 
 
-def spaced(picture: Image.Image, gap: int = 3) -> Image.Image:
-    """A grid of frames with a transparent gap of `gap` pixels around each."""
+def measured(run: Found, name: str) -> dict[str, Any]:
+    """A part of quality.json; empty where it was not measured."""
+    found = run.quality.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def ranking(run: Found) -> tuple[str, Rows] | None:
+    """What fixed policies earn in the world and in M's dream, and how well both agree."""
+    found = measured(run, "ranking")
+    policies = found.get("policies")
+    if not isinstance(policies, dict) or not all(is_number(found.get(name)) for name in ("rank", "slope")):
+        return None
+    pairs = [(name, pair) for name, pair in policies.items() if isinstance(pair, list) and len(pair) == 2]
+    wrong = "" if trusted(found) else ": not the world's order, C may learn the wrong thing"
+    agree = f"rank correlation {found['rank']:.2f}, slope {found['slope']:.2f}{wrong}"
+    return agree, [(name, *map(signed, pair)) for name, pair in pairs if all(map(is_number, pair))]
+
+
+# --------------------------------------------------------------------------------------------------- films
+
+
+def left_alone(picture: Image.Image) -> str:
+    """CSS of the line in M's dream, the lowest of three rows, where M no longer watches; none where it always does."""
+    watched, columns = math.ceil(DREAM_WARM_UP / DREAM_STRIDE), picture.width // FRAME
+    return f"left:calc({watched / columns:.2%} - 2px);height:{1 / 3:.2%}" if watched < columns else ""
+
+
+def film(picture: Image.Image, gap: int = 3) -> str:
+    """A grid of frames as a data URI, with a transparent gap of `gap` pixels around each."""
     columns, rows = picture.width // FRAME, picture.height // FRAME
     grid = Image.new("RGBA", (columns * (FRAME + gap), rows * (FRAME + gap)))
     for column, row in itertools.product(range(columns), range(rows)):
         frame = picture.crop((FRAME * column, FRAME * row, FRAME * (column + 1), FRAME * (row + 1)))
         grid.paste(frame, ((FRAME + gap) * column + gap // 2, (FRAME + gap) * row + gap // 2))
-    return grid
+    return png_uri(grid)
 
 
 def png_uri(image: Image.Image) -> str:

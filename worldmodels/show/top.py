@@ -1,14 +1,15 @@
-"""The top of a run's page: the score in large type and what it is read beside, a drive, the pipeline's sizes."""
+"""The top of a run's page: what its score is read beside, a drive, the pipeline's sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodels.envs.seeds import HELD_OUT
+from worldmodels.envs.seeds import HELD_OUT as HELD_OUT
+from worldmodels.runs import metrics
 from worldmodels.runs.metrics import is_number
-from worldmodels.show.found import FRAME, Found, data, meta, training_seconds
-from worldmodels.show.parts import Fact, data_uri, duration, png_uri, signed
+from worldmodels.show.found import FRAME, Found, meta, training_seconds
+from worldmodels.show.parts import Fact, data_uri, duration, png_uri
 
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
 
@@ -48,57 +49,24 @@ SCALES = {  # part of the environment's id → what is known of it
 }
 
 
-def score(run: Found) -> dict[str, Any] | None:
-    """The score in large type and what it means."""
-    found = run.evaluation
-    if found is None:
+def scale(evaluation: dict[str, Any]) -> Scale | None:
+    """What the score is read beside; nothing where episodes were cut."""
+    if evaluation.get("max_steps"):
         return None
-    one, held_out = run.episode, "held-out " if found["seeds"][0] >= HELD_OUT else ""
-    if found.get("std") is None:
-        meaning = f"Score of a single {held_out}{one}: one drive says little about the next."
-    else:
-        unseen = ", none of which was driven in training" if held_out else ""
-        meaning = (
-            f"Mean score and standard deviation over {found['episodes']} {held_out}{one}s{unseen}. "
-            f"The mean is known to within ± {found['stderr']:.1f} (standard error); "
-            f"the worst {one} gave {signed(found['min'])}, the best {signed(found['max'])}."
-        )
-    if run.outdated:
-        meaning += f" An earlier driver of this run drove; {run.command('evaluate')} scores the one that is there now."
-    own = ("this run", found["mean"], found.get("std"))
-    scale = next((scale for name, scale in SCALES.items() if name in found["env"]), None)
-    scale = None if found.get("max_steps") else scale
-    return {
-        "env": found["env"].rpartition(":")[2],
-        "mean": signed(found["mean"]),
-        "spread": "" if found.get("std") is None else f"± {found['std']:.0f}",
-        "meaning": meaning,
-        "cut": found.get("max_steps"),
-        "scale": [bar(*row, scale.most) for row in (own, *scale.others)] if scale else [],
-        "remark": scale.remark if scale else "",
-    }
+    return next((scale for name, scale in SCALES.items() if name in evaluation["env"]), None)
 
 
-def bar(name: str, mean: float, spread: float | None, most: float) -> dict[str, str]:
-    """A score as a bar: how far it is to the most that an episode can give."""
-    text = signed(mean) + ("" if spread is None else f" ± {spread:.0f}")
-    return {"name": name, "width": f"{max(0.0, min(1.0, mean / most)):.1%}", "text": text}
-
-
-def drive(run: Found) -> dict[str, str] | None:
-    """The video of one evaluated drive, inside the page where it is not too large, and its caption."""
+def drive(run: Found) -> tuple[str, dict[str, Any]] | None:
+    """The video of one evaluated drive, inside the page where it is not too large, and what is known of the drive."""
     video = (run.evaluation or {}).get("video")
-    name = Path(str(video.get("file"))).name if isinstance(video, dict) else ""
-    path = next((path for path in (run.logdir / "evaluation" / name, run.logdir / name) if path.is_file()), None)
-    if not isinstance(video, dict) or path is None or not all(is_number(video.get(n)) for n in ("length", "score")):
+    if not isinstance(video, dict) or not all(is_number(video.get(name)) for name in ("length", "score")):
+        return None
+    name = Path(str(video.get("file"))).name
+    path = next((path for path in (run.dir.evaluations / name, run.logdir / name) if path.is_file()), None)
+    if path is None:
         return None
     small = path.stat().st_size <= MOST_VIDEO
-    caption = (
-        f"{run.episode.capitalize()} {video.get('seed')}, {video['length']} steps, score {signed(video['score'])}. "
-        "Below: the frame that V sees, V's reconstruction of it from z, and the frame that M expects next."
-    )
-    source = data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix()
-    return {"source": source, "caption": caption}
+    return data_uri("video/mp4", path.read_bytes()) if small else path.relative_to(run.logdir).as_posix(), video
 
 
 def first_frame(run: Found) -> str | None:
@@ -109,30 +77,29 @@ def first_frame(run: Found) -> str | None:
 
 def sizes(run: Found) -> dict[str, str]:
     """What is written under z, h, C and the action: from the run's checkpoints, the paper's where there is none."""
-    mdrnn = meta(run.logdir / "mdrnn", "mdrnn")
-    z, h, action = (
-        mdrnn.get(name, paper) for name, paper in (("z_size", 32), ("hidden_size", 256), ("action_size", 3))
-    )
-    hidden = meta(run.logdir / "ctrl", "controller").get("hidden")
+    found = {"z_size": 32, "hidden_size": 256, "action_size": 3} | meta(run.dir.mdrnn, "mdrnn")
+    hidden, action = meta(run.dir.ctrl, "controller").get("hidden"), found["action_size"]
     car = action == 3 and (not run.env or "CarRacing" in run.env)
     numbers = f"{action} number{'' if action == 1 else 's'}"
     return {
-        "z": f"{z} numbers", "h": f"{h} numbers", "c": f"{hidden} units" if hidden else "linear",
-        "action": "steer, gas, brake" if car else numbers,
+        "z": f"{found['z_size']} numbers", "h": f"{found['hidden_size']} numbers",
+        "c": f"{hidden} units" if hidden else "linear", "action": "steer, gas, brake" if car else numbers,
     }  # fmt: skip
 
 
 def glance(run: Found) -> list[Fact]:
     """The size of the data, and how long the models were trained."""
-    found, facts = data(run), []
-    if found:
-        facts.append((f"{found.episodes:,}", "episode of data" if found.episodes == 1 else "episodes of data"))
-        facts += [(f"{found.steps:,}", "steps")] if found.steps is not None else []
-        facts.append((f"{found.size / 1e6:,.0f}" if found.size >= 1e6 else "< 1", "MB"))
-    spent = {"V": 0.0, "M": 0.0, "C": 0.0}
-    for letter, seconds in training_seconds(run):
-        spent[letter] += seconds
-    if any(spent.values()):
-        parts = ", ".join(f"{letter} {duration(seconds)}" for letter, seconds in spent.items() if seconds)
+    files, facts = run.rollouts, []
+    if files:
+        facts.append((f"{len(files):,}", "episode of data" if len(files) == 1 else "episodes of data"))
+        folders = sorted({path.parent for path in files})
+        rows = [row for folder in folders for row in metrics.read(folder / "metrics.jsonl", "length")]
+        if len(rows) == len(files):
+            facts.append((f"{sum(int(row['length'] or 0) for row in rows):,}", "steps"))
+        size = sum(path.stat().st_size for path in files) / 1e6
+        facts.append((f"{size:,.0f}" if size >= 1 else "< 1", "MB"))
+    spent = {letter: seconds for letter, seconds in training_seconds(run).items() if seconds}
+    if spent:
+        parts = ", ".join(f"{letter} {duration(seconds)}" for letter, seconds in spent.items())
         facts.append((duration(sum(spent.values())), f"of training by the clock: {parts}"))
     return facts
