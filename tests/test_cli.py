@@ -360,7 +360,7 @@ def test_what_it_needs_may_be_said_with_it(tmp_path, monkeypatch, arguments: str
 
 def test_every_number_has_a_bound_on_either_side() -> None:
     """What overflows float32, or memory, would be remembered with the run before it fails."""
-    for cls, _ in cli.COMMANDS.values():
+    for cls in cli.COMMANDS.values():
         for name, hint in get_type_hints(cls, include_extras=True).items():
             kinds = {int, float} & {hint, *getattr(hint, "__args__", ()), getattr(hint, "__origin__", None)}
             if kinds and name not in ("target_return", "env_steps"):
@@ -557,7 +557,7 @@ VALUES = st.recursive(LEAVES, lambda v: st.lists(v, max_size=2) | st.dictionarie
 def entries(draw) -> tuple[str, object]:
     """A command and what config.json says of it: real names, any values."""
     command = draw(st.sampled_from(sorted(cli.REMEMBERED)))
-    cls = cli.COMMANDS[command][0]
+    cls = cli.COMMANDS[command]
     names = [field.name for field in dataclasses.fields(cls)] + ["preset", record.FROM_RUN]
     entry = draw(VALUES | st.dictionaries(st.sampled_from(names), VALUES, max_size=4))
     if command == "run" and isinstance(entry, dict):

@@ -6,6 +6,7 @@ that `--help` answers at once.
 
 import argparse
 import codecs
+import dataclasses
 import importlib
 import os
 import signal
@@ -23,18 +24,12 @@ from worldmodels.runs import bounds, presets, record, settings, stages
 from worldmodels.runs.directory import RunDir
 from worldmodels.workers.pool import import_ahead
 
-COMMANDS: dict[str, tuple[type, str]] = {
-    "run": (stages.Run, "worldmodels.commands.run"),
-    "collect": (settings.Collect, "worldmodels.commands.collect"),
-    "train-vae": (settings.TrainVAE, "worldmodels.commands.train_vae"),
-    "train-mdrnn": (settings.TrainMDRNN, "worldmodels.commands.train_mdrnn"),
-    "train-controller": (settings.TrainController, "worldmodels.commands.train_controller"),
-    "train-in-dream": (settings.TrainInDream, "worldmodels.commands.train_in_dream"),
-    "evaluate": (settings.Evaluate, "worldmodels.commands.evaluate"),
-    "report": (settings.Report, "worldmodels.commands.report"),
-    "play": (settings.Play, "worldmodels.commands.play"),
-    "export": (settings.Export, "worldmodels.commands.export"),
-}
+COMMANDS: dict[str, type] = {
+    "run": stages.Run, "collect": settings.Collect, "train-vae": settings.TrainVAE, "train-mdrnn": settings.TrainMDRNN,
+    "train-controller": settings.TrainController, "train-in-dream": settings.TrainInDream,
+    "evaluate": settings.Evaluate, "report": settings.Report, "play": settings.Play, "export": settings.Export,
+}  # fmt: skip
+"""Command → its settings; its `main` is in worldmodels/commands/."""
 REMEMBERED = {
     "run": "run", "train-vae": "vae", "train-mdrnn": "mdrnn", "train-controller": "ctrl", "train-in-dream": "ctrl",
 }  # fmt: skip
@@ -137,7 +132,7 @@ def start(arguments: list[str]) -> None:
     cfg, preset = parse(command, arguments[1:])
     if command == "evaluate" and needs_workers(cfg):
         import_ahead()
-    stage = importlib.import_module(COMMANDS[command][1]).main
+    stage = importlib.import_module(f"worldmodels.commands.{command.replace('-', '_')}").main
     if command in REMEMBERED:
         stage(cfg, begin=lambda: record.write(command, cfg, preset))
     else:
@@ -161,9 +156,9 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     """
     import tyro
 
-    cls = COMMANDS[command][0]
+    cls = COMMANDS[command]
     arguments = [at_home(word) for word in arguments]
-    said = said_early(arguments)
+    said, rest = said_early(arguments)
     run = RunDir(Path(said.logdir if said.logdir is not None else "exp_dir"))
     saved = record.read(command, run) if command in REMEMBERED else {}
     preset, saved = choose_preset(command, said.preset, saved, run, over="--noreload" in arguments)
@@ -171,7 +166,6 @@ def parse(command: str, arguments: list[str]) -> tuple[Any, str | None]:
     if preset is not None:
         env_id = said.env or saved.get("env")
         default = record.updated(preset_config(command, preset, env_id), saved)
-    rest = said.rest if said.logdir is None else [f"--logdir={said.logdir}", *said.rest]
     description = cls.__doc__ or ""
     if command in ("run", *stages.STAGES):
         description += f"\n\nPresets (--preset): {', '.join(presets.NAMES)}."
@@ -191,19 +185,17 @@ def at_home(word: str) -> str:
     return flag + equals + os.path.expanduser(value)
 
 
-def said_early(arguments: list[str]) -> argparse.Namespace:
-    """`preset`, `logdir` and `env` as they are said, and the `rest` of the arguments (with env)."""
+def said_early(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """`preset`, `logdir` and `env` as they are said, and the arguments without the preset."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset")
-    parser.add_argument("--logdir")
-    env = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    env.add_argument("--env")
+    for name in ("preset", "logdir", "env"):
+        parser.add_argument(f"--{name}")
     try:
-        known, rest = parser.parse_known_args(arguments)
-        known.env, known.rest = env.parse_known_args(rest)[0].env, rest
+        said, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UserError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
-    return known
+    again = [f"--{name}={value}" for name, value in vars(said).items() if name != "preset" and value is not None]
+    return said, again + rest
 
 
 def choose_preset(
@@ -230,13 +222,12 @@ def preset_config(command: str, preset: str, env_id: str | None) -> Any:
     run = presets.preset(preset, env_id)
     if command == "run":
         return run
-    cls = COMMANDS[command][0]
     if command not in stages.STAGES:
         raise UserError(f"{command} does the same in every preset: leave --preset out.")
-    own = vars(getattr(run, stages.STAGES[command]))
+    default = COMMANDS[command]()
     place = {"env": run.env, "rootdir": settings.episodes_of(run.env)}
-    takes = {"collect": ["env"], "train-controller": ["env"], "train-vae": ["rootdir"], "train-mdrnn": ["rootdir"]}
-    return cls(**{name: place[name] for name in takes.get(command, [])} | own)
+    place = {name: value for name, value in place.items() if getattr(default, name, None) is not None}
+    return dataclasses.replace(default, **place, **vars(getattr(run, stages.STAGES[command])))
 
 
 def check_env(env_id: str | None, said: bool, run: RunDir) -> None:

@@ -121,3 +121,13 @@ def test_a_log_gets_lines_unless_progress_is_switched_off(disabled: str) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and "\r" not in done.stderr
     assert ("D: 100%" in done.stderr) is (not disabled)
+
+
+def test_a_line_of_a_log_is_whole_however_long_it_is() -> None:
+    said = "12,345 steps/s on 8 nodes, " + "z" * 200 + " end"
+    code = (
+        "from worldmodels.runs.progress import progress\n"
+        f"with progress(total=3, desc='Collecting') as bar: bar.set_postfix_str({said!r}); bar.update(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and said in done.stderr.splitlines()[-1]

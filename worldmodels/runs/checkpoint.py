@@ -6,13 +6,11 @@ is loaded, and one rename replaces the whole of it: a run killed at any instant 
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from worldmodels.errors import UserError
@@ -34,31 +32,15 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
-    with _damage(path), safe_open(path, framework="pt") as file:
-        meta = _meta(file.metadata())
-        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+    return parse(path.read_bytes(), str(path))
 
 
 def parse(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """`load` of a checkpoint's bytes, which `name` names in the UserError: workers get models as bytes."""
-    with _damage(name):
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format's own layout
-        return safetensors.load(data), _meta(header.get("__metadata__"))
-
-
-def _meta(metadata: dict[str, str] | None) -> dict[str, Any]:
-    meta = json.loads((metadata or {})["json"])
-    if not isinstance(meta, dict):
-        raise ValueError("its metadata is no dictionary")
-    return meta
-
-
-@contextmanager
-def _damage(name: object) -> Iterator[None]:
-    """What reading a file of another kind raises, as one sentence."""
     try:
-        yield
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format's own layout
+        return safetensors.load(data), dict(json.loads(header["__metadata__"]["json"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{name} is damaged or no checkpoint of ours ({error}): delete it, or start over with --noreload."
         ) from error

@@ -39,7 +39,7 @@ def progress(inner: bool = False, **settings: Any) -> "tqdm[Any]":
         return tqdm(dynamic_ncols=True, leave=not inner, **settings)
     if inner:
         settings["disable"] = True  # a False would overrule TQDM_DISABLE
-    return tqdm(file=_Lines(sys.stderr), mininterval=LOG_SECONDS, ncols=100, ascii=True, **settings)
+    return tqdm(file=_Lines(sys.stderr), mininterval=LOG_SECONDS, ascii=True, **settings)
 
 
 def machines(pool: Any) -> str:

@@ -17,11 +17,7 @@ def versions() -> dict[str, str]:
     import worldmodels
 
     found = {"worldmodels": worldmodels.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found |= {name: version(name) for name in PACKAGES}
     known = commit(Path(worldmodels.__file__).parent.parent)
     return {**found, "commit": known} if known else found
 
