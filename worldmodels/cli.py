@@ -253,14 +253,13 @@ def open_closed_streams() -> None:
 
 def speak_plainly() -> None:
     """Where stdout or stderr cannot hold a character (cp1252, Latin-1, ASCII), say it with plain ones."""
-    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        text = error.object[error.start : error.end].translate(PLAIN)
+        return text.encode("ascii", "replace").decode(), error.end
+
+    codecs.register_error("plain", plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")
-
-
-def _plain(error: UnicodeError) -> str:
-    """Every character that did not fit, as ASCII."""
-    assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end].translate(PLAIN)
-    return text.encode("ascii", "replace").decode()

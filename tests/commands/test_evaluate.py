@@ -21,10 +21,12 @@ from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode
 from worldmodels.runs import metrics as logs
+from worldmodels.runs.book import Book, Score
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Evaluate
 from worldmodels.show import spectator
 from worldmodels.show.mp4 import mp4_writer
+from worldmodels.show.scores import summarise, table
 from worldmodels.workers.driver import Driver, Job, Outcome
 from worldmodels.workers.places import limited_threads
 
@@ -147,12 +149,12 @@ def test_our_simulator_drives_in_blocks(car_run: Path, tmp_path: Path, monkeypat
     assert probe(tmp_path / "evaluation.mp4")[1] == STEPS // 2
 
 
-def test_statistics_agree_with_numpy() -> None:
+def test_statistics_agree_with_numpy(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).normal(800, 90, size=37)
     key = {"env": "E", "kwargs": {}, "max_steps": None, "model": "", "device": "cpu", "versions": {}}
-    driven = {i: evaluate.Score(float(score), 900, "lap" if i else "off") for i, score in enumerate(scores)}
-    book = evaluate.Book(RunDir(Path()), key, range(37), driven)
-    result = evaluate.summarise(book, "command")
+    book = Book(RunDir(tmp_path), key, range(37))
+    book.scores = {i: Score(float(score), 900, "lap" if i else "off") for i, score in enumerate(scores)}
+    result = summarise(book, "command")
     assert result["mean"] == pytest.approx(np.mean(scores))
     assert result["std"] == pytest.approx(np.std(scores, ddof=1))
     assert result["stderr"] == pytest.approx(np.std(scores, ddof=1) / np.sqrt(37))
@@ -160,11 +162,11 @@ def test_statistics_agree_with_numpy() -> None:
     assert result["percentiles"]["5"] == np.percentile(scores, 5) and result["percentiles"]["50"] == np.median(scores)
     assert result["lap_rate"] is result["crash_rate"] is None, "E has no laps"
     book.key["env"] = CAR
-    racing = evaluate.summarise(book, "command")
+    racing = summarise(book, "command")
     assert (racing["lap_rate"], racing["crash_rate"]) == (36 / 37, 1 / 37)
-    table = evaluate.table(racing)
-    assert "laps finished 97.3%, crashes 2.7%" in table and "over 37 tracks of" in table and table.startswith("track │")
-    text = evaluate.table(result)
+    shown = table(racing)
+    assert "laps finished 97.3%, crashes 2.7%" in shown and "over 37 tracks of" in shown and shown.startswith("track │")
+    text = table(result)
     assert all(f" {score:.1f}" in text for score in scores)
     assert f"{scores.mean():.1f} ± {np.std(scores, ddof=1):.1f} over 37 episodes of E" in text
     assert text.startswith("episode │")

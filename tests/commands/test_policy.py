@@ -9,6 +9,7 @@ import pytest
 from tests.helpers.toy import TOY, Toy
 from worldmodels.commands import evaluate
 from worldmodels.errors import UserError
+from worldmodels.runs.book import Score
 from worldmodels.runs.settings import Evaluate
 
 POLICY = '''
@@ -195,6 +196,6 @@ def test_what_cannot_be_is_one_sentence(mine: Path, settings: dict, sentence: st
 
 def test_laps_and_crashes_follow_from_score_and_ending() -> None:
     """960 of 1,000 points of tiles is around; Gymnasium's lap_complete_percent is 0.95."""
-    assert not evaluate.Score(930.0, 700, "lap").crashed
-    assert evaluate.Score(300.0, 400, "off").crashed
-    assert evaluate.Score(849.0, 1000, "time").crashed and not evaluate.Score(860.0, 1000, "time").crashed
+    assert not Score(930.0, 700, "lap").crashed
+    assert Score(300.0, 400, "off").crashed
+    assert Score(849.0, 1000, "time").crashed and not Score(860.0, 1000, "time").crashed

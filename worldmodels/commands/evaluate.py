@@ -19,55 +19,33 @@ widest evaluation of the present driver. evaluation/ also gets metrics.jsonl, a 
 """
 
 import contextlib
-import hashlib
-import json
 import re
 import shlex
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from worldmodels import agent, envs, pretrained
 from worldmodels.envs import World
 from worldmodels.errors import UserError
 from worldmodels.rollout import Episode, drive
 from worldmodels.runs import metrics
+from worldmodels.runs.book import Book, Score
 from worldmodels.runs.bounds import check
 from worldmodels.runs.directory import RunDir
-from worldmodels.runs.files import alone, read_json, write_atomically, write_json
+from worldmodels.runs.files import alone
 from worldmodels.runs.progress import machines, progress
 from worldmodels.runs.settings import Evaluate
 from worldmodels.runs.versions import versions
-from worldmodels.show import spectator
-from worldmodels.workers.driver import Course, Drivers, Job, Outcome, best_of
+from worldmodels.show import scores, spectator
+from worldmodels.workers.driver import Course, Drivers, Job, best_of
 from worldmodels.workers.guest import Failed, Guests
 from worldmodels.workers.places import choose_device, choose_places, limited_threads
 from worldmodels.workers.pool import Setup, open_pool
 
 LANES = 64  # episodes that a batched environment drives side by side
-PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-AROUND = 0.95  # of the tiles: Gymnasium's lap_complete_percent
-
-
-class Score(NamedTuple):
-    """What one episode came to."""
-
-    score: float
-    """Sum of the rewards."""
-    length: int
-    """Steps."""
-    ending: str
-    """`worldmodels.rollout.ending`"""
-
-    @property
-    def crashed(self) -> bool:
-        """In an environment of laps: off the playfield, or not around when time was up.
-
-        A lap pays 1,000 for all its tiles and takes 0.1 per step, so the score says which share of them was visited.
-        """
-        return self.ending == "off" or (self.ending == "time" and self.score + 0.1 * self.length < 1000 * AROUND)
 
 
 def main(cfg: Evaluate) -> None:
@@ -77,9 +55,9 @@ def main(cfg: Evaluate) -> None:
     run, folder = RunDir.of(cfg.logdir), RunDir.of(cfg.output or cfg.logdir)
     try_out(cfg)
     window, filming = ways_to_watch(cfg)
-    who = identity(cfg, run)
+    key, description = identity(cfg, run), envs.describe(str(cfg.env))
     with alone(folder.evaluations, "evaluating"):
-        book = Book.open(folder, who, range(cfg.seed, cfg.seed + cfg.episodes))
+        book = Book(folder, key, range(cfg.seed, cfg.seed + cfg.episodes), description.episode)
         if window:
             watch(cfg, run, book)
         elif not book.missing:
@@ -91,11 +69,11 @@ def main(cfg: Evaluate) -> None:
             score(cfg, run, book)
         if filming and not book.filmed:
             film(cfg, run, book)
-        result = summarise(book, command(cfg))
+        result = scores.summarise(book, command(cfg))
         written = book.close(result)
-        metrics.write_whole(folder.evaluations, book.episode, rows(result))
-    print(table(result))
-    if known := envs.describe(result["env"]).baselines:
+        metrics.write_whole(folder.evaluations, book.episode, rows(book))
+    print(scores.table(result))
+    if known := description.baselines:
         print("Policies without eyes: " + ", ".join(f"{name} {mean:.0f}" for name, mean in known.items()) + ".")
     shown = folder.video if written == folder.evaluation else book.film
     print(f"Written to {written}" + (f" and {shown}." if book.video else "."))
@@ -129,41 +107,40 @@ def try_out(cfg: Evaluate) -> None:
     """UserError for what would end the evaluation during or after its drives."""
     if cfg.policy is not None:
         return  # its fingerprint drives a whole episode
-    choose_device(device_of(cfg))
+    device_of(cfg)
     spectator.try_out(world_of(cfg), cfg.max_steps, cfg.video)
 
 
-def score(cfg: Evaluate, run: RunDir, book: "Book") -> None:
+def score(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive the missing episodes on workers, keeping every score as it comes.
 
     Raises:
         UserError: the policy failed in an episode; the others are kept.
     """
     setup, parameters, lanes = drivers(cfg, run)
-    places = choose_places(choose_device(device_of(cfg)), cfg.max_workers, lanes > 1)[: len(book.missing)]
+    places = choose_places(device_of(cfg), cfg.max_workers, lanes > 1)[: len(book.missing)]
     failed: list[Failed] = []
     with (
-        progress(
-            total=len(book.seeds), initial=len(book.seeds) - len(book.missing), desc="evaluate", unit=book.episode
-        ) as bar,
+        progress(total=len(book.seeds), initial=len(book.driven), desc="evaluate", unit=book.episode) as bar,
         open_pool(setup, places, ray=cfg.ray, most=cfg.max_workers) as pool,
     ):
-        blocks = book.blocks(min(lanes, -(-len(book.missing) // pool.workers)))
+        missing, size = book.missing, min(lanes, -(-len(book.missing) // pool.workers))
+        blocks = [missing[i : i + size] for i in range(0, len(missing), size)]
         jobs = [Job(tuple(map(Episode, block)), parameters, Course(max_steps=cfg.max_steps)) for block in blocks]
         for index, outcome in pool.run(jobs):
             if isinstance(outcome, Failed):
                 failed.append(outcome)
                 continue
-            book.add(blocks[index], outcome)
+            columns = (outcome.scores.tolist(), outcome.lengths.tolist(), outcome.endings)
+            book.add(dict(zip(blocks[index], map(Score, *columns), strict=True)))
             bar.update(len(blocks[index]))
             bar.set_postfix_str(f"mean {book.mean:.1f}{machines(pool)}", refresh=False)
     if failed:
         first = min(failed, key=lambda failure: failure.seed)
         others = f" (and failed in {len(failed) - 1} more)" if failed[1:] else ""
-        kept = f"{len(book.seeds) - len(book.missing)} of {len(book.seeds)} episodes are kept in {book.path}"
         raise UserError(
-            f"{cfg.policy} {first.mistake} of the episode with seed {first.seed}{others}: correct it and run "
-            f"the command again; {kept}."
+            f"{cfg.policy} {first.mistake} of the episode with seed {first.seed}{others}: correct it and run the "
+            f"command again; {len(book.driven)} of {len(book.seeds)} episodes are kept in {book.path}."
         )
 
 
@@ -183,10 +160,10 @@ def world_of(cfg: Evaluate) -> World:
     return World(cfg.env, envs.find(cfg.env).scoring)
 
 
-def device_of(cfg: Evaluate) -> str:
+def device_of(cfg: Evaluate) -> torch.device:
     """A single lane gains nothing from a GPU, so `auto` uses one for batched environments only."""
     alone = cfg.policy is not None or not envs.describe(world_of(cfg).env_id).batched
-    return "cpu" if cfg.device == "auto" and alone else cfg.device
+    return choose_device("cpu" if cfg.device == "auto" and alone else cfg.device)
 
 
 # --------------------------------------------------------------------------------------- what has been driven
@@ -195,137 +172,11 @@ def device_of(cfg: Evaluate) -> str:
 def identity(cfg: Evaluate, run: RunDir) -> dict[str, Any]:
     """Everything that a score depends on besides the seed."""
     installed = {name: found for name, found in versions().items() if name != "commit"}
-    device = choose_device(device_of(cfg)).type
     model = run.driver() if cfg.policy is None else Guests(world_of(cfg), cfg.policy, cfg.max_steps).fingerprint()
     return {
         "env": cfg.env, "kwargs": dict(world_of(cfg).kwargs), "max_steps": cfg.max_steps, "model": model,
-        "device": device, "versions": installed,
+        "device": device_of(cfg).type, "versions": installed,
     }  # fmt: skip
-
-
-@dataclass
-class Book:
-    """The scores of one evaluation, on disk as they come."""
-
-    folder: RunDir
-    key: dict[str, Any]
-    """What drives where."""
-    seeds: range
-    """What is asked for."""
-    scores: dict[int, Score] = field(default_factory=dict)
-    """By seed."""
-    video: dict[str, Any] | None = None
-    """The drive that the video shows: file, seed, score, length."""
-
-    @staticmethod
-    def open(folder: RunDir, key: dict[str, Any], seeds: range) -> "Book":
-        """What earlier evaluations of the same driver in the same environment have left, finished or not."""
-        book = Book(folder, key, seeds)
-        for path in [folder.evaluation, *sorted(folder.evaluations.glob("*.json"))]:
-            with contextlib.suppress(UserError, KeyError, TypeError, ValueError, AttributeError):  # missing or foreign
-                found = read_json(path)
-                if all(found[part] == value for part, value in key.items()):
-                    columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
-                    rows = list(zip(*columns, strict=True))
-                    book.scores |= {seed: Score(*driven) for seed, *driven in rows if metrics.is_number(driven[0])}
-                    if found["video"] and found["video"]["seed"] == seeds[0]:
-                        book.video = found["video"]
-        return book
-
-    @property
-    def episode(self) -> str:
-        """What an episode is called there."""
-        return envs.describe(self.key["env"]).episode
-
-    @property
-    def path(self) -> Path:
-        """Named by what is driven, and which episodes."""
-        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:8]
-        name = re.sub(r"[^-\w.]", "_", self.key["env"])
-        return self.folder.evaluations / f"{name}_{self.seeds[0]}+{len(self.seeds)}_{digest}.json"
-
-    @property
-    def missing(self) -> list[int]:
-        return [seed for seed in self.seeds if seed not in self.scores]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean([self.scores[seed].score for seed in self.seeds if seed in self.scores]))
-
-    @property
-    def filmed(self) -> bool:
-        """Whether the video of this evaluation is there."""
-        return self.video is not None and self.film.exists()
-
-    @property
-    def film(self) -> Path:
-        """The video: every evaluation has its own."""
-        return self.folder.path / self.video["file"] if self.video else self.path.with_suffix(".mp4")
-
-    def blocks(self, size: int) -> list[tuple[int, ...]]:
-        """The missing episodes, so many side by side."""
-        missing = self.missing
-        return [tuple(missing[i : i + size]) for i in range(0, len(missing), size)]
-
-    def add(self, seeds: tuple[int, ...], outcome: Outcome) -> None:
-        """Enter the scores of `seeds` and save."""
-        driven = zip(outcome.scores.tolist(), outcome.lengths.tolist(), outcome.endings, strict=True)
-        self.scores |= dict(zip(seeds, map(Score._make, driven), strict=True))
-        self.save()
-
-    def save(self) -> None:
-        write_json(self.path, {**self.key, **self.columns(), "video": self.video})
-
-    def columns(self) -> dict[str, list[Any]]:
-        """Seeds, scores, lengths and endings, an entry per episode; None where it has not been driven."""
-        rows = [self.scores.get(seed, (None, None, None)) for seed in self.seeds]
-        scores, lengths, endings = (list(column) for column in zip(*rows, strict=True))
-        return {"seeds": list(self.seeds), "scores": scores, "lengths": lengths, "endings": endings}
-
-    def close(self, result: dict[str, Any]) -> Path:
-        """Keep the finished evaluation; where it is: evaluation.json stays if it says more about the same driver."""
-        if not self.path.exists() or read_json(self.path) != result:
-            write_json(self.path, result)
-        with contextlib.suppress(UserError, KeyError, TypeError):
-            there = read_json(self.folder.evaluation)
-            says_more = there["max_steps"] is None, there["episodes"]
-            if there["model"] == result["model"] and says_more > (result["max_steps"] is None, result["episodes"]):
-                print(f"{self.folder.evaluation} keeps the evaluation over {there['episodes']} {self.episode}s.")
-                return self.path
-        write_json(self.folder.evaluation, result)
-        if self.video and self.film != self.folder.video and self.film.exists():
-            write_atomically(self.folder.video, self.film.read_bytes())
-        return self.folder.evaluation
-
-
-def summarise(book: Book, command: str) -> dict[str, Any]:
-    """The content of evaluation.json.
-
-    `std` is the sample standard deviation (n − 1) over the episodes, `stderr` that of the mean; both are None for a
-    single one, which has no spread. `lap_rate` and `crash_rate` are shares of the episodes; None where there are no
-    laps, or episodes are cut.
-    """
-    driven = [book.scores[seed] for seed in book.seeds]
-    scores = np.array([episode.score for episode in driven])
-    laps = envs.describe(book.key["env"]).laps and not book.key["max_steps"]
-    spread = float(scores.std(ddof=1)) if len(scores) > 1 else None
-    return {
-        "env": book.key["env"],
-        "episodes": len(scores),
-        "mean": float(scores.mean()),
-        "std": spread,
-        "stderr": None if spread is None else spread / len(scores) ** 0.5,
-        "min": float(scores.min()),
-        "max": float(scores.max()),
-        "percentiles": {str(q): float(np.percentile(scores, q)) for q in PERCENTILES},
-        "lap_rate": float(np.mean([episode.ending == "lap" for episode in driven])) if laps else None,
-        "crash_rate": float(np.mean([episode.crashed for episode in driven])) if laps else None,
-        "command": command,
-        **book.key,
-        "commit": versions().get("commit"),
-        "video": book.video,
-        **book.columns(),
-    }
 
 
 def command(cfg: Evaluate) -> str:
@@ -337,47 +188,11 @@ def command(cfg: Evaluate) -> str:
     return shlex.join(words + (["--device", cfg.device] if cfg.device != "auto" else []))
 
 
-def rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(book: Book) -> list[dict[str, Any]]:
     """A row per episode, in order: its number from 1, seed, score and length in steps."""
-    driven = zip(result["seeds"], result["scores"], result["lengths"], strict=True)
-    one = envs.describe(result["env"]).episode
-    return [{one: i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in enumerate(driven, 1)]
-
-
-def table(result: dict[str, Any], columns: int = 10) -> str:
-    """Every score, ten a line, and what they come to."""
-    seeds, scores, one = result["seeds"], result["scores"], envs.describe(result["env"]).episode
-    columns = min(columns, len(scores))
-    width = max(len(str(seeds[-1])), len(one))
-    lines = [f"{one:>{width}} │" + "".join(f"{f'+{i}':>8}" for i in range(columns))]
-    lines.append("─" * width + "─┼" + "─" * 8 * columns)
-    for i in range(0, len(scores), columns):
-        row = "".join(f"{score:8.1f}" for score in scores[i : i + columns])
-        lines.append(f"{seeds[i]:>{width}} │{row}")
-    return "\n".join([*lines, "", headline(result), *details(result)])
-
-
-def headline(result: dict[str, Any]) -> str:
-    """One line: mean ± standard deviation, how sure that is, and over what."""
-    one = envs.describe(result["env"]).episode
-    driven = f"{result['episodes']} {one}{'s' if result['episodes'] > 1 else ''} of {result['env']}"
-    driven += " on Gymnasium's own frames" if result["kwargs"].get("frames") == "exact" else ""
-    cut = f", cut after {result['max_steps']} steps" if result["max_steps"] else ""
-    if result["std"] is None:
-        return f"{result['mean']:.1f} on {driven}{cut}"
-    spread = f"{result['mean']:.1f} ± {result['std']:.1f} over {driven}{cut}"
-    return f"{spread} (standard error {result['stderr']:.1f}, lowest {result['min']:.1f}, highest {result['max']:.1f})"
-
-
-def details(result: dict[str, Any]) -> list[str]:
-    """A line more where there are several episodes: percentiles, laps and crashes."""
-    if result["std"] is None:
-        return []
-    found = result["percentiles"]
-    said = f"median {found['50']:.1f}, 5th percentile {found['5']:.1f}, 95th {found['95']:.1f}"
-    if result["lap_rate"] is not None:
-        said += f"; laps finished {result['lap_rate']:.1%}, crashes {result['crash_rate']:.1%}"
-    return [said]
+    found = book.columns()
+    driven = enumerate(zip(found["seeds"], found["scores"], found["lengths"], strict=True), 1)
+    return [{book.episode: i, "seed": seed, "score": score, "length": n} for i, (seed, score, n) in driven]
 
 
 # -------------------------------------------------------------------------------------------------- watching
@@ -404,12 +219,12 @@ def ways_to_watch(cfg: Evaluate) -> tuple[bool, bool]:
 
 def watch(cfg: Evaluate, run: RunDir, book: Book) -> None:
     """Drive every episode in a window, which stays open from one to the next."""
-    driver = agent.load(run, envs.actions_in(world_of(cfg)), choose_device(device_of(cfg)))
+    driver = agent.load(run, envs.actions_in(world_of(cfg)), device_of(cfg))
     with contextlib.closing(spectator.lane(world_of(cfg), cfg.max_steps, "human")) as lane, limited_threads(1):
         for seed in book.seeds:
             endings: dict[int, str] = {}
-            scores, lengths = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
-            book.add((seed,), Outcome(scores, lengths, endings=[endings[0]]))
+            total, length = drive(lane, driver.actions, driver, [Episode(seed)], on_end=endings.__setitem__)
+            book.add({seed: Score(float(total[0]), int(length[0]), endings[0])})
 
 
 def film(cfg: Evaluate, run: RunDir, book: Book) -> None:

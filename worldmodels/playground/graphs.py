@@ -100,15 +100,14 @@ def write(agent: Agent, folder: Path) -> list[str]:
     h, c = torch.zeros(2, mdrnn.hidden_size), torch.zeros(2, mdrnn.hidden_size)
     features = torch.zeros(2, agent.controller.features)
     restart = {"restart": torch.zeros(2)} if mdrnn.include_restart else {}
-    has = {"reward": mdrnn.include_reward, "terminal": mdrnn.include_terminal, "value": mdrnn.discount > 0}
-    heads = [name for name, there in has.items() if there]
+    predicted = [name for name, part in mdrnn.predict(h)._asdict().items() if part is not None]
     graphs = {
         "encoder.onnx": (Encode(agent), {"frames": torch.zeros(2, 3, FRAME_SIZE, FRAME_SIZE)}, ["mean", "logvar"]),
         "decoder.onnx": (Decode(agent), {"z": z}, ["frames"]),
         "memory.onnx": (
             Remember(mdrnn),
             {"z": z, "action": action, "h": h, "c": c, **restart},
-            ["next_h", "next_c", "logits", "mean", "log_sigma", *heads],
+            ["next_h", "next_c", *predicted],
         ),
         "controller.onnx": (Control(agent), {"features": features}, ["outputs"]),
     }

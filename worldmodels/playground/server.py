@@ -1,8 +1,8 @@
 """The page on this machine: a web server that knows these files and no others, on the loopback interface only."""
 
 import errno
+import mimetypes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from worldmodels.errors import UserError
@@ -10,15 +10,7 @@ from worldmodels.playground.site import Files
 
 LOOPBACK = "127.0.0.1"
 TRIES = 20  # ports after the one that was asked for
-TYPES = {  # the system's own table may say something else of .js and .wasm
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    ".webp": "image/webp",
-}
+TYPES = mimetypes.MimeTypes()  # Python's own: the system's table may say something else of .js and .wasm
 
 
 class Server(ThreadingHTTPServer):
@@ -58,8 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404, "There is no such file in the playground")
             return
+        kind = TYPES.guess_type(name, strict=False)[0] or "application/octet-stream"
         self.send_response(200)
-        self.send_header("Content-Type", TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"))
+        self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-cache")  # another run may be served here next
         self.end_headers()

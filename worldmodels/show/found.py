@@ -40,9 +40,13 @@ class Found:
     @property
     def env(self) -> str:
         """Where it drives; empty while nobody says."""
-        asked = [self.config.get(command) for command in ("run", "train-controller", "train-in-dream")]
-        places = [self.evaluation, *(entry for entry in asked if isinstance(entry, dict))]
-        return next((str(place["env"]) for place in places if place and "env" in place), "")
+        asked = [self.asked(command) for command in ("run", "train-controller", "train-in-dream")]
+        return next((str(place["env"]) for place in [self.evaluation or {}, *asked] if "env" in place), "")
+
+    def asked(self, command: str) -> dict[str, Any]:
+        """What config.json says about a command."""
+        entry = self.config.get(command)
+        return entry if isinstance(entry, dict) else {}
 
     @property
     def episode(self) -> str:
@@ -126,8 +130,7 @@ def training_seconds(run: Found) -> dict[str, float]:
 def used(run: Found) -> dict[str, dict[str, Any]]:
     """Stage → the settings it ran with, those that mattered: what is off, absent or said for the whole run is not; and
     the versions, of the evaluation too where they are others."""
-    whole = run.config.get("run")
-    whole = dict(whole) if isinstance(whole, dict) else {}
+    whole = dict(run.asked("run"))
     ran = {
         "collect": run.rollouts, "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation,
     }  # fmt: skip
@@ -142,8 +145,7 @@ def used(run: Found) -> dict[str, dict[str, Any]]:
     whole |= {name: value for name, value in run.config.items() if not isinstance(value, dict)}
     groups = {"run": mattering(whole)}
     for name, own in stages.items():
-        said = {} if name == "versions" else groups["run"]
-        groups[name] = mattering({key: value for key, value in own.items() if key not in said or said[key] != value})
+        groups[name] = mattering({key: own[key] for key in own if (key, own[key]) not in groups["run"].items()})
     if run.evaluation:
         commit = run.evaluation.get("commit")
         versions = run.evaluation["versions"] | ({"commit": commit} if commit else {})
