@@ -321,9 +321,9 @@ def test_a_number_that_cannot_be_is_named_by_its_flag(tmp_path, arguments: str, 
         ("run --early-generations 5", "--early-generations says nothing without --iterations"),
         ("run --controller.horizon 100", "--controller.horizon says nothing without --controller.dream"),
         ("run --preset dream --controller.sigma 0.2", "--controller.… says nothing without --dream.rounds 0"),
-        ("evaluate --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
-        ("play --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
-        ("export --pretrained carracing --logdir exp", "--pretrained and --logdir both say whose driver"),
+        ("evaluate --pretrained carracing --logdir exp", "--pretrained and --logdir both say who drives"),
+        ("play --pretrained carracing --logdir exp", "--pretrained and --logdir both say who drives"),
+        ("export --pretrained carracing --logdir exp", "--pretrained and --logdir both say who drives"),
     ],
 )
 def test_a_flag_that_would_be_ignored_is_refused(tmp_path, monkeypatch, arguments: str, needs: str) -> None:

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,23 +36,19 @@ REMEMBERED = {
 }  # fmt: skip
 """Commands whose settings a run keeps → what holds the work they were asked for; other commands are asked anew."""
 
-USAGE = """usage: worldmodels COMMAND [--preset NAME] [options]
+ABOUT = "\n".join(
+    textwrap.fill(str(cls.__doc__), 100, initial_indent=f"  {command:<19}", subsequent_indent=" " * 21)
+    for command, cls in COMMANDS.items()
+)
+USAGE = f"""usage: worldmodels COMMAND [--preset NAME] [options]
 
 World Models (Ha & Schmidhuber 2018): a driver that sees and remembers through its own
 model of the world.
 
-  run                the whole pipeline: collect, train V, M and C, evaluate, report   (start here)
-  collect            drive with a random policy (or a trained agent) and store the episodes
-  train-vae          train V on the frames
-  train-mdrnn        train M on the episodes as V sees them
-  train-controller   evolve C
-  train-in-dream     let C learn in M's dream, and M from what C tries
-  evaluate           drive held-out tracks or games: the score
-  report             write report.html
-  play               drive inside the dream yourself, in the browser
-  export             the same page for a web host or as one file; or the networks as ONNX
+{ABOUT}
 
-`worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version` the version.
+Start with `run`. `worldmodels COMMAND --help` lists a command's options and their defaults; `worldmodels --version`
+the version.
 Presets: smoke (seconds), laptop (two cores, seven minutes; the default of `run`), sprint (two cores, half an hour: a
 driver that beats the paper's), overnight (80 minutes: one as good as the package's), dream (C learns in the dream
 alone), paper (the paper's numbers); for the paper's second world, Doom, takecover (two cores, a coffee break),

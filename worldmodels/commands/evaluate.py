@@ -94,9 +94,9 @@ def whose(cfg: Evaluate) -> Evaluate:
 
 def refuse_with_policy(cfg: Evaluate) -> None:
     """UserError for what is said beside --policy and would be ignored."""
-    for flag, meaning in (("logdir", "a run"), ("pretrained", "a driver of the package")):
-        if getattr(cfg, flag) != getattr(Evaluate(), flag):
-            raise UserError(f"--policy and --{flag} both say who drives: leave one out ({flag} is {meaning}).")
+    for flag in ("logdir", "pretrained"):
+        if getattr(cfg, flag) != getattr(Evaluate, flag):
+            raise UserError(f"--policy and --{flag} both say who drives: leave one of them out.")
     if cfg.render or cfg.video:
         raise UserError("--render and --video show what V and M see: with --policy, leave them out.")
     if cfg.device != "auto":
@@ -134,7 +134,8 @@ def score(cfg: Evaluate, run: RunDir, book: Book) -> None:
             columns = (outcome.scores.tolist(), outcome.lengths.tolist(), outcome.endings)
             book.add(dict(zip(blocks[index], map(Score, *columns), strict=True)))
             bar.update(len(blocks[index]))
-            bar.set_postfix_str(f"mean {book.mean:.1f}{machines(pool)}", refresh=False)
+            mean = np.mean([episode.score for episode in book.driven])
+            bar.set_postfix_str(f"mean {mean:.1f}{machines(pool)}", refresh=False)
     if failed:
         first = min(failed, key=lambda failure: failure.seed)
         others = f" (and failed in {len(failed) - 1} more)" if failed[1:] else ""

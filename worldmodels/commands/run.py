@@ -55,7 +55,7 @@ def main(cfg: Run, begin: Callable[[], None] = lambda: None) -> None:
 def refuse(cfg: Run) -> None:
     """UserError for what a later stage would refuse after hours."""
     todo = stages(cfg)
-    for settings in vars(todo).values():
+    for settings in todo:
         check(settings)
     description = envs.find(cfg.env)
     pays = todo.mdrnn.include_reward or bool(description.step_reward and todo.mdrnn.include_terminal)

@@ -64,13 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def open_server(files: Files, port: int) -> Server:
-    """A server at `port`, or at the next port that is free.
-
-    Raises:
-        UserError: that is no port, or none of them can be had.
-    """
-    if not 0 < port < 65_536:
-        raise UserError(f"--port is {port}: it must be between 1 and 65535.")
+    """A server at `port`, or at the next port that is free; UserError where none of them can be had."""
     for candidate in range(port, min(port + TRIES, 65_536)):
         try:
             return Server(files, candidate)

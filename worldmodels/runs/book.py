@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from worldmodels.errors import UserError
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.files import read_json, write_atomically, write_json
@@ -75,10 +73,6 @@ class Book:
     def driven(self) -> list[Score]:
         """The scores of what is asked for, as far as they are known."""
         return [self.scores[seed] for seed in self.seeds if seed in self.scores]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean([episode.score for episode in self.driven]))
 
     @property
     def film(self) -> Path:

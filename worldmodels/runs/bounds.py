@@ -5,7 +5,6 @@ A number's bounds stand in its annotation; folders and the address of a cluster 
 
 import dataclasses
 import importlib.util
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +56,7 @@ def check(settings: Any, prefix: str = "") -> None:
             if name == "ray":
                 check_cluster(value)
     if getattr(settings, "pretrained", None) is not None and settings.logdir != type(settings).logdir:
-        raise UserError("--pretrained and --logdir both say whose driver: leave one of them out.")
+        raise UserError("--pretrained and --logdir both say who drives: leave one of them out.")
 
 
 def check_said(settings: Any, unsaid: Any, prefix: str = "") -> None:
@@ -113,9 +112,9 @@ def bounds(hint: Any) -> list[Bound]:
 def check_bound(flag: str, value: Any, bound: Bound) -> None:
     """UserError for a number on the wrong side, and for one that is none."""
     match bound:
-        case Ge(ge=least) if not least <= value < math.inf:
+        case Ge(ge=least) if not least <= value:
             raise UserError(f"{flag} is {value}: it must be at least {least}.")
-        case Gt(gt=limit) if not limit < value < math.inf:
+        case Gt(gt=limit) if not limit < value:
             raise UserError(f"{flag} is {value}: it must be a number above {'zero' if limit == 0 else limit}.")
         case Le(le=limit) if not value <= limit:
             raise UserError(f"{flag} is {value}: it must be at most {limit}.")

@@ -27,8 +27,8 @@ def read(command: str, run: RunDir) -> dict[str, Any]:
         )
     entry = {name: value for name, value in entry.items() if name not in NOT_KEPT}
     if entry.pop(FROM_RUN, False) and isinstance(entry.get("rootdir"), str):
-        linked = os.path.realpath(run.path) != os.path.abspath(run.path)
-        base = os.path.realpath(run.path) if linked else run.path
+        real = os.path.realpath(run.path)
+        base = run.path if real == os.path.abspath(run.path) else real
         entry["rootdir"] = os.path.normpath(os.path.join(base, entry["rootdir"]))
     return entry
 
@@ -36,7 +36,8 @@ def read(command: str, run: RunDir) -> dict[str, Any]:
 def write(command: str, cfg: Any, preset: str | None) -> None:
     """Record what was asked, with versions, in <logdir>/config.json."""
     run = RunDir(Path(cfg.logdir))
-    asked = {"preset": preset, **settings(cfg)}
+    kept = dataclasses.asdict(cfg, dict_factory=lambda pairs: {n: value for n, value in pairs if n not in NOT_KEPT})
+    asked = {"preset": preset, **kept}
     if "rootdir" in asked:
         parent, name = os.path.split(os.path.abspath(asked["rootdir"]))  # links on the way there are followed
         folder = os.path.join(os.path.realpath(parent), name)
@@ -56,11 +57,6 @@ def known(run: RunDir) -> dict[str, Any]:
     if not isinstance(whole, dict):
         raise UserError(f"{run.config} is damaged (no settings in it): delete it and run the command again.")
     return whole
-
-
-def settings(cfg: Any) -> dict[str, Any]:
-    """What is kept of a config, nested configs included."""
-    return dataclasses.asdict(cfg, dict_factory=lambda pairs: {n: value for n, value in pairs if n not in NOT_KEPT})
 
 
 def updated(default: Any, saved: dict[str, Any]) -> Any:

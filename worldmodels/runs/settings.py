@@ -126,19 +126,25 @@ class VAETraining(Training):
 
 
 @dataclass(frozen=True)
-class TrainVAE(VAETraining):
-    """Train V, the variational auto-encoder, on the collected frames."""
+class FromEpisodes:
+    """Where V and M read and write."""
 
     logdir: str = "exp_dir"
-    """Where the model lives; one that is already there is continued."""
+    """Where V and M live; a model that is already there is continued."""
     rootdir: str = "datasets/carracing"
     """Folder of the episodes (with a preset: that of its environment)."""
-    warm: str | None = None
-    """Begin with the V of this run directory instead of with random weights."""
     noreload: bool = False
-    """Start V over."""
+    """Start the model over."""
     seed: Seed = 0
     device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class TrainVAE(FromEpisodes, VAETraining):
+    """Train V, the variational auto-encoder, on the collected frames."""
+
+    warm: str | None = None
+    """Begin with the V of this run directory instead of with random weights."""
 
 
 @dataclass(frozen=True)
@@ -177,17 +183,8 @@ class MDRNNTraining(Training):
 
 
 @dataclass(frozen=True)
-class TrainMDRNN(MDRNNTraining):
+class TrainMDRNN(FromEpisodes, MDRNNTraining):
     """Train M, the mixture density recurrent network, on the episodes as V sees them."""
-
-    logdir: str = "exp_dir"
-    """Where V was trained and M will live; an M that is already there is continued."""
-    rootdir: str = "datasets/carracing"
-    """Folder of the episodes (with a preset: that of its environment)."""
-    noreload: bool = False
-    """Start M over."""
-    seed: Seed = 0
-    device: Device = "auto"
 
 
 FRAGMENTS = Needs("--max-steps or --start anywhere", lambda evolution: evolution.max_steps or evolution.start != "line")
@@ -261,21 +258,27 @@ class Evolution:
 
 
 @dataclass(frozen=True)
-class TrainController(Evolution):
-    """Evolve C, the linear controller, with V and M held fixed."""
+class WithModels:
+    """Where C lives and drives."""
 
     logdir: str = "exp_dir"
     """Where V and M were trained and C will live; a C that is already there is continued."""
     env: str = CARRACING
     """Any Gymnasium id with image observations."""
+    noreload: bool = False
+    """Start C over, with the M that train-mdrnn left."""
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class TrainController(WithModels, Evolution):
+    """Evolve C, the linear controller, with V and M held fixed."""
+
     warm: str | None = None
     """Begin as the best driver of this run directory, carried over to V and M as they are here (C of [z, h], the same
     sizes): it drives 16 training episodes, and in their states C is to do what it did."""
-    noreload: bool = False
-    """Start C over."""
     display: bool = False
     """Print a line for every candidate's score, and the mean's."""
-    seed: Seed = 0
     device: Device = "auto"
     ray: str | None = None
     """Drive on a Ray cluster: auto, local, or HOST:PORT of its head."""
@@ -350,16 +353,8 @@ class Dreaming:
 
 
 @dataclass(frozen=True)
-class TrainInDream(Dreaming):
+class TrainInDream(WithModels, Dreaming):
     """Let C learn in M's dream, in rounds that show M what C tries; V is held fixed."""
-
-    logdir: str = "exp_dir"
-    """Where V and M were trained and C will live; a C that is already there is continued."""
-    env: str = CARRACING
-    """Any Gymnasium id with image observations."""
-    noreload: bool = False
-    """Start over, from the M that train-mdrnn left."""
-    seed: Seed = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Lt
 
@@ -56,8 +56,7 @@ STAGES = {  # command → the field of Run that holds its settings
 }
 
 
-@dataclass(frozen=True)
-class Stages:
+class Stages(NamedTuple):
     """The commands behind a run, each with everything it is told."""
 
     collect: settings.Collect
@@ -79,15 +78,14 @@ def stages(run: Run) -> Stages:
     learn: dict[str, Any] = {**place, "rootdir": run.logdir if run.iterations > 1 else rollouts, "seed": run.seed}
     drive: dict[str, Any] = {**place, "ray": run.ray}
     gather: dict[str, Any] = {**drive, "rootdir": rollouts, "env": run.env, "seed": run.seed + run.iterations - 1}
-    how = run.collect
+    how, evolution, warm = run.collect, run.controller, None
     if run.iterations > 1:  # on other tracks than before
         how, gather["logdir"] = run.again, previous(run).logdir
-    warm, evolution = None, run.controller
-    if run.warm and run.iterations > 1:
-        warm = previous(run).logdir
-        evolution = dataclasses.replace(
-            evolution, sigma=evolution.sigma / 2, start="line", max_steps=None, whole_after=0
-        )
+        if run.warm:
+            warm = previous(run).logdir
+            evolution = dataclasses.replace(
+                evolution, sigma=evolution.sigma / 2, start="line", max_steps=None, whole_after=0
+            )
     evaluated = run.evaluate if run.evaluate.env else dataclasses.replace(run.evaluate, env=run.env)
     return Stages(
         settings.Collect(**vars(how), **gather),

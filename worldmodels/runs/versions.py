@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import subprocess
-import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -26,7 +25,9 @@ def commit(folder: Path) -> str | None:
     """The commit of the package in `folder`: of a checkout of this project (`-dirty` where tracked files were changed),
     or the one pip installed from a repository (PEP 610). A repository around an installed package is not it.
     """
-    if (folder / ".git").exists() and project_name(folder / "pyproject.toml") == DISTRIBUTION:
+    project = folder / "pyproject.toml"
+    ours = project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(encoding="utf-8", errors="replace")
+    if ours and (folder / ".git").exists():
         elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
@@ -39,11 +40,3 @@ def commit(folder: Path) -> str | None:
     except PackageNotFoundError:
         return None
     return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
-
-
-def project_name(path: Path) -> str | None:
-    """The project that a pyproject.toml belongs to; None where there is none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}).get("name")
-    except (OSError, ValueError):
-        return None

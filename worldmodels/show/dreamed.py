@@ -1,6 +1,5 @@
 """What C dreamed beside what it then drives: a film, and a strip of it for the report."""
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -26,8 +25,7 @@ def film(
 ) -> None:  # fmt: skip
     """Write ctrl/dream.mp4 and ctrl/samples/dream_<number>.png: a dream from the start of an episode beside the episode
     `seed` of the environment in which C was evolved, at most `steps` steps of each."""
-    z = np.stack(list(dream(agent, starts, temperature, steps, seed, death)))
-    dreamed = agent.encoder.vae.decode(torch.from_numpy(z))
+    dreamed = agent.encoder.vae.decode(torch.from_numpy(dream(agent, starts, temperature, steps, seed, death)))
     real = driven(agent, steps, seed).frames
     count = min(len(dreamed), len(real))
     stride, fps = pace(World.practice(agent.env_id))
@@ -38,20 +36,20 @@ def film(
     write_grid(run.ctrl / "samples" / f"dream_{number:04d}.png", [dreamed[shown], real[shown]])
 
 
-def dream(
-    agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, death: float = DEATH_LOGIT
-) -> Iterator[np.ndarray]:
-    """The z (Z,) of each step, from a state that begins an episode where the bank has one."""
+def dream(agent: Agent, starts: Starts, temperature: float, steps: int, seed: int, death: float) -> np.ndarray:
+    """The z of each step, float32 (T, Z), from a state that begins an episode where the bank has one."""
     first = np.array([int(starts.restart.argmax())])
     dreams = Dreams(agent.memory, 1, temperature=temperature, death=death)
     act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
     dreams.begin(np.arange(1), np.array([seed]), *starts.arrays(first))
+    seen = []
     for _ in range(steps):
-        yield dreams.z[0].copy()
+        seen.append(dreams.z[0].copy())
         if not dreams.active[0]:
             break
         dreams.step(act(slice(0, len(dreams.x)))[:1])
     dreams.close()
+    return np.stack(seen)
 
 
 def driven(agent: Agent, steps: int, seed: int) -> Rollout:

@@ -85,9 +85,7 @@ class Spectator:
 
 def as_picture(view: object) -> np.ndarray | None:
     """What an environment renders as uint8 (height, width, 3): grey and RGBA pictures too; None for anything else."""
-    picture = np.asarray(view)
-    if picture.ndim == 2:
-        picture = picture[..., None]
+    picture = np.atleast_3d(np.asarray(view))
     if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size or picture.shape[2] not in (1, 3, 4):
         return None
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
@@ -176,11 +174,8 @@ def has_display() -> bool:
         return False
     try:
         pygame = importlib.import_module("pygame")
-    except ImportError:
-        return False
-    try:
         pygame.display.init()
-    except pygame.error:
+    except (ImportError, RuntimeError):  # pygame's errors are such
         return False
     pygame.display.quit()
     return True
