@@ -1,7 +1,6 @@
 """What the files of a run hold, as its page needs it: values that can be shown, whatever is missing or damaged."""
 
 import itertools
-import json
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint, record
 from worldmodels.runs.directory import RunDir
+from worldmodels.runs.files import read_json
 from worldmodels.runs.metrics import is_number, read
 from worldmodels.runs.stages import STAGES
 
@@ -87,11 +87,10 @@ class Found:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    with suppress(UserError, OSError):
+        if isinstance(content := read_json(path), dict):
+            return content
+    return {}
 
 
 def checked_evaluation(found: dict[str, Any]) -> dict[str, Any] | None:

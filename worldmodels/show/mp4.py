@@ -35,15 +35,12 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         if encoder is None:
             shape = frame.shape
             encoder = _start_encoder(temporary, fps, *_even(frame).shape[:2])
+            open_encoder.callback(encoder.close)  # which waits for ffmpeg
         assert frame.dtype == np.uint8 and frame.shape == shape, f"{frame.dtype} {frame.shape} after {shape}"
         encoder.send(np.ascontiguousarray(_even(frame)))
 
-    with replacing(path) as temporary:
-        try:
-            yield add
-        finally:
-            if encoder is not None:
-                encoder.close()  # waits for ffmpeg
+    with replacing(path) as temporary, contextlib.ExitStack() as open_encoder:
+        yield add
 
 
 def require_ffmpeg() -> None:

@@ -3,7 +3,6 @@
 Shapes: every picture is uint8 (height, width, 3).
 """
 
-import io
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodels.runs.files import write_atomically
+from worldmodels.runs.files import replacing
 
 INK, PAPER = (226, 232, 240), (15, 23, 42)  # text and ground: readable on a light page and on a dark one
 PANEL = 192  # pixels: a 64×64 frame enlarged three times
@@ -57,9 +56,8 @@ def panels(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
 
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Write a PNG, atomically."""
-    with io.BytesIO() as buffer:
-        Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-        write_atomically(path, buffer.getvalue())
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG", optimize=True)
 
 
 def write_grid(path: Path, rows: Sequence[np.ndarray]) -> None:
