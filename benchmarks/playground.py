@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=count, default=5)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
-    files = site.build(folder("carracing"), "carracing")
+    files = site.build(folder("carracing"))
     agent = site.load(folder("carracing"))
     running = server.open_server(files, 8800)
     threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=Path("docs/images/playground.webp"))
     to = parser.parse_args().to
-    running = server.open_server(site.build(folder("carracing"), "carracing"), 8800)
+    running = server.open_server(site.build(folder("carracing")), 8800)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)

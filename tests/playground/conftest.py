@@ -56,7 +56,7 @@ def serving(files: site.Files) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shipped() -> site.Files:
     """The page of the driver that comes with the package."""
-    return site.build(folder("carracing"), "carracing")
+    return site.build(folder("carracing"))
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def test_play_serves_a_browser_that_stays_in_the_terminal(monkeypatch):
     stop = threading.Event()
     monkeypatch.setattr(play.webbrowser, "open", browse)
     monkeypatch.setattr(server.Server, "serve_forever", serve_until)
-    monkeypatch.setattr(site, "build", lambda run, name: {"index.html": b"<p>"})
+    monkeypatch.setattr(site, "build", lambda run: {"index.html": b"<p>"})
     play.main(Play(pretrained="carracing", port=8770))
     assert opened == {"http://127.0.0.1:8770/": b"<p>"}
 

@@ -113,7 +113,7 @@ def test_any_size(browser, tmp_path, name):
     """Sizes, heads, mixture, actions and what C sees are read off the run."""
     env, options = SIZES[name]
     run = make_run(tmp_path, env, **options)
-    with serving(site.build(run, name)) as url, opened(browser, url) as page:
+    with serving(site.build(run)) as url, opened(browser, url) as page:
         tolerant = rounded(site.load(run))
         assert_dreams_agree(page, tolerant, 1, steps=2)
         assert page.is_visible("#scores") == ("include_terminal" in options)

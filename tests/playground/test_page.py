@@ -306,8 +306,8 @@ def test_one_file_from_a_disk(browser, shipped, tmp_path):
 
 def test_a_toy_run(browser, tmp_path):
     """Three actions to choose from, a dreamed score and an end."""
-    run = make_run(tmp_path, TOY, include_reward=True, include_terminal=True, steps=9)
-    with serving(site.build(run, "toy")) as url, opened(browser, url) as page:
+    run = make_run(tmp_path / "toy", TOY, include_reward=True, include_terminal=True, steps=9)
+    with serving(site.build(run)) as url, opened(browser, url) as page:
         assert page.inner_text("#name") == "toy" and page.locator("#keys button").count() == 3
         assert page.locator("[data-car]").count() == 0 and page.locator("#starts button").count() == 15
         page.keyboard.down("2")

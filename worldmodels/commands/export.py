@@ -16,8 +16,7 @@ from worldmodels.runs.settings import Export
 
 def main(cfg: Export) -> None:
     """Write the page or the networks and say where they are."""
-    run, name = run_of(cfg.logdir, cfg.pretrained)
-    to = Path(cfg.to)
+    run, to = run_of(cfg), Path(cfg.to)
     if cfg.format == "onnx":
         from worldmodels.playground import graphs  # needs the extra
 
@@ -25,9 +24,9 @@ def main(cfg: Export) -> None:
         print(f"Wrote {', '.join(written)} to {to}.")
     elif to.suffix.lower() in (".html", ".htm"):
         site.check_page(to)
-        site.write_page(site.build(run, name), to)
+        site.write_page(site.build(run), to)
         print(f"Open {to} in a browser.")
     else:
         site.check_folder(to)
-        site.write_folder(site.build(run, name), to)
+        site.write_folder(site.build(run), to)
         print(f"Wrote the page to {to}: any static web host shows it, docs/playground.md says how.")

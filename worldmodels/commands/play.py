@@ -13,13 +13,12 @@ from pathlib import Path
 
 from worldmodels import pretrained
 from worldmodels.playground import server, site
-from worldmodels.runs.settings import Play
+from worldmodels.runs.settings import OfRun, Play
 
 
 def main(cfg: Play) -> None:
     """Build the page, serve it and open the browser; returns when it is interrupted."""
-    files = site.build(*run_of(cfg.logdir, cfg.pretrained))
-    serving = server.open_server(files, cfg.port)
+    serving = server.open_server(site.build(run_of(cfg)), cfg.port)
     taken = serving.server_address[1] != cfg.port
     print(f"{f'Port {cfg.port} is taken. ' if taken else ''}Drive at {serving.url} (Ctrl-C ends it)", flush=True)
     if not cfg.no_browser:
@@ -32,12 +31,6 @@ def main(cfg: Play) -> None:
         serving.server_close()
 
 
-def run_of(logdir: str, name: str | None) -> tuple[Path, str]:
-    """The run directory and what the page calls it: a driver of the package, or the user's own.
-
-    Raises:
-        UserError: the package has no driver of that name.
-    """
-    if name is not None:
-        return pretrained.folder(name), name
-    return Path(logdir), Path(logdir).resolve().name
+def run_of(cfg: OfRun) -> Path:
+    """The run directory of the user's own driver, or of one of the package; UserError where that has no such driver."""
+    return Path(cfg.logdir) if cfg.pretrained is None else pretrained.folder(cfg.pretrained)

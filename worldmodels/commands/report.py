@@ -33,7 +33,7 @@ def main(cfg: Report) -> None:
 def write_playground(run: RunDir) -> bool:
     """Whether playground.html could be written: a run without V, M, C or a frame to start from has no dream yet."""
     try:
-        site.write_page(site.build(run.path, run.path.resolve().name), run.playground)
+        site.write_page(site.build(run.path), run.playground)
     except UserError:
         return False
     return True

@@ -39,12 +39,6 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # a body is not held back until its head was acknowledged
 
     def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def answer(self, body: bool) -> None:
         name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
         content = self.server.files.get(name)
         if content is None:
@@ -56,8 +50,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "no-cache")  # another run may be served here next
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(content)
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """The terminal stays quiet."""

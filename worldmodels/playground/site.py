@@ -34,8 +34,8 @@ CAR = Car(car_space())
 Files = dict[str, bytes]
 
 
-def build(run: Path, name: str) -> Files:
-    """All files of the page that drives in the dream of a run; `name` is what the page calls it.
+def build(run: Path) -> Files:
+    """All files of the page that drives in the dream of a run, which it calls by its folder's name.
 
     Raises:
         UserError: V, M or C is missing or damaged, or there is no rollout to start from.
@@ -56,7 +56,7 @@ def build(run: Path, name: str) -> Files:
     files["drive.webp"] = real.picture
     manifest = {
         "version": __version__,
-        "name": name,
+        "name": run.resolve().name,
         "env": driver.env_id.rpartition(":")[2],
         **weights.sizes(driver),
         "starts": len(chosen),

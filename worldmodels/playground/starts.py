@@ -40,25 +40,18 @@ COLUMNS = 20  # frames in a line of a sprite
 class Start(NamedTuple):
     """One real moment, and what M remembers there."""
 
-    frame: np.ndarray
-    """uint8 (64, 64, 3)"""
-    z: Tensor
-    """(Z,)"""
-    h: Tensor
-    """(H,)"""
-    c: Tensor
-    """(H,)"""
+    frame: np.ndarray  # uint8 (64, 64, 3)
+    z: Tensor  # (Z,)
+    h: Tensor  # (H,)
+    c: Tensor  # (H,)
 
 
 class Recordings(NamedTuple):
     """What the page shows of the real world."""
 
-    short: list[Rollout]
-    """where the starts are chosen"""
-    drive: Rollout
-    """DRIVE steps at most"""
-    picture: bytes
-    """the drive's frames as a sprite"""
+    short: list[Rollout]  # where the starts are chosen
+    drive: Rollout  # DRIVE steps at most
+    picture: bytes  # the drive's frames as a sprite
 
 
 def recordings(run: Path, env_id: str, action_size: int) -> Recordings:

@@ -375,13 +375,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Evaluate(Evaluation):
-    """Drive held-out episodes with the trained agent, or any policy; what comes of it is kept in evaluation/."""
+class OfRun:
+    """Whose driver it is."""
 
     logdir: str = "exp_dir"
-    """The run to evaluate."""
+    """The run."""
     pretrained: str | None = None
-    """Evaluate weights that come with the package, by their name, instead of a run."""
+    """Take weights that come with the package, by their name, instead of a run's."""
+
+
+@dataclass(frozen=True)
+class Evaluate(OfRun, Evaluation):
+    """Drive held-out episodes with the trained agent, or any policy; what comes of it is kept in evaluation/."""
+
     policy: str | None = None
     """Evaluate a policy of your own instead: module:name or file.py:name, a callable observation → action (or a class
     of such) with an optional reset (docs/protocol.md)."""
@@ -403,13 +409,9 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Play:
+class Play(OfRun):
     """Drive inside the dream of a run, in the browser; served on this machine alone."""
 
-    logdir: str = "exp_dir"
-    """The run in whose dream to drive."""
-    pretrained: str | None = None
-    """Drive in the dream of weights that come with the package, by their name, instead of a run's."""
     port: Annotated[int, Ge(1), Lt(65536)] = 8000
     """Where the page is served; the next free port when it is taken."""
     no_browser: bool = False
@@ -417,13 +419,9 @@ class Play:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(OfRun):
     """Write the page that drives in a run's dream, for any web host, or the run's networks as ONNX."""
 
-    logdir: str = "exp_dir"
-    """The run to export."""
-    pretrained: str | None = None
-    """Export weights that come with the package, by their name, instead of a run's."""
     to: str = "playground"
     """A folder, or a file that ends in .html: the whole page in one file."""
     format: Literal["page", "onnx"] = "page"

@@ -19,18 +19,15 @@ class Line:
     """One curve."""
 
     name: str
-    points: Sequence[tuple[float, float]]
-    """(x, y), x rising"""
-    css: str
-    """classes: a colour (`v`, `m`, `c`, `ink`), and `faint`, `dashed`, or `dots` (of what is measured now and then)"""
+    points: Sequence[tuple[float, float]]  # (x, y), x rising
+    css: str  # classes: a colour (v, m, c, ink), and `faint`, `dashed`, or `dots` (of what is measured now and then)
 
 
 @dataclass(frozen=True)
 class Band:
     """A shaded range around a curve."""
 
-    points: Sequence[tuple[float, float, float]]
-    """(x, low, high)"""
+    points: Sequence[tuple[float, float, float]]  # (x, low, high)
     css: str
 
 

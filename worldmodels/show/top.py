@@ -18,10 +18,8 @@ MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
 class Scale:
     """What a score is read beside."""
 
-    most: float
-    """about the most that an episode can give"""
-    others: Sequence[tuple[str, float, float | None]]
-    """name, mean, standard deviation"""
+    most: float  # about the most that an episode can give
+    others: Sequence[tuple[str, float, float | None]]  # name, mean, standard deviation
     remark: str
 
 
