@@ -34,14 +34,10 @@ LABELS = ("what V sees", "V's reconstruction", "M's next frame")
 class Glimpse:
     """What there is to see before one step of a drive; pictures are uint8."""
 
-    view: np.ndarray
-    """(height, width, 3): what the environment draws for people; V's frame where it draws nothing"""
-    frame: np.ndarray
-    """(64, 64, 3): what V sees"""
-    reconstruction: np.ndarray
-    """(64, 64, 3): V's decoder on the mean of z"""
-    prediction: np.ndarray
-    """(64, 64, 3): V's decoder on M's likeliest next z"""
+    view: np.ndarray  # (height, width, 3): what the environment draws for people; V's frame where it draws nothing
+    frame: np.ndarray  # (64, 64, 3): what V sees
+    reconstruction: np.ndarray  # (64, 64, 3): V's decoder on the mean of z
+    prediction: np.ndarray  # (64, 64, 3): V's decoder on M's likeliest next z
     step: int
     score: float
 

@@ -1,6 +1,5 @@
 """The top of a run's page: what its score is read beside, a drive, the pipeline's sizes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +18,28 @@ class Scale:
     """What a score is read beside."""
 
     most: float  # about the most that an episode can give
-    others: Sequence[tuple[str, float, float | None]]  # name, mean, standard deviation
+    others: list[tuple[str, float, float | None]]  # name, mean, standard deviation
     remark: str
 
 
 SCALES = {  # part of the environment's id → what is known of it
     "CarRacing": Scale(
         950,
-        (  # CarRacing-v0 over 100 tracks: Ha & Schmidhuber 2018, table 1; github.com/ctallec/world-models
+        [  # CarRacing-v0 over 100 tracks: Ha & Schmidhuber 2018, table 1; github.com/ctallec/world-models
             ("the paper, z and h", 906.0, 21.0),
             ("the paper, z alone", 632.0, 251.0),
             ("an earlier PyTorch port", 860.0, 120.0),
-        ),
+        ],
         "The others drove 100 tracks of CarRacing-v0. 900 counts as solved; about 948 is the most a lap can give.",
     ),
     "TakeCover": Scale(
         2100,
-        (  # Ha & Schmidhuber 2018, table 2; docs/takecover.md
+        [  # Ha & Schmidhuber 2018, table 2; docs/takecover.md
             ("the paper, at temperature 1.15", 1092.0, 556.0),
             ("to and fro, eyes closed", 751.0, 512.0),
             ("a random action per tic", 217.0, 103.0),
             ("standing still", 149.0, 51.0),
-        ),
+        ],
         "The paper played 100 games. 750 counts as solved, and walking from wall to wall with closed eyes gives as "
         "much; 2,100 tics are a whole game.",
     ),
