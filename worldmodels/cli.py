@@ -96,19 +96,18 @@ def as_a_command(stopped: str = "Stopped.") -> Iterator[None]:
 def hearing_ctrl_c() -> Iterator[threading.Event]:
     """Notice Ctrl-C: who compiles the simulator passes the KeyboardInterrupt over and fails a moment later."""
     pressed, usual = threading.Event(), signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
 
     def press(*signal_and_frame: object) -> None:
         pressed.set()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, press)
+    if ours := usual is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, press)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, usual)
+        if ours:
+            signal.signal(signal.SIGINT, usual)
 
 
 def start(arguments: list[str]) -> None:

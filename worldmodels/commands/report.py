@@ -7,6 +7,7 @@ that has not run yet is replaced by a sentence that names the command to run. On
 lies beside it, the page that drives inside the run's dream, and the report links to it.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from worldmodels.errors import UserError
@@ -25,15 +26,9 @@ def main(cfg: Report) -> None:
     """
     run = RunDir(Path(cfg.logdir))
     run.require()
-    playable = write_playground(run)
+    playable = False
+    with suppress(UserError):  # without V, M, C or a frame to start from there is no dream yet
+        site.write_page(site.build(run.path), run.playground)
+        playable = True
     write_atomically(run.report, page(run.path, playable).encode(errors="replace"))
     print(f"Open {run.report}")
-
-
-def write_playground(run: RunDir) -> bool:
-    """Whether playground.html could be written: a run without V, M, C or a frame to start from has no dream yet."""
-    try:
-        site.write_page(site.build(run.path), run.playground)
-    except UserError:
-        return False
-    return True

@@ -96,9 +96,8 @@ def write(agent: Agent, folder: Path) -> list[str]:
         raise UserError("--format onnx needs onnx and onnxscript: pip install 'worldmodels-pytorch[export]'.")
     check_folder(folder, SIGNED)
     mdrnn = agent.memory
-    z, action = torch.zeros(2, mdrnn.z_size), torch.zeros(2, mdrnn.action_size)
-    h, c = torch.zeros(2, mdrnn.hidden_size), torch.zeros(2, mdrnn.hidden_size)
-    features = torch.zeros(2, agent.controller.features)
+    sizes = (mdrnn.z_size, mdrnn.action_size, mdrnn.hidden_size, mdrnn.hidden_size, agent.controller.features)
+    z, action, h, c, features = (torch.zeros(2, size) for size in sizes)
     restart = {"restart": torch.zeros(2)} if mdrnn.include_restart else {}
     predicted = [name for name, part in mdrnn.predict(h)._asdict().items() if part is not None]
     graphs = {

@@ -176,10 +176,8 @@ def frames_of(picture: Path, count: int) -> np.ndarray:
 def load_sprite(picture: Path) -> list[Rollout]:
     """The recordings in a sprite, one after the other, with the actions of the JSON file beside it."""
     actions = [np.array(steps, dtype=np.float32) for steps in read_json(picture.with_suffix(".json"))["actions"]]
-    frames = frames_of(picture, sum(len(steps) + 1 for steps in actions))
-    rollouts, at = [], 0
-    for steps in actions:
-        zeros = np.zeros(len(steps), dtype=np.float32)
-        rollouts.append(Rollout(frames[at : at + len(steps) + 1], steps, zeros, zeros.astype(bool)))
-        at += len(steps) + 1
-    return rollouts
+    ends = np.cumsum([len(steps) + 1 for steps in actions])
+    parts = zip(np.split(frames_of(picture, ends[-1]), ends[:-1]), actions, strict=True)
+    return [
+        Rollout(frames, steps, np.zeros(len(steps), np.float32), np.zeros(len(steps), bool)) for frames, steps in parts
+    ]

@@ -52,8 +52,7 @@ def best_selected(run: Found) -> list[Fact]:
 
 def dream_steps(run: Found) -> list[Fact]:
     """How long an evolution has dreamed."""
-    counted = [row for row in run.ctrl if row.get("dream_steps") is not None]
-    return facts(counted[-1], ("dream_steps", "steps in the dream")) if counted else []
+    return [fact for row in run.ctrl for fact in facts(row, ("dream_steps", "steps in the dream"))][-1:]
 
 
 # --------------------------------------------------------------------------------------------------- charts
