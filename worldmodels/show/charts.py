@@ -64,14 +64,15 @@ class _Plot:
     def y(self, value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM), 1)
 
-    def frame(self, content: Sequence[str], title: str, x_ticks: Sequence[float] = ()) -> str:
-        """The SVG element: grid, ticks, `content`."""
+    def figure(self, title: str, content: Sequence[str], legend: str = "", x_ticks: Sequence[float] = ()) -> str:
+        """The title and the legend above the SVG element: grid, ticks, `content`."""
         parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{escape(title)}</title>']
         for tick in nice_ticks(self.y0, self.y1):
             parts += [_across("grid", self.y(tick)), _text(LEFT - 8, self.y(tick) + 4, "end", number(tick))]
         parts += [_text(self.x(tick), HEIGHT - BOTTOM + 18, "middle", number(tick)) for tick in x_ticks]
         parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "middle", self.x_label))
-        return "".join([*parts, *content, "</svg>"])
+        drawing = "".join([*parts, *content, "</svg>"])
+        return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{drawing}</figure>"
 
 
 def _across(css: str, y: float) -> str:
@@ -118,11 +119,7 @@ def line_chart(title: str, x_label: str, lines: Sequence[Line], band: Band | Non
         f'<span class="key {line.css}">{escape(line.name)} <i>{number(line.points[-1][1])}</i></span>' for line in lines
     )
     whole = [tick for tick in nice_ticks(plot.x0, plot.x1, 6) if tick == int(tick)]
-    return _figure(title, legend, plot.frame(content, title, whole))
-
-
-def _figure(title: str, legend: str, drawing: str) -> str:
-    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{drawing}</figure>"
+    return plot.figure(title, content, legend, whole)
 
 
 def _path(plot: _Plot, points: Sequence[tuple[float, ...]]) -> str:
@@ -151,4 +148,4 @@ def bar_chart(
     for name, value in marks:
         y = plot.y(value)
         content += [_across("mark", y), _text(LEFT + 4, y - 5, "start", name, "tick strong")]
-    return _figure(title, "", plot.frame(content, title))
+    return plot.figure(title, content)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from worldmodels.envs import describe
+from worldmodels.envs import FRAME_SIZE, describe
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint, record
 from worldmodels.runs.directory import RunDir
@@ -16,7 +16,6 @@ from worldmodels.runs.files import read_json
 from worldmodels.runs.metrics import is_number, read
 from worldmodels.runs.stages import STAGES
 
-FRAME = 64  # pixels: side of a frame
 NEUTRAL = {"iterations": 1, "sigma_decay": 1.0, "average": 1}  # settings that change nothing at this value
 USED_AT_ZERO = ("seed", "epochs")  # elsewhere 0 means: not used
 
@@ -78,7 +77,7 @@ class Found:
             picture = Image.open(latest).convert("RGB") if latest else None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
-        return picture if picture and picture.width >= FRAME and picture.height >= FRAME else None
+        return picture if picture and min(picture.size) >= FRAME_SIZE else None
 
     def command(self, stage: str, *more: str) -> str:
         """The command line that runs a stage here."""

@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from worldmodels.envs import FRAME_SIZE
 from worldmodels.runs.metrics import Row, is_number
 from worldmodels.show.charts import Band, Line, bar_chart, line_chart, number
-from worldmodels.show.found import FRAME, Found
+from worldmodels.show.found import Found
 from worldmodels.show.pictures import DREAM_STRIDE, DREAM_WARM_UP
 from worldmodels.training.quality import trusted
 
@@ -126,17 +127,18 @@ def ranking(run: Found) -> tuple[str, Rows] | None:
 
 def left_alone(picture: Image.Image) -> str:
     """CSS of the line in M's dream, the lowest of three rows, where M no longer watches; none where it always does."""
-    watched, columns = math.ceil(DREAM_WARM_UP / DREAM_STRIDE), picture.width // FRAME
+    watched, columns = math.ceil(DREAM_WARM_UP / DREAM_STRIDE), picture.width // FRAME_SIZE
     return f"left:calc({watched / columns:.2%} - 2px);height:{1 / 3:.2%}" if watched < columns else ""
 
 
 def film(picture: Image.Image, gap: int = 3) -> str:
     """A grid of frames as a data URI, with a transparent gap of `gap` pixels around each."""
-    columns, rows = picture.width // FRAME, picture.height // FRAME
-    grid = Image.new("RGBA", (columns * (FRAME + gap), rows * (FRAME + gap)))
+    columns, rows = picture.width // FRAME_SIZE, picture.height // FRAME_SIZE
+    grid = Image.new("RGBA", (columns * (FRAME_SIZE + gap), rows * (FRAME_SIZE + gap)))
     for column, row in itertools.product(range(columns), range(rows)):
-        frame = picture.crop((FRAME * column, FRAME * row, FRAME * (column + 1), FRAME * (row + 1)))
-        grid.paste(frame, ((FRAME + gap) * column + gap // 2, (FRAME + gap) * row + gap // 2))
+        x, y = FRAME_SIZE * column, FRAME_SIZE * row
+        frame = picture.crop((x, y, x + FRAME_SIZE, y + FRAME_SIZE))
+        grid.paste(frame, (x + gap * column + gap // 2, y + gap * row + gap // 2))
     return png_uri(grid)
 
 

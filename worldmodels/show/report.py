@@ -5,6 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from worldmodels import __version__
+from worldmodels.envs.seeds import HELD_OUT
 from worldmodels.show import parts, top
 from worldmodels.show.found import Found, used
 
@@ -17,5 +18,5 @@ def page(logdir: Path, playable: bool = False) -> str:
     )  # fmt: skip
     run = Found(logdir)
     return templates.get_template("report.html.j2").render(
-        run=run, playable=playable, used=used(run), version=__version__, top=top, parts=parts
+        run=run, playable=playable, used=used(run), held_out_from=HELD_OUT, version=__version__, top=top, parts=parts
     )

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldmodels.envs.seeds import HELD_OUT as HELD_OUT
+from worldmodels.envs import FRAME_SIZE
 from worldmodels.runs import metrics
 from worldmodels.runs.metrics import is_number
-from worldmodels.show.found import FRAME, Found, meta, training_seconds
+from worldmodels.show.found import Found, meta, training_seconds
 from worldmodels.show.parts import Fact, data_uri, duration, png_uri
 
 MOST_VIDEO = 5_000_000  # bytes; a longer video stays beside the page
@@ -69,7 +69,7 @@ def drive(run: Found) -> tuple[str, dict[str, Any]] | None:
 def first_frame(run: Found) -> str | None:
     """A real frame, as a data URI."""
     picture = run.picture("vae", "reconstruction")
-    return png_uri(picture.crop((0, 0, FRAME, FRAME))) if picture else None
+    return png_uri(picture.crop((0, 0, FRAME_SIZE, FRAME_SIZE))) if picture else None
 
 
 def sizes(run: Found) -> dict[str, str]:
