@@ -386,7 +386,8 @@ def test_take_cover_s_presets_bring_their_environment(tmp_path) -> None:
         assert run.controller.dream and run.mdrnn.include_terminal and run.mdrnn.include_restart
         assert run.collect.longer_than == 100
     assert cli.parse("collect", ["--preset", "takecover"])[0].env == config.TAKECOVER
-    assert cli.parse("train-controller", ["--preset", "takecover", *where])[0].env == config.TAKECOVER
+    for command in ("train-controller", "train-in-dream"):
+        assert cli.parse(command, ["--preset", "takecover", *where])[0].env == config.TAKECOVER
     assert presets.PRESETS["takecover-paper"].mdrnn.hidden_size == 512
     with pytest.raises(UserError, match="The preset takecover is for worldmodels/TakeCover-v0, not for CarRacing-v3"):
         cli.parse("run", ["--preset", "takecover", "--env", "CarRacing-v3", *where])
