@@ -176,13 +176,17 @@ class Batch:
         self.tracks, self.cars = allocate(num_envs)
         self.frames: np.ndarray = np.zeros((num_envs, *view.space.shape), view.space.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
-        self._video_painter: Painter | None = None
 
     @cached_property
     def painters(self) -> list[Painter | None]:
         """One per thread, none where no frame is observed; whoever only asks for the spaces does without (0.4 s)."""
         pixels = self.view.observation == "pixels"
         return [self.view.painter() if pixels else None for _ in range(self.num_threads)]
+
+    @cached_property
+    def _painter(self) -> Painter:
+        """Of `picture`."""
+        return self.view.painter()
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator], start: Start) -> None:
         """Begin an episode in `lanes` bool (N,): new track, car at the start, Gymnasium's step without action."""
@@ -266,8 +270,7 @@ class Batch:
     def picture(self, lane: int, mode: str) -> np.ndarray:
         """What `render()` answers: uint8 (400,600,3), or (S,S,3) for "state_pixels", or (800,1000,3) for "human"."""
         if mode == "state_pixels":
-            self._video_painter = self._video_painter or self.view.painter()
-            return self._video_painter.draw(self.tracks, self.cars, lane)
+            return self._painter.draw(self.tracks, self.cars, lane)
         if mode == "human":
             return draw_video(self.tracks, self.cars, lane, size=(WINDOW_W, WINDOW_H))
         return draw_video(self.tracks, self.cars, lane)
