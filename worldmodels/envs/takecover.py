@@ -32,6 +32,7 @@ from worldmodels.envs import TAKECOVER, describe
 from worldmodels.envs.actions import Threshold
 from worldmodels.envs.frames import FRAME_SIZE, area_weights
 from worldmodels.envs.lanes import FRAMES, Lanes
+from worldmodels.envs.seeded import refuse_closed
 from worldmodels.errors import UserError
 from worldmodels.workers.places import cores
 
@@ -300,19 +301,26 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         EzPickle.__init__(self, resolution, render_mode)
         self.render_mode = render_mode
         self.engine = Engine(resolution)
-        self.running = False
+        self.running = self.closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode; ClosedEnvironmentError after `close`."""
+        refuse_closed(self.closed, "reset()")
         super().reset(seed=seed)
         self.engine.begin(int(self.np_random.integers(2**32, dtype=np.uint32)))
         self.running = True
         return self.engine.frame.copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One tic."""
+        """One tic.
+
+        Raises:
+            ResetNeeded, ClosedEnvironmentError: before the first reset or after an episode's end, after `close`.
+            InvalidAction: any other action.
+        """
+        refuse_closed(self.closed, "step()")
         plain = isinstance(action, int | np.integer) and 0 <= action < len(BUTTONS)
         if not plain and action not in self.action_space:  # a check of 30 µs
             raise InvalidAction(f"{action!r} is no action: 0 none, 1 right, 2 left.")
@@ -327,8 +335,8 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         return self.engine.screen.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """End the engine."""
-        self.running = False
+        """End the engine; calling it again does nothing."""
+        self.closed = True
         self.engine.close()
 
 
