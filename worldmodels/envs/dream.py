@@ -170,10 +170,8 @@ class DreamVectorEnv(SeededLanes):
             if self.mdrnn.dropout:
                 dropped[i] = (generator.random(hidden) >= self.mdrnn.dropout) / (1 - self.mdrnn.dropout)
         mask_of_h = torch.from_numpy(dropped) if self.mdrnn.dropout else None
-        if self.starts is None:
-            self.dreams.begin(lanes, keys, prior, mask=mask_of_h)
-        else:
-            self.dreams.begin(lanes, keys, *self.starts.arrays(which), mask_of_h)
+        z, h, c, restart = (prior, 0.0, 0.0, 1.0) if self.starts is None else self.starts.arrays(which)
+        self.dreams.begin(lanes, keys, z, h, c, restart, mask_of_h)
         self._see(lanes)
 
     def step(

@@ -52,7 +52,6 @@ class CarScratch(NamedTuple):
 
 HULL_CORNERS = np.concatenate(HULL_POLYGONS)  # float32 (20, 2)
 HULL_STARTS = np.cumsum([0, *map(len, HULL_POLYGONS)])  # corners of polygon k: HULL_STARTS[k] .. HULL_STARTS[k + 1]
-WHEEL_CORNERS = WHEEL_POLYGON
 
 
 def make_sprite() -> Sprite:
@@ -170,7 +169,7 @@ def mark_heights(phase: float) -> tuple[bool, float, float]:
 def set_mark(mark: np.ndarray, c1: float, c2: float) -> None:
     """The corners of a mark, float32 (4,2), in its wheel's coordinates."""
     for corner in range(4):
-        mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
+        mark[corner, 0] = WHEEL_POLYGON[(corner + 3) % 4, 0]
         mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
 
 
@@ -194,7 +193,7 @@ def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite,
         empty(runs[kind])
     for wheel in range(4):  # front and rear wheels share runs: they never meet on a scanline
         body, side = 1 + wheel, wheel % 2
-        body_to_window(WHEEL_CORNERS, transform_sc[body], position[body], camera, corners)
+        body_to_window(WHEEL_POLYGON, transform_sc[body], position[body], camera, corners)
         fill_runs(corners, 0, 4, runs[LEFT + side], scratch.found)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:

@@ -56,7 +56,8 @@ class CarRacing(gymnasium.Env[np.ndarray, Any], EzPickle):
         if action is None:
             batch.coast(batch.everyone)
         else:
-            rewards, endings = batch.advance(self.vector._controls([action], batch.everyone), batch.everyone)
+            actions = action.astype(np.float64)[None] if self.continuous else [action]
+            rewards, endings = batch.advance(self.vector._controls(actions, batch.everyone), batch.everyone)
             reward, terminated = float(rewards[0]), bool(endings[0])
         if self.render_mode == "human":
             self.render()

@@ -7,8 +7,9 @@ import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing.camera import body_to_window, camera_of, to_window, turn_of, zoom_at
-from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights, set_mark
+from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, mark_heights, set_mark
 from worldmodels.envs.carracing.ground import PITCH, SQUARES, find_near, playfield_ends, square_in_view, squares_near
+from worldmodels.envs.carracing.shapes import WHEEL_POLYGON
 from worldmodels.envs.carracing.shrink import shrink_window
 from worldmodels.envs.carracing.state import GRASS_DIM, HULL_COLOR, PLAYFIELD, WHEEL_COLOR, WHEEL_WHITE
 from worldmodels.envs.carracing.window import BAR_TOP, COLUMN_CELL, ROW_CELL, polygon, quad
@@ -91,7 +92,7 @@ def paint_body(canvas, corners, transform_sc, position, camera, color) -> None:
 def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
     """The wheels with their white marks, then the hull. mark: float32 (4,2) scratch."""
     for wheel in range(4):
-        paint_body(canvas, WHEEL_CORNERS, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
+        paint_body(canvas, WHEEL_POLYGON, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
             set_mark(mark, c1, c2)
@@ -103,13 +104,12 @@ def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
 
 @njit(cache=True, error_model="numpy")
 def paint_bars(canvas, bars) -> None:
-    """The indicators: int64 (.., 7) left, right, top, bottom (inclusive), red, green, blue."""
+    """The indicators: int64 (.., 5) left, right, top, bottom (inclusive), 0x00RRGGBB."""
     for index in range(len(bars)):
         bar = bars[index]
-        color = bar[4] << 16 | bar[5] << 8 | bar[6]
         for row in range(bar[2], bar[3] + 1):
             for x in range(bar[0], bar[1] + 1):
-                canvas.window[row, x] = color
+                canvas.window[row, x] = bar[4]
         for i in range(ROW_CELL[bar[2]], ROW_CELL[bar[3] + 1] + 1):
             for k in range(COLUMN_CELL[bar[0]], COLUMN_CELL[bar[1] + 1] + 1):
                 canvas.mixed[i, k] = 1
@@ -129,7 +129,7 @@ def erase_bars(canvas, bars) -> None:
 def draw_exact(tracks, cars, lane, slot, near, bars, mark, canvas, frame) -> None:
     """One lane without its score into a planar frame.
 
-    near: bool (M,), mark: float32 (4,2) scratch; bars: int64 (..,7) of `list_bars`.
+    near: bool (M,), mark: float32 (4,2) scratch; bars: int64 (..,5) of `list_bars`.
     """
     camera = paint_ground(canvas, tracks, cars, lane, near)
     paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)

@@ -65,7 +65,7 @@ STEER_WIDTH, SPIN_WIDTH = -10.0, -0.8  # units per rad and per rad/s
 LEAST = 1e-4  # no bar for less
 CELL_W, CELL_H = WINDOW_W / STATE_W, WINDOW_H / STATE_H  # window pixels per frame pixel
 BRIGHTEST = 253  # what smoothscale makes of 255
-FRONT_RED, REAR_RED = 0, 51  # the wheels' bars are blue, those of the rear wheels with some red
+WHITE, RED, GREEN, BLUE, VIOLET = 0xFFFFFF, 0xFF0000, 0x00FF00, 0x0000FF, 0x3300FF  # 0x00RRGGBB
 
 
 class Hud(NamedTuple):
@@ -79,7 +79,7 @@ class Hud(NamedTuple):
 class HudScratch(NamedTuple):
     """Working memory of one thread."""
 
-    bars: Annotated[np.ndarray, "int64", (BARS, 7)]
+    bars: Annotated[np.ndarray, "int64", (BARS, 5)]
     across: Annotated[np.ndarray, "int64", (STATE_W,)]  # a row of a bar
     window: Annotated[np.ndarray, "uint32", (WINDOW_H, SCORE_W)]  # for scores beyond the table, else black
     picture: Annotated[np.ndarray, "uint8", (SCORE_ROWS, SCORE_COLUMNS)]
@@ -159,12 +159,12 @@ def draw_score(reward: float, hud: Hud, window: np.ndarray, picture: np.ndarray)
 
 
 @njit(cache=True, error_model="numpy")
-def add_bar(bars: np.ndarray, count: int, x0: int, x1: int, y0: int, y1: int, red: int, green: int, blue: int) -> int:
+def add_bar(bars: np.ndarray, count: int, x0: int, x1: int, y0: int, y1: int, color: int) -> int:
     """Note window pixels x0..x1, y0..y1 (inclusive, in any order) in a colour; returns how many are noted now."""
     bar = bars[count]
     bar[0], bar[1] = max(min(x0, x1), 0), min(max(x0, x1), WINDOW_W - 1)
     bar[2], bar[3] = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
-    bar[4], bar[5], bar[6] = red, green, blue
+    bar[4] = color
     return count + 1 if bar[0] <= bar[1] and bar[2] <= bar[3] else count
 
 
@@ -182,33 +182,33 @@ def bar_end(height: float) -> int:
 
 @njit(cache=True, error_model="numpy")
 def list_bars(bars: np.ndarray, velocity: np.ndarray, omega: np.ndarray, joint_angle: float, spin: float) -> int:
-    """Gymnasium's indicators, as pygame truncates them, int64 (BARS,7); those below LEAST are left out."""
+    """Gymnasium's indicators, as pygame truncates them, int64 (BARS,5); those below LEAST are left out."""
     count = 0
     vx, vy = np.float64(velocity[0]), np.float64(velocity[1])  # numba's float() would stay at 32 bits
     speed = math.sqrt(vx * vx + vy * vy)
     if speed > LEAST:
         left, top = SPEED_PLACE * UNIT_X, bar_end(SPEED_HEIGHT * speed)
-        count = add_bar(bars, count, left, left + UNIT_X, top, BAR_BASE, 255, 255, 255)
+        count = add_bar(bars, count, left, left + UNIT_X, top, BAR_BASE, WHITE)
     for wheel in range(4):
         if abs(omega[wheel]) > LEAST:
-            left, red = (WHEEL_PLACE + wheel) * UNIT_X, FRONT_RED if wheel < 2 else REAR_RED
+            left, color = (WHEEL_PLACE + wheel) * UNIT_X, BLUE if wheel < 2 else VIOLET
             right, end = left + UNIT_X, bar_end(OMEGA_HEIGHT * omega[wheel])
-            count = add_bar(bars, count, left, right - 1, end, BAR_BASE, red, 0, 255)
+            count = add_bar(bars, count, left, right - 1, end, BAR_BASE, color)
             # its last column of window pixels belongs to the next wheel's bar as far as that reaches
             after = omega[wheel + 1] if wheel < 3 else 0.0
             end_after = bar_end(OMEGA_HEIGHT * after)
             if abs(after) <= LEAST:
-                count = add_bar(bars, count, right, right, end, BAR_BASE, red, 0, 255)
+                count = add_bar(bars, count, right, right, end, BAR_BASE, color)
             elif end < min(end_after, BAR_BASE):
-                count = add_bar(bars, count, right, right, end, min(end_after, BAR_BASE) - 1, red, 0, 255)
+                count = add_bar(bars, count, right, right, end, min(end_after, BAR_BASE) - 1, color)
             elif end > max(end_after, BAR_BASE):
-                count = add_bar(bars, count, right, right, max(end_after, BAR_BASE) + 1, end, red, 0, 255)
+                count = add_bar(bars, count, right, right, max(end_after, BAR_BASE) + 1, end, color)
     if abs(joint_angle) > LEAST:
         end = whole((STEER_PLACE + STEER_WIDTH * joint_angle) * UNIT_X)
-        count = add_bar(bars, count, STEER_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, 0, 255, 0)
+        count = add_bar(bars, count, STEER_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, GREEN)
     if abs(spin) > LEAST:
         end = whole((SPIN_PLACE + SPIN_WIDTH * spin) * UNIT_X)
-        count = add_bar(bars, count, SPIN_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, 255, 0, 0)
+        count = add_bar(bars, count, SPIN_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, RED)
     return count
 
 
@@ -219,7 +219,7 @@ def draw_bar(frame, slot, across, bar) -> None:
     first_row, last_row = top * STATE_H // WINDOW_H, min((bottom + 1) * STATE_H // WINDOW_H, STATE_H - 1)
     first, last = left * STATE_W // WINDOW_W, min((right + 1) * STATE_W // WINDOW_W, STATE_W - 1)
     for channel in range(3):
-        color = bar[4 + channel]
+        color = bar[4] >> 16 - 8 * channel & 255
         if color == 0 and first_row >= BAR_ROW:
             continue
         for column in range(first, last + 1):

@@ -265,7 +265,6 @@ def settle(tracks: Tracks, cars: Cars, lane: int) -> float:
 
     Time costs 0.1 a step; leaving the playfield pays -100 instead of anything else.
     """
-    cars.steps[lane] += 1
     cars.reward[lane] -= 0.1
     reward = cars.reward[lane] - cars.prev_reward[lane]
     cars.prev_reward[lane] = cars.reward[lane]

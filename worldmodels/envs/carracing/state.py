@@ -95,7 +95,6 @@ class Cars(NamedTuple):
     prev_reward: Annotated[np.ndarray, "float64", ()]  # the sum one step before
     visited_count: Annotated[np.ndarray, "int32", ()]  # tiles visited
     new_lap: Annotated[np.ndarray, "bool", ()]  # tile 0 was reached with enough of the track covered
-    steps: Annotated[np.ndarray, "int32", ()]  # steps with an action since the reset
     # Skid marks. Particle number p lies in slot p % 30; the slots hold the youngest 30, oldest first from
     # max(0, skid_total - 30).
     skid_point: Annotated[np.ndarray, "float32", (SKID_PARTICLES, SKID_POINTS, 2)]

@@ -44,7 +44,7 @@ def import_pygame() -> ModuleType:
 def draw_video(tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H)) -> np.ndarray:
     """One lane as uint8 (height, width, 3); size: (width, height), smoothly scaled from 1000x800."""
     pygame, canvas, near = import_pygame(), zeros(Canvas), np.zeros(MAX_TILES, np.bool_)
-    mark, bars = np.zeros((4, 2), np.float32), np.zeros((BARS, 7), np.int64)
+    mark, bars = np.zeros((4, 2), np.float32), np.zeros((BARS, 5), np.int64)
     camera = paint_ground(canvas, tracks, cars, lane, near)
     draw_skids(canvas.window, camera, cars, lane)
     paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)
