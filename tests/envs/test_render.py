@@ -158,3 +158,5 @@ def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
     cars.skid_total[0] = 0
     assert (draw_video(tracks, cars, 0) != marked).any()
     cars.skid_total[0] = marks
+    cars.angle[0, 0] = np.nan  # where Gymnasium's drawing raises
+    assert not draw_video(tracks, cars, 0).any()

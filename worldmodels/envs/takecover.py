@@ -69,7 +69,7 @@ class Engine:
         width, height = (int(side) for side in resolution.split("x"))
         self.vizdoom, self.resolution = import_vizdoom(), resolution
         self.deaths = self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException
-        self.spans = view_spans(height, width)
+        self.spans = *spans(round(VIEW * height)), *spans(width)  # of the view above the status bar
         self.pixels, self.shared = np.zeros((height, 3 * width), np.uint8), False
         """uint8 (H, W · 3), the screen; whether it is the memory that the engine draws on"""
         self.frame = np.zeros(FRAMES.shape, np.uint8)
@@ -225,19 +225,10 @@ def take_over(names: set[str], shape: tuple[int, ...]) -> np.ndarray:
 # --------------------------------------------------------------------------------------------- the frame
 
 
-Spans = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
 @functools.cache
-def view_spans(height: int, width: int) -> Spans:
-    """Which pixels of the view above the status bar an H × W screen has in each pixel of a frame, and their shares.
-
-    Returns first row int64 (64,), rows' shares float32 (64, k), first column and columns' shares likewise.
-    """
-    return *_spans(round(VIEW * height)), *_spans(width)
-
-
-def _spans(source: int) -> tuple[np.ndarray, np.ndarray]:
+def spans(source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many rows or columns of pixels each pixel of a frame has: the first of them, int64 (64,), and their
+    shares, float32 (64, k)."""
     weights = area_weights(source, FRAME_SIZE)  # (64, source), few of them above zero
     longest = int((weights > 0).sum(axis=1).max())
     first = np.minimum((weights > 0).argmax(axis=1), source - longest)

@@ -20,7 +20,7 @@ from numba import njit
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.observe import STATE_SIZE, write_state
 from worldmodels.envs.carracing.render import Painter, draw_lane, write_frame, write_grey
-from worldmodels.envs.carracing.state import PLAYFIELD, WINDOW_H, WINDOW_W, Rules, Tracks, allocate
+from worldmodels.envs.carracing.state import WINDOW_H, WINDOW_W, Rules, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -216,8 +216,7 @@ class Batch:
     def coast(self, lanes: np.ndarray) -> None:
         """Gymnasium's `step(None)` in `lanes` bool (N,): the pedals stay, time passes, nothing is paid."""
         cars = self.cars
-        held = np.stack([-cars.steer[:, 0], cars.gas[:, 2], cars.brake[:, 0]], axis=1)
-        self._share(held, lanes, steps=1, paid=False)
+        self._share(np.stack([-cars.steer, cars.gas, cars.brake], axis=1), lanes, steps=1, paid=False)
 
     def advance(
         self, controls: np.ndarray, lanes: np.ndarray, copy: np.ndarray | None = None
@@ -259,8 +258,7 @@ class Batch:
 
     def info(self, lane: int) -> dict[str, Any]:
         """Gymnasium's info of a lane whose episode has just terminated."""
-        x, y = self.cars.position[lane, 0].tolist()
-        return {"lap_finished": max(abs(x), abs(y)) <= PLAYFIELD}
+        return {"lap_finished": not physics.off_playfield(*self.cars.position[lane, 0].tolist())}
 
     def telemetry(self, lane: int) -> dict[str, float]:
         """What `info` says of a lane with `telemetry=True`: visited tiles as a share of all, speed in units/s."""

@@ -17,6 +17,7 @@ from numba import njit
 from worldmodels.envs.carracing.camera import body_to_window, camera_of
 from worldmodels.envs.carracing.shapes import HULL_POLYGONS, WHEEL_POLYGON
 from worldmodels.envs.carracing.state import SCALE, SIZE, STATE_H, STATE_W, WHEEL_R, WINDOW_H, WINDOW_W, ZOOM, zeros
+from worldmodels.envs.carracing.window import extent
 
 CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at full zoom
 LOWEST = WINDOW_H // 4 - CAR_ROWS // 2  # window y of the first of them
@@ -84,9 +85,7 @@ def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found
 
     corners: int64 (..,2) in the window, of which start..end - 1; runs: int64 (CAR_ROWS,2); found: int64 (CAR_ROWS,).
     """
-    lowest, highest = corners[start, 1], corners[start, 1]
-    for index in range(start + 1, end):
-        lowest, highest = min(lowest, corners[index, 1]), max(highest, corners[index, 1])
+    _, _, lowest, highest = extent(corners[start:end], end - start)
     for row in range(max(lowest - LOWEST, 0), min(highest - LOWEST + 1, CAR_ROWS)):
         found[row] = 0
     before = end - 1

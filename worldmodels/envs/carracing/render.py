@@ -130,7 +130,7 @@ def draw_fast(tracks: Tracks, cars: Cars, lane: int, view, tables: Tables, scrat
     for row in range(BAR_ROW):
         full = first <= row < last
         advance(change[row * ROW : (row + 1) * ROW], sums, ROW if full else OPEN)
-        if full:
+        if full:  # each call is compiled for its constant
             color_row(sums, colors, frame, row, True)
         else:
             color_row(sums, colors, frame, row, False)

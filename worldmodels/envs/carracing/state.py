@@ -81,9 +81,9 @@ class Cars(NamedTuple):
     sleep_time: Annotated[np.ndarray, "float32", (5,)]  # seconds below Box2D's sleep tolerances
     omega: Annotated[np.ndarray, "float64", (4,)]  # rolling speed, rad/s
     phase: Annotated[np.ndarray, "float64", (4,)]  # rolling angle
-    gas: Annotated[np.ndarray, "float64", (4,)]  # 0..1
-    brake: Annotated[np.ndarray, "float64", (4,)]  # 0..1, from 0.9 on the wheel locks
-    steer: Annotated[np.ndarray, "float64", (4,)]  # wanted joint angle
+    gas: Annotated[np.ndarray, "float64", ()]  # 0..1, of the rear wheels
+    brake: Annotated[np.ndarray, "float64", ()]  # 0..1, from 0.9 on the wheels lock
+    steer: Annotated[np.ndarray, "float64", ()]  # wanted joint angle of the front wheels
     joint_angle: Annotated[np.ndarray, "float32", (4,)]  # what w.joint.angle would answer now
     on_road: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
     on_start: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches tile 0 (lap rule "crossing" only)

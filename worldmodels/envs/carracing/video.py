@@ -43,6 +43,8 @@ def import_pygame() -> ModuleType:
 
 def draw_video(tracks: Tracks, cars: Cars, lane: int, size: tuple[int, int] = (VIDEO_W, VIDEO_H)) -> np.ndarray:
     """One lane as uint8 (height, width, 3); size: (width, height), smoothly scaled from 1000x800."""
+    if not np.isfinite([*cars.position[lane, 0], cars.angle[lane, 0]]).all():  # nothing to be seen from nowhere
+        return np.zeros((*size[::-1], 3), np.uint8)
     pygame, canvas, near = import_pygame(), zeros(Canvas), np.zeros(MAX_TILES, np.bool_)
     mark, bars = np.zeros((4, 2), np.float32), np.zeros((BARS, 5), np.int64)
     camera = paint_ground(canvas, tracks, cars, lane, near)
