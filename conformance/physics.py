@@ -238,6 +238,8 @@ def _ours(tracks: Tracks, cars: Cars, lane: int, name: str) -> np.ndarray:
     count = tracks.count[lane]
     if name == "visited":
         return tracks.visited[lane, :count]
+    if name == "gas":  # the rear wheels drive
+        return np.repeat([0.0, cars.gas[lane]], 2)
     if name == "plain":  # every third tile has the plain colour from the start
         return tracks.plain[lane, :count] | (np.arange(count) % 3 == 0)
     if name.startswith("skid "):

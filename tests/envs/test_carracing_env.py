@@ -323,7 +323,7 @@ def test_render_modes_show_what_gymnasiums_show(mode, monkeypatch):
     expected = theirs.render()
     if mode == "human":
         assert ours.render() is None is expected
-        window = ours.unwrapped._window.pygame.surfarray.array3d(ours.unwrapped._window.screen)
+        window = ours.unwrapped.vector._window.pygame.surfarray.array3d(ours.unwrapped.vector._window.screen)
         assert window.shape == (1000, 800, 3) and len(np.unique(window.reshape(-1, 3), axis=0)) > 5
     else:
         picture = ours.render()

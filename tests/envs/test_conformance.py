@@ -192,7 +192,7 @@ def test_the_trained_driver_drives_the_same_episode():
 def test_the_speed_bar_ends_where_gymnasiums_does():
     """Near a whole pixel the last bit of the speed decides: Gymnasium reckons it in 64 bits."""
     rng = np.random.default_rng(4)
-    bars = np.zeros((hud.BARS, 7), np.int64)
+    bars = np.zeros((hud.BARS, 5), np.int64)
     for velocity in rng.normal(0, 40, (20_000, 2)).astype(np.float32):
         hud.list_bars(bars, velocity, np.zeros(4), 0.0, 0.0)
         speed = np.sqrt(np.square(float(velocity[0])) + np.square(float(velocity[1])))

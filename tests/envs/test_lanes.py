@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode
 
 from tests.helpers.toy import Toy
@@ -156,6 +157,9 @@ def test_closing_closes_every_environment() -> None:
         env.close = lambda env=env: closed.append(env)  # type: ignore[method-assign]
     together.close()
     assert closed == together.envs
+    for late in (together.reset, lambda: together.step(np.array([0, 0, 0]))):
+        with pytest.raises(ClosedEnvironmentError):
+            late()
 
 
 @pytest.mark.parametrize("reward", [None, [1.0], np.zeros(2), "much"])

@@ -53,10 +53,6 @@ def test_masses_are_box2ds():
         assert inverse_mass == F(1) / F(body.mass)
         about_origin = F(1) / inverse_inertia + F(body.mass) * (centre[0] * centre[0] + centre[1] * centre[1])
         assert about_origin == pytest.approx(body.inertia, rel=1e-7)
-    for fixture, polygon in zip(env.car.hull.fixtures, shapes.HULL_POLYGONS, strict=True):
-        mass, middle, inertia = shapes.mass_data(polygon, F(1))
-        theirs = fixture.massData
-        assert (mass, *middle, inertia) == (theirs.mass, *theirs.center, theirs.I)
 
 
 def test_touching_is_box2ds():
@@ -168,7 +164,7 @@ def test_lanes_left_out_rest():
     assert rewards[0] == rewards[2] == 0 and rewards[1] != 0 and not terminated.any()
     for array, old in zip((*batch.tracks, *batch.cars), before, strict=True):
         np.testing.assert_array_equal(array[~lanes], old[~lanes])
-    assert batch.cars.steps.tolist() == [50, 51, 50]
+    assert (50 * batch.cars.time).round().tolist() == [51, 52, 51], "steps, the reset's included"
 
 
 @pytest.mark.parametrize("tile, speed", [(0, 50.0), (17, 0.0), (150, 35.0)])

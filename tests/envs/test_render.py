@@ -99,7 +99,7 @@ def bar(surface: pygame.Surface) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "score", [0, 7, -0.3, -7, 0.5, 1.5, 117, 471, 990.4, 999.6, 1071, -99, -100, -999.6, 1111, 12345.6]
+    "score", [0, 7, -0.3, -7, 0.5, 1.5, 117, 471, 990.4, 999.6, 1071, -99, -100, -999.6, 1111, 12345.6, -10000, 123456]
 )
 def test_score_is_exactly_the_fonts(states: tuple[States, np.ndarray], score: float) -> None:
     """Digits, signs, kerning and the range beyond the table, against pygame's font."""
@@ -158,3 +158,5 @@ def test_video_is_gymnasiums(states: tuple[States, np.ndarray]) -> None:
     cars.skid_total[0] = 0
     assert (draw_video(tracks, cars, 0) != marked).any()
     cars.skid_total[0] = marks
+    cars.angle[0, 0] = np.nan  # where Gymnasium's drawing raises
+    assert not draw_video(tracks, cars, 0).any()

@@ -14,7 +14,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import worldmodels  # noqa: F401  (registers the environment)
@@ -283,6 +283,18 @@ def test_mistakes_are_named():
     with pytest.raises(InvalidAction, match="3 is no action"):
         env.step(3)
     env.close()
+
+
+@pytest.mark.parametrize("make_env", [TakeCover, lambda resolution: TakeCoverVectorEnv(1, resolution)])
+def test_nothing_begins_after_close(make_env):
+    env = make_env(SMALL)
+    before = engines(os.getpid())
+    env.reset(seed=0)
+    env.close(), env.close()
+    for late in (lambda: env.reset(seed=0), lambda: env.step([0])):
+        with pytest.raises(ClosedEnvironmentError):
+            late()
+    assert engines(os.getpid()) == before
 
 
 # ------------------------------------------------------------------------------------------ baselines

@@ -150,13 +150,9 @@ class DreamVectorEnv(SeededLanes):
             UserError: any other option.
         """
         options = dict(options or {})
-        lanes, seeds = self._to_begin(seed, options)
-        if options:
-            raise UserError(f"A dream has no reset option {', '.join(options)}: how it starts is said when it is made.")
-        self._seed(lanes, seeds)
-        self._begin(lanes)
-        self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
-        self._started = True
+        if more := [name for name in options if name != "reset_mask"]:
+            raise UserError(f"A dream has no reset option {', '.join(more)}: how it starts is said when it is made.")
+        self._begin(self._to_begin(seed, options))
         return self._observations(), {}
 
     def _begin(self, mask: np.ndarray) -> None:
@@ -174,10 +170,8 @@ class DreamVectorEnv(SeededLanes):
             if self.mdrnn.dropout:
                 dropped[i] = (generator.random(hidden) >= self.mdrnn.dropout) / (1 - self.mdrnn.dropout)
         mask_of_h = torch.from_numpy(dropped) if self.mdrnn.dropout else None
-        if self.starts is None:
-            self.dreams.begin(lanes, keys, prior, mask=mask_of_h)
-        else:
-            self.dreams.begin(lanes, keys, *self.starts.arrays(which), mask_of_h)
+        z, h, c, restart = (prior, 0.0, 0.0, 1.0) if self.starts is None else self.starts.arrays(which)
+        self.dreams.begin(lanes, keys, z, h, c, restart, mask_of_h)
         self._see(lanes)
 
     def step(
@@ -250,7 +244,7 @@ class DreamVectorEnv(SeededLanes):
             blocks = torch.from_numpy(filled).split(PAINTED)
             return np.concatenate([self.vae.decode(block) for block in blocks])[: len(z)]
 
-    def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray | None, ...]:  # type: ignore[override]
         """What is dreamed in each lane, uint8 (64,64,3), painted by V; None without a render mode."""
         if self.render_mode is None or not self._started:
             return (None,) * self.num_envs
@@ -307,8 +301,7 @@ class Dream(gymnasium.Env[np.ndarray, Any], EzPickle):
 
     def render(self) -> np.ndarray | None:
         """What is dreamed, uint8 (64,64,3), painted by V; None without a render mode or before the first reset."""
-        pictures = self.vector.render()
-        return None if pictures is None else pictures[0]
+        return self.vector.render()[0]
 
     def close(self) -> None:
         """End the threads; calling it again does nothing."""

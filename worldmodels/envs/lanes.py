@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from worldmodels.envs.frames import FRAME_SIZE, Crop, as_frames
+from worldmodels.envs.seeded import refuse_closed
 from worldmodels.errors import UserError, place_of, said
 
 ENDLESS = 10_000  # steps after which an episode without any time limit is taken for one that never ends
@@ -32,8 +33,18 @@ class Lanes(SyncVectorEnv):
         self.spec = self.envs[0].unwrapped.spec
         self.threads, self.pool = threads, ThreadPoolExecutor(threads)
 
+    def reset(self, **keywords: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin episodes, as `SyncVectorEnv` does; ClosedEnvironmentError after `close`."""
+        refuse_closed(self.closed, "reset()")
+        return super().reset(**keywords)
+
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`."""
+        """One step of every lane whose episode goes on; shapes as in `gymnasium.vector.VectorEnv.step`.
+
+        Raises:
+            ClosedEnvironmentError: after `close`.
+        """
+        refuse_closed(self.closed, "step()")
         self._rewards[:] = 0.0
         going = iter(np.flatnonzero(~(self._terminations | self._truncations)).tolist())
         told: dict[int, dict[str, Any]] = {}

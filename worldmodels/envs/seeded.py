@@ -12,6 +12,12 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 
+def refuse_closed(closed: bool, call: str) -> None:
+    """ClosedEnvironmentError for a call after `close`."""
+    if closed:
+        raise ClosedEnvironmentError(f"{call} after close(): make a new environment.")
+
+
 class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """N lanes, each with a generator of its own; what their `reset` and `step` refuse, and when an episode begins anew,
     as `SyncVectorEnv` has it."""
@@ -36,24 +42,22 @@ class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Each lane's seed, as `SyncVectorEnv` gives them."""
         return tuple(self._seeds)
 
-    def _to_begin(
-        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None
-    ) -> tuple[np.ndarray, Sequence[int | None]]:
-        """(the lanes that `reset` begins, bool (N,), a seed or None for each lane); takes the mask out of the options.
+    def _to_begin(self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None) -> np.ndarray:
+        """The lanes bool (N,) whose episodes `reset` begins, their flags down and those with a seed on a fresh
+        generator; takes the mask out of the options.
 
         Raises:
             ClosedEnvironmentError: after close.
             TypeError, ValueError: a reset mask or seeds of the wrong type or shape.
         """
-        if self.closed:
-            raise ClosedEnvironmentError("reset() after close(): make a new environment.")
+        refuse_closed(self.closed, "reset()")
         seeds = [seed + lane for lane in range(self.num_envs)] if isinstance(seed, int) else seed
         seeds = [None] * self.num_envs if seeds is None else seeds
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed lists {len(seeds)} seeds for num_envs={self.num_envs} lanes")
-        if options is None or "reset_mask" not in options:
-            return np.ones(self.num_envs, np.bool_), seeds
-        mask = options.pop("reset_mask")
+        mask = np.ones(self.num_envs, np.bool_)
+        if options is not None and "reset_mask" in options:
+            mask = options.pop("reset_mask")
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f'options["reset_mask"] must be a numpy array of bool, got {type(mask).__name__} {mask!r}')
         if mask.shape != (self.num_envs,) or not mask.any():
@@ -62,18 +66,16 @@ class SeededLanes(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         if not (self._started or mask.all()):
             raise ValueError('the first reset begins all lanes: options["reset_mask"] must be True everywhere')
-        return mask, seeds
-
-    def _seed(self, lanes: np.ndarray, seeds: Sequence[int | None]) -> None:
-        """A fresh generator for those of the lanes, bool (N,), that have a seed."""
-        for lane in np.flatnonzero(lanes).tolist():
+        for lane in np.flatnonzero(mask).tolist():
             if seeds[lane] is not None:
                 self._generators[lane], self._seeds[lane] = seeding.np_random(seeds[lane])
+        self._terminated[mask] = self._truncated[mask] = self._ended[mask] = False
+        self._started = True
+        return mask
 
     def _refuse_wrong_order(self) -> None:
         """ResetNeeded, ClosedEnvironmentError for a step before the first reset, or after close."""
-        if self.closed:
-            raise ClosedEnvironmentError("step() after close(): make a new environment.")
+        refuse_closed(self.closed, "step()")
         if not self._started:
             raise ResetNeeded("step() before reset(): reset the environment first.")
 

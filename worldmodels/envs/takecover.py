@@ -32,6 +32,7 @@ from worldmodels.envs import TAKECOVER, describe
 from worldmodels.envs.actions import Threshold
 from worldmodels.envs.frames import FRAME_SIZE, area_weights
 from worldmodels.envs.lanes import FRAMES, Lanes
+from worldmodels.envs.seeded import refuse_closed
 from worldmodels.errors import UserError
 from worldmodels.workers.places import cores
 
@@ -68,7 +69,7 @@ class Engine:
         width, height = (int(side) for side in resolution.split("x"))
         self.vizdoom, self.resolution = import_vizdoom(), resolution
         self.deaths = self.vizdoom.ViZDoomErrorException, self.vizdoom.ViZDoomUnexpectedExitException
-        self.spans = view_spans(height, width)
+        self.spans = *spans(round(VIEW * height)), *spans(width)  # of the view above the status bar
         self.pixels, self.shared = np.zeros((height, 3 * width), np.uint8), False
         """uint8 (H, W · 3), the screen; whether it is the memory that the engine draws on"""
         self.frame = np.zeros(FRAMES.shape, np.uint8)
@@ -224,19 +225,10 @@ def take_over(names: set[str], shape: tuple[int, ...]) -> np.ndarray:
 # --------------------------------------------------------------------------------------------- the frame
 
 
-Spans = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
 @functools.cache
-def view_spans(height: int, width: int) -> Spans:
-    """Which pixels of the view above the status bar an H × W screen has in each pixel of a frame, and their shares.
-
-    Returns first row int64 (64,), rows' shares float32 (64, k), first column and columns' shares likewise.
-    """
-    return *_spans(round(VIEW * height)), *_spans(width)
-
-
-def _spans(source: int) -> tuple[np.ndarray, np.ndarray]:
+def spans(source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many rows or columns of pixels each pixel of a frame has: the first of them, int64 (64,), and their
+    shares, float32 (64, k)."""
     weights = area_weights(source, FRAME_SIZE)  # (64, source), few of them above zero
     longest = int((weights > 0).sum(axis=1).max())
     first = np.minimum((weights > 0).argmax(axis=1), source - longest)
@@ -300,19 +292,26 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         EzPickle.__init__(self, resolution, render_mode)
         self.render_mode = render_mode
         self.engine = Engine(resolution)
-        self.running = False
+        self.running = self.closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode."""
+        """Begin an episode; ClosedEnvironmentError after `close`."""
+        refuse_closed(self.closed, "reset()")
         super().reset(seed=seed)
         self.engine.begin(int(self.np_random.integers(2**32, dtype=np.uint32)))
         self.running = True
         return self.engine.frame.copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One tic."""
+        """One tic.
+
+        Raises:
+            ResetNeeded, ClosedEnvironmentError: before the first reset or after an episode's end, after `close`.
+            InvalidAction: any other action.
+        """
+        refuse_closed(self.closed, "step()")
         plain = isinstance(action, int | np.integer) and 0 <= action < len(BUTTONS)
         if not plain and action not in self.action_space:  # a check of 30 µs
             raise InvalidAction(f"{action!r} is no action: 0 none, 1 right, 2 left.")
@@ -327,8 +326,8 @@ class TakeCover(gymnasium.Env[np.ndarray, np.int64], EzPickle):
         return self.engine.screen.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """End the engine."""
-        self.running = False
+        """End the engine; calling it again does nothing."""
+        self.closed = True
         self.engine.close()
 
 

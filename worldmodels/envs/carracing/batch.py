@@ -20,7 +20,7 @@ from numba import njit
 from worldmodels.envs.carracing import physics, track
 from worldmodels.envs.carracing.observe import STATE_SIZE, write_state
 from worldmodels.envs.carracing.render import Painter, draw_lane, write_frame, write_grey
-from worldmodels.envs.carracing.state import PLAYFIELD, WINDOW_H, WINDOW_W, Rules, Tracks, allocate
+from worldmodels.envs.carracing.state import WINDOW_H, WINDOW_W, Rules, Tracks, allocate
 from worldmodels.envs.carracing.video import draw_video
 from worldmodels.errors import UserError
 
@@ -176,13 +176,17 @@ class Batch:
         self.tracks, self.cars = allocate(num_envs)
         self.frames: np.ndarray = np.zeros((num_envs, *view.space.shape), view.space.dtype)
         self.everyone = np.ones(num_envs, np.bool_)
-        self._video_painter: Painter | None = None
 
     @cached_property
     def painters(self) -> list[Painter | None]:
         """One per thread, none where no frame is observed; whoever only asks for the spaces does without (0.4 s)."""
         pixels = self.view.observation == "pixels"
         return [self.view.painter() if pixels else None for _ in range(self.num_threads)]
+
+    @cached_property
+    def _painter(self) -> Painter:
+        """Of `picture`."""
+        return self.view.painter()
 
     def begin(self, lanes: np.ndarray, generators: Sequence[np.random.Generator], start: Start) -> None:
         """Begin an episode in `lanes` bool (N,): new track, car at the start, Gymnasium's step without action."""
@@ -212,8 +216,7 @@ class Batch:
     def coast(self, lanes: np.ndarray) -> None:
         """Gymnasium's `step(None)` in `lanes` bool (N,): the pedals stay, time passes, nothing is paid."""
         cars = self.cars
-        held = np.stack([-cars.steer[:, 0], cars.gas[:, 2], cars.brake[:, 0]], axis=1)
-        self._share(held, lanes, steps=1, paid=False)
+        self._share(np.stack([-cars.steer, cars.gas, cars.brake], axis=1), lanes, steps=1, paid=False)
 
     def advance(
         self, controls: np.ndarray, lanes: np.ndarray, copy: np.ndarray | None = None
@@ -255,8 +258,7 @@ class Batch:
 
     def info(self, lane: int) -> dict[str, Any]:
         """Gymnasium's info of a lane whose episode has just terminated."""
-        x, y = self.cars.position[lane, 0].tolist()
-        return {"lap_finished": max(abs(x), abs(y)) <= PLAYFIELD}
+        return {"lap_finished": not physics.off_playfield(*self.cars.position[lane, 0].tolist())}
 
     def telemetry(self, lane: int) -> dict[str, float]:
         """What `info` says of a lane with `telemetry=True`: visited tiles as a share of all, speed in units/s."""
@@ -266,8 +268,7 @@ class Batch:
     def picture(self, lane: int, mode: str) -> np.ndarray:
         """What `render()` answers: uint8 (400,600,3), or (S,S,3) for "state_pixels", or (800,1000,3) for "human"."""
         if mode == "state_pixels":
-            self._video_painter = self._video_painter or self.view.painter()
-            return self._video_painter.draw(self.tracks, self.cars, lane)
+            return self._painter.draw(self.tracks, self.cars, lane)
         if mode == "human":
             return draw_video(self.tracks, self.cars, lane, size=(WINDOW_W, WINDOW_H))
         return draw_video(self.tracks, self.cars, lane)

@@ -14,8 +14,10 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numba import njit
 
+from worldmodels.envs.carracing.camera import body_to_window, camera_of
 from worldmodels.envs.carracing.shapes import HULL_POLYGONS, WHEEL_POLYGON
 from worldmodels.envs.carracing.state import SCALE, SIZE, STATE_H, STATE_W, WHEEL_R, WINDOW_H, WINDOW_W, ZOOM, zeros
+from worldmodels.envs.carracing.window import extent
 
 CAR_ROWS = 96  # scanlines kept around the hull's origin; the car needs 84 at full zoom
 LOWEST = WINDOW_H // 4 - CAR_ROWS // 2  # window y of the first of them
@@ -51,34 +53,16 @@ class CarScratch(NamedTuple):
 
 HULL_CORNERS = np.concatenate(HULL_POLYGONS)  # float32 (20, 2)
 HULL_STARTS = np.cumsum([0, *map(len, HULL_POLYGONS)])  # corners of polygon k: HULL_STARTS[k] .. HULL_STARTS[k + 1]
-WHEEL_CORNERS = WHEEL_POLYGON
 
 
 def make_sprite() -> Sprite:
     """Draw the hull once at full zoom."""
     scratch = zeros(CarScratch)
     origin = np.zeros(2, np.float32)
-    camera = (0.0, 0.0, 1.0, 0.0, ZOOM * SCALE)
-    to_window(HULL_CORNERS, np.array((0, 1), np.float32), origin, camera, scratch.corners)
+    camera = camera_of((0.0, 0.0, 1.0, 0.0, ZOOM * SCALE))
+    body_to_window(HULL_CORNERS, np.array((0, 1), np.float32), origin, camera, scratch.corners)
     draw_hull(scratch)
     return Sprite(scratch.corners, scratch.runs[HULL].copy(), scratch.cover)
-
-
-@njit(cache=True, error_model="numpy")
-def to_window(corners, transform_sc, position, camera, out) -> None:
-    """Corners of a body, float32 (K,2), by its float32 transform into the window, truncated as pygame does.
-
-    transform_sc, position: float32 (2,); camera: hull's x, y, cos and sin of its turn, zoom; out: int64 (K,2).
-    """
-    x, y, cos, sin, zoom = camera
-    shift_x = WINDOW_W / 2 + (cos * (-x * zoom) - sin * (-y * zoom))
-    shift_y = WINDOW_H / 4 + (sin * (-x * zoom) + cos * (-y * zoom))
-    for index in range(corners.shape[0]):
-        u, v = corners[index, 0], corners[index, 1]
-        world_x = float((transform_sc[1] * u - transform_sc[0] * v) + position[0])
-        world_y = float((transform_sc[0] * u + transform_sc[1] * v) + position[1])
-        out[index, 0] = int((cos * world_x - sin * world_y) * zoom + shift_x)
-        out[index, 1] = int((sin * world_x + cos * world_y) * zoom + shift_y)
 
 
 @njit(cache=True, error_model="numpy")
@@ -101,9 +85,7 @@ def fill_runs(corners: np.ndarray, start: int, end: int, runs: np.ndarray, found
 
     corners: int64 (..,2) in the window, of which start..end - 1; runs: int64 (CAR_ROWS,2); found: int64 (CAR_ROWS,).
     """
-    lowest, highest = corners[start, 1], corners[start, 1]
-    for index in range(start + 1, end):
-        lowest, highest = min(lowest, corners[index, 1]), max(highest, corners[index, 1])
+    _, _, lowest, highest = extent(corners[start:end], end - start)
     for row in range(max(lowest - LOWEST, 0), min(highest - LOWEST + 1, CAR_ROWS)):
         found[row] = 0
     before = end - 1
@@ -186,7 +168,7 @@ def mark_heights(phase: float) -> tuple[bool, float, float]:
 def set_mark(mark: np.ndarray, c1: float, c2: float) -> None:
     """The corners of a mark, float32 (4,2), in its wheel's coordinates."""
     for corner in range(4):
-        mark[corner, 0] = WHEEL_CORNERS[(corner + 3) % 4, 0]
+        mark[corner, 0] = WHEEL_POLYGON[(corner + 3) % 4, 0]
         mark[corner, 1] = WHEEL_R * (c1 if corner < 2 else c2) * SIZE
 
 
@@ -194,10 +176,10 @@ def set_mark(mark: np.ndarray, c1: float, c2: float) -> None:
 def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite, scratch: CarScratch) -> None:
     """Blend one car into a planar frame that shows the ground.
 
-    position, transform_sc: float32 (5,2) of the bodies; phase: float64 (4,); camera as for `to_window`.
+    position, transform_sc: float32 (5,2) of the bodies; phase: float64 (4,).
     """
     corners, runs, cover = scratch.corners, scratch.runs, scratch.cover
-    to_window(HULL_CORNERS, transform_sc[0], position[0], camera, corners)
+    body_to_window(HULL_CORNERS, transform_sc[0], position[0], camera, corners)
     known = True
     for index in range(corners.shape[0]):
         known &= corners[index, 0] == sprite.corners[index, 0] and corners[index, 1] == sprite.corners[index, 1]
@@ -210,12 +192,12 @@ def draw_car(frame, slot, position, transform_sc, phase, camera, sprite: Sprite,
         empty(runs[kind])
     for wheel in range(4):  # front and rear wheels share runs: they never meet on a scanline
         body, side = 1 + wheel, wheel % 2
-        to_window(WHEEL_CORNERS, transform_sc[body], position[body], camera, corners)
+        body_to_window(WHEEL_POLYGON, transform_sc[body], position[body], camera, corners)
         fill_runs(corners, 0, 4, runs[LEFT + side], scratch.found)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
             set_mark(scratch.mark, c1, c2)
-            to_window(scratch.mark, transform_sc[body], position[body], camera, corners)
+            body_to_window(scratch.mark, transform_sc[body], position[body], camera, corners)
             fill_runs(corners, 0, 4, runs[MARK_LEFT + side], scratch.found)
     for side in range(2):
         add_visible(cover, ALL, runs[LEFT + side], runs[HULL])

@@ -1,17 +1,24 @@
 """Exact frames: Gymnasium's `_render("state_pixels")` itself, polygon by polygon in its order, then shrunk.
 
-Legend: camera as of `window_camera`; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
+Legend: view, camera as in camera.py; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
 """
 
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.camera import to_window, window_camera
-from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, WHEEL_CORNERS, mark_heights, set_mark
-from worldmodels.envs.carracing.ground import find_near, playfield_ends, square_in_view, squares_near
+from worldmodels.envs.carracing.camera import body_to_window, camera_of, to_window, turn_of, zoom_at
+from worldmodels.envs.carracing.car_shape import HULL_CORNERS, HULL_STARTS, mark_heights, set_mark
+from worldmodels.envs.carracing.ground import PITCH, SQUARES, find_near, playfield_ends, square_in_view, squares_near
+from worldmodels.envs.carracing.shapes import WHEEL_POLYGON
 from worldmodels.envs.carracing.shrink import shrink_window
 from worldmodels.envs.carracing.state import GRASS_DIM, HULL_COLOR, PLAYFIELD, WHEEL_COLOR, WHEEL_WHITE
 from worldmodels.envs.carracing.window import BAR_TOP, COLUMN_CELL, ROW_CELL, polygon, quad
+
+UNIT_SQUARE = np.array(((1.0, 0.0), (0.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
+FIELD = PLAYFIELD * np.array(((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)))  # (4,2) corners of the playfield
+_corner = PITCH * np.arange(-SQUARES, SQUARES)
+GRASS = np.stack(np.meshgrid(_corner, _corner, indexing="ij"), axis=-1)[:, :, None] + GRASS_DIM * UNIT_SQUARE
+"""float64 (20,20,4,2): the light squares, by column and row"""
 
 BLACK, WHITE, RED = 0x000000, 0xFFFFFF, 0xFF0000
 HULL, WHEEL, MARK = (r << 16 | g << 8 | b for r, g, b in (HULL_COLOR, WHEEL_COLOR, WHEEL_WHITE))
@@ -24,46 +31,26 @@ def rgb(color, shade) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def set_corner(canvas, corner, x, y, camera) -> None:
-    """A corner of gfxdraw's polygon, which holds 16 bits."""
-    u, v = to_window(x, y, camera)
-    canvas.corners[corner, 0], canvas.corners[corner, 1] = np.int16(u), np.int16(v)
-
-
-@njit(cache=True, error_model="numpy")
-def paint_square(canvas, left, lower, side, camera, color) -> None:
-    """A square along the world's axes."""
-    set_corner(canvas, 0, left + side, lower, camera)
-    set_corner(canvas, 1, left, lower, camera)
-    set_corner(canvas, 2, left, lower + side, camera)
-    set_corner(canvas, 3, left + side, lower + side, camera)
-    quad(canvas, color)
-
-
-@njit(cache=True, error_model="numpy")
 def paint_quad(canvas, corners, camera, color) -> None:
-    """A tile or a border, float64 (4,2)."""
+    """A quad of the ground, float64 (4,2), whose corners gfxdraw holds in 16 bits."""
     for corner in range(4):
-        set_corner(canvas, corner, corners[corner, 0], corners[corner, 1], camera)
+        u, v = to_window(corners[corner, 0], corners[corner, 1], camera)
+        canvas.corners[corner, 0], canvas.corners[corner, 1] = np.int16(u), np.int16(v)
     quad(canvas, color)
 
 
 @njit(cache=True, error_model="numpy")
 def paint_grass(canvas, view, camera, ground, grass) -> None:
-    """The playfield and the light squares on it. view: the hull's x, y, cos and sin of its turn, zoom."""
+    """The playfield and the light squares on it."""
     at_edge = playfield_ends(view)
     canvas.window[:BAR_TOP] = np.uint32(BLACK if at_edge else ground)
     if at_edge:
-        set_corner(canvas, 0, PLAYFIELD, PLAYFIELD, camera)
-        set_corner(canvas, 1, PLAYFIELD, -PLAYFIELD, camera)
-        set_corner(canvas, 2, -PLAYFIELD, -PLAYFIELD, camera)
-        set_corner(canvas, 3, -PLAYFIELD, PLAYFIELD, camera)
-        quad(canvas, ground)
+        paint_quad(canvas, FIELD, camera, ground)
     first_x, last_x, first_y, last_y = squares_near(view)
     for i in range(first_x, last_x + 1):
         for j in range(first_y, last_y + 1):
-            if square_in_view(2 * GRASS_DIM * i, 2 * GRASS_DIM * j, view):
-                paint_square(canvas, GRASS_DIM * (2 * i), GRASS_DIM * (2 * j), GRASS_DIM, camera, grass)
+            if square_in_view(PITCH * i, PITCH * j, view):
+                paint_quad(canvas, GRASS[SQUARES + i, SQUARES + j], camera, grass)
 
 
 @njit(cache=True, error_model="numpy")
@@ -82,13 +69,22 @@ def paint_road(canvas, tracks, lane, camera, near) -> None:
 
 
 @njit(cache=True, error_model="numpy")
+def paint_ground(canvas, tracks, cars, lane, near):
+    """Playfield, grass, road and borders; returns the camera. near: bool (M,) scratch."""
+    cos, sin = turn_of(-float(cars.angle[lane, 0]))
+    x, y = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1])
+    view = (x, y, cos, sin, zoom_at(cars.time[lane]))
+    camera = camera_of(view)
+    find_near(tracks.centre[lane], tracks.count[lane], view, near)
+    paint_grass(canvas, view, camera, rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0))
+    paint_road(canvas, tracks, lane, camera, near)
+    return camera
+
+
+@njit(cache=True, error_model="numpy")
 def paint_body(canvas, corners, transform_sc, position, camera, color) -> None:
-    """A polygon of a body, float32 (K,2), by Box2D's float32 transform."""
-    for index in range(len(corners)):
-        u, v = corners[index, 0], corners[index, 1]
-        x = (transform_sc[1] * u - transform_sc[0] * v) + position[0]
-        y = (transform_sc[0] * u + transform_sc[1] * v) + position[1]
-        canvas.corners[index, 0], canvas.corners[index, 1] = to_window(float(x), float(y), camera)
+    """A polygon of a body, float32 (K,2)."""
+    body_to_window(corners, transform_sc, position, camera, canvas.corners)
     polygon(canvas, len(corners), color)
 
 
@@ -96,7 +92,7 @@ def paint_body(canvas, corners, transform_sc, position, camera, color) -> None:
 def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
     """The wheels with their white marks, then the hull. mark: float32 (4,2) scratch."""
     for wheel in range(4):
-        paint_body(canvas, WHEEL_CORNERS, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
+        paint_body(canvas, WHEEL_POLYGON, transform_sc[wheel + 1], position[wheel + 1], camera, WHEEL)
         shows, c1, c2 = mark_heights(phase[wheel])
         if shows:
             set_mark(mark, c1, c2)
@@ -108,13 +104,12 @@ def paint_car(canvas, transform_sc, position, phase, camera, mark) -> None:
 
 @njit(cache=True, error_model="numpy")
 def paint_bars(canvas, bars) -> None:
-    """The indicators: int64 (.., 7) left, right, top, bottom (inclusive), red, green, blue."""
+    """The indicators: int64 (.., 5) left, right, top, bottom (inclusive), 0x00RRGGBB."""
     for index in range(len(bars)):
         bar = bars[index]
-        color = bar[4] << 16 | bar[5] << 8 | bar[6]
         for row in range(bar[2], bar[3] + 1):
             for x in range(bar[0], bar[1] + 1):
-                canvas.window[row, x] = color
+                canvas.window[row, x] = bar[4]
         for i in range(ROW_CELL[bar[2]], ROW_CELL[bar[3] + 1] + 1):
             for k in range(COLUMN_CELL[bar[0]], COLUMN_CELL[bar[1] + 1] + 1):
                 canvas.mixed[i, k] = 1
@@ -134,15 +129,9 @@ def erase_bars(canvas, bars) -> None:
 def draw_exact(tracks, cars, lane, slot, near, bars, mark, canvas, frame) -> None:
     """One lane without its score into a planar frame.
 
-    near: bool (M,), mark: float32 (4,2) scratch; bars: int64 (..,7) of `list_bars`.
+    near: bool (M,), mark: float32 (4,2) scratch; bars: int64 (..,5) of `list_bars`.
     """
-    x, y = float(cars.position[lane, 0, 0]), float(cars.position[lane, 0, 1])
-    camera = window_camera(x, y, float(cars.angle[lane, 0]), cars.time[lane])
-    cos, sin, zoom = camera[0], camera[1], camera[2]
-    find_near(tracks.centre[lane], tracks.count[lane], (x, y, cos, sin, zoom), near)
-    ground, grass = rgb(tracks.bg_color[lane], 0.0), rgb(tracks.grass_color[lane], 0.0)
-    paint_grass(canvas, (x, y, cos, sin, zoom), camera, ground, grass)
-    paint_road(canvas, tracks, lane, camera, near)
+    camera = paint_ground(canvas, tracks, cars, lane, near)
     paint_car(canvas, cars.transform_sc[lane], cars.position[lane], cars.phase[lane], camera, mark)
     paint_bars(canvas, bars)
     shrink_window(canvas.window, canvas.mixed, slot, frame)

@@ -6,9 +6,9 @@ down the rows this is the exact coverage, positive for a polygon that is run thr
 Abutting polygons simply add up, so no seam shows, and an edge shared by two of one colour need not be drawn at all.
 
 Legend: `change` float32 (86 * P * 96,): rows, planes, columns in the order of `slot`; x to the right, y down, in pixels
-of the 96x96 frame; the window is Gymnasium's, 1000x800, its y upwards; camera: hull's x, y, cos and sin of its turn,
-zoom; near: bool (M,) tiles that may be in view; edges: float64 (MAX_EDGES, 7): x, y of the left end, x, y of the right
-end, weight, plane, plane to take it from.
+of the 96x96 frame; the window is Gymnasium's, 1000x800, its y upwards; view as in camera.py; near: bool (M,) tiles that
+may be in view; edges: float64 (MAX_EDGES, 7): x, y of the left end, x, y of the right end, weight, plane, plane to take
+it from; quad: float64 (4,2) scratch, corners in the frame.
 """
 
 import math
@@ -151,45 +151,39 @@ def add_piece(change, place, weight, ya, yb) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def to_frame(u, v, camera) -> tuple[float, float]:
+def to_frame(u, v, view) -> tuple[float, float]:
     """A vertex, relative to the hull, in the frame: the centre of the window pixel that pygame truncates it to."""
-    _, _, cos, sin, zoom = camera
+    _, _, cos, sin, zoom = view
     x, y = int(CAR_X + zoom * (cos * u - sin * v)), int(CAR_Y + zoom * (sin * u + cos * v))
     return (x + 0.5) * SCALE_X, (WINDOW_H - 0.5 - y) * SCALE_Y
 
 
 @njit(cache=True, error_model="numpy")
-def draw_square(edges, count, plane, left, lower, side, camera) -> int:
+def draw_square(edges, count, plane, left, lower, side, view, quad) -> int:
     """A square along the world's axes, its lower left corner given relative to the hull."""
-    cos, sin = camera[2], camera[3]
+    cos, sin = view[2], view[3]
     # dilation along the world's axes, in the frame
     wide_x, wide_y = DILATION * SCALE_X * cos, -DILATION * SCALE_Y * sin
     high_x, high_y = -DILATION * SCALE_X * sin, -DILATION * SCALE_Y * cos
-    ax, ay = to_frame(left, lower, camera)
-    bx, by = to_frame(left, lower + side, camera)
-    cx, cy = to_frame(left + side, lower + side, camera)
-    dx, dy = to_frame(left + side, lower, camera)
-    ax, ay = ax - wide_x - high_x, ay - wide_y - high_y
-    bx, by = bx - wide_x + high_x, by - wide_y + high_y
-    cx, cy = cx + wide_x + high_x, cy + wide_y + high_y
-    dx, dy = dx + wide_x - high_x, dy + wide_y - high_y
-    count = keep_edge(edges, count, plane, NONE, ax, ay, bx, by, 1.0)
-    count = keep_edge(edges, count, plane, NONE, bx, by, cx, cy, 1.0)
-    count = keep_edge(edges, count, plane, NONE, cx, cy, dx, dy, 1.0)
-    return keep_edge(edges, count, plane, NONE, dx, dy, ax, ay, 1.0)
+    for corner in range(4):  # clockwise from the lower left one
+        right, upper = corner // 2, (corner + 1) // 2 % 2
+        u, v = to_frame(left + right * side, lower + upper * side, view)
+        across, along = 2 * right - 1, 2 * upper - 1
+        quad[corner, 0], quad[corner, 1] = u + across * wide_x + along * high_x, v + across * wide_y + along * high_y
+    return keep_sides(edges, count, plane, quad, 1.0)
 
 
 @njit(cache=True, error_model="numpy")
-def playfield_ends(camera) -> bool:
+def playfield_ends(view) -> bool:
     """Whether the end of the playfield may be in view."""
-    reach = 1.0 + math.hypot(CAR_X, WINDOW_H - CAR_Y) / camera[4]  # from the hull to the farthest visible corner
-    return max(abs(camera[0]), abs(camera[1])) + reach > PLAYFIELD
+    reach = 1.0 + math.hypot(CAR_X, WINDOW_H - CAR_Y) / view[4]  # from the hull to the farthest visible corner
+    return max(abs(view[0]), abs(view[1])) + reach > PLAYFIELD
 
 
 @njit(cache=True, error_model="numpy")
-def squares_near(camera) -> tuple[int, int, int, int]:
+def squares_near(view) -> tuple[int, int, int, int]:
     """Light squares that may be in view: first and last column, first and last row (inclusive)."""
-    x, y, cos, sin, zoom = camera
+    x, y, cos, sin, zoom = view
     ahead = VIEW_AHEAD / zoom
     radius = math.hypot(VIEW_SIDE, VIEW_HEIGHT) / zoom + GRASS_DIM
     middle_x, middle_y = x + sin * ahead, y + cos * ahead
@@ -199,33 +193,34 @@ def squares_near(camera) -> tuple[int, int, int, int]:
 
 
 @njit(cache=True, error_model="numpy")
-def square_in_view(left, lower, camera) -> bool:
+def square_in_view(left, lower, view) -> bool:
     """Whether the square with this lower left corner may be in view."""
-    x, y, cos, sin, zoom = camera
+    x, y, cos, sin, zoom = view
     u, v = left + 0.5 * GRASS_DIM - x, lower + 0.5 * GRASS_DIM - y
     across, along = abs(cos * u - sin * v), abs(sin * u + cos * v - VIEW_AHEAD / zoom)
     return across < VIEW_SIDE / zoom + SQUARE_REACH and along < VIEW_HEIGHT / zoom + SQUARE_REACH
 
 
 @njit(cache=True, error_model="numpy")
-def draw_grass(edges, count, camera) -> tuple[int, bool]:
+def draw_grass(edges, count, view, quad) -> tuple[int, bool]:
     """The light squares in view, and the playfield if its end may be in view: returns the edges, and whether it was."""
-    x, y = camera[0], camera[1]
-    field = playfield_ends(camera)
+    x, y = view[0], view[1]
+    field = playfield_ends(view)
     if field:
-        count = draw_square(edges, count, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, camera)
-    first_x, last_x, first_y, last_y = squares_near(camera)
+        count = draw_square(edges, count, FIELD, -PLAYFIELD - x, -PLAYFIELD - y, 2 * PLAYFIELD, view, quad)
+    first_x, last_x, first_y, last_y = squares_near(view)
     for index_x in range(first_x, last_x + 1):
         for index_y in range(first_y, last_y + 1):
-            if square_in_view(PITCH * index_x, PITCH * index_y, camera):
-                count = draw_square(edges, count, GRASS, PITCH * index_x - x, PITCH * index_y - y, GRASS_DIM, camera)
+            if square_in_view(PITCH * index_x, PITCH * index_y, view):
+                left, lower = PITCH * index_x - x, PITCH * index_y - y
+                count = draw_square(edges, count, GRASS, left, lower, GRASS_DIM, view, quad)
     return count, field
 
 
 @njit(cache=True, error_model="numpy")
-def find_near(centre, count, camera, near) -> None:
+def find_near(centre, count, view, near) -> None:
     """near[i]: tile i, or a border beside it, may touch the visible part of the window."""
-    x, y, cos, sin, zoom = camera
+    x, y, cos, sin, zoom = view
     side, height, ahead = VIEW_SIDE / zoom + TILE_REACH, VIEW_HEIGHT / zoom + TILE_REACH, VIEW_AHEAD / zoom
     for tile in range(count):
         u, v = centre[tile, 2] - x, centre[tile, 3] - y
@@ -233,11 +228,11 @@ def find_near(centre, count, camera, near) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def cross_section(road, tile, camera) -> tuple[float, float, float, float]:
+def cross_section(road, tile, view) -> tuple[float, float, float, float]:
     """Both edges of the road at the end of a tile, pushed outwards: left x, y, right x, y in the frame."""
-    x, y, cos, sin, _ = camera
-    left_x, left_y = to_frame(road[tile, 0, 0] - x, road[tile, 0, 1] - y, camera)
-    right_x, right_y = to_frame(road[tile, 1, 0] - x, road[tile, 1, 1] - y, camera)
+    x, y, cos, sin, _ = view
+    left_x, left_y = to_frame(road[tile, 0, 0] - x, road[tile, 0, 1] - y, view)
+    right_x, right_y = to_frame(road[tile, 1, 0] - x, road[tile, 1, 1] - y, view)
     u, v = road[tile, 1, 0] - road[tile, 0, 0], road[tile, 1, 1] - road[tile, 0, 1]
     length = math.sqrt(u * u + v * v)
     out_x = DILATION * SCALE_X * (cos * u - sin * v) / length
@@ -246,7 +241,7 @@ def cross_section(road, tile, camera) -> tuple[float, float, float, float]:
 
 
 @njit(cache=True, error_model="numpy")
-def draw_road(edges, count, road, plain, tiles, camera, near) -> int:
+def draw_road(edges, count, road, plain, tiles, view, near) -> int:
     """The road as one ribbon: its two sides, its ends, and the lines where the shade of the tiles changes."""
     here = (0.0, 0.0, 0.0, 0.0)
     previous, plane = -2, NONE
@@ -258,12 +253,12 @@ def draw_road(edges, count, road, plain, tiles, camera, near) -> int:
         if previous != tile - 1:
             if previous >= 0:
                 count = keep_edge(edges, count, plane_before, NONE, here[0], here[1], here[2], here[3], 1.0)
-            here = cross_section(road, tile - 1 if tile else tiles - 1, camera)
+            here = cross_section(road, tile - 1 if tile else tiles - 1, view)
             count = keep_edge(edges, count, plane, NONE, here[0], here[1], here[2], here[3], -1.0)
         elif plane != plane_before:
             count = keep_edge(edges, count, plane_before, plane, here[0], here[1], here[2], here[3], 1.0)
         before = here
-        here = cross_section(road, tile, camera)
+        here = cross_section(road, tile, view)
         count = keep_edge(edges, count, plane, NONE, before[0], before[1], here[0], here[1], 1.0)
         count = keep_edge(edges, count, plane, NONE, here[2], here[3], before[2], before[3], 1.0)
         previous = tile
@@ -273,10 +268,10 @@ def draw_road(edges, count, road, plain, tiles, camera, near) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def draw_borders(edges, count, border, border_tile, borders, camera, near, wide) -> tuple[int, int, int]:
+def draw_borders(edges, count, border, border_tile, borders, view, near, quad) -> tuple[int, int, int]:
     """Red and white quads beside the road; returns the edges and the rows [first, last) of the frame they may reach.
 
-    Neighbours in a row share an edge, which then needs no drawing. wide: float64 (4,2) scratch.
+    Neighbours in a row share an edge, which then needs no drawing.
     """
     joined_before = False
     top, bottom = float(BAR_ROW), 0.0
@@ -291,48 +286,54 @@ def draw_borders(edges, count, border, border_tile, borders, camera, near, wide)
             and border[index, 0, 0] == border[index + 1, 3, 0]
             and border[index, 0, 1] == border[index + 1, 3, 1]
         )
-        turn = widen_border(border[index], camera, wide, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
+        turn = widen_border(border[index], view, quad, 0.0 if joined else 1.0, 0.0 if joined_before else -1.0)
         for corner in range(4):
-            after = (corner + 1) % 4
             if not (corner == 0 and joined or corner == 2 and joined_before):
-                count = keep_side(edges, count, BORDERS, wide, corner, after, turn)
-            top, bottom = min(top, wide[corner, 1]), max(bottom, wide[corner, 1])
+                count = keep_side(edges, count, BORDERS, quad, corner, turn)
+            top, bottom = min(top, quad[corner, 1]), max(bottom, quad[corner, 1])
         if tile % 2:
             # the one before is painted over, the one after paints over this one
-            widen_border(border[index], camera, wide, -1.0 if joined else 1.0, -1.0)
-            for corner in range(4):
-                count = keep_side(edges, count, BORDER_RED, wide, corner, (corner + 1) % 4, turn)
+            widen_border(border[index], view, quad, -1.0 if joined else 1.0, -1.0)
+            count = keep_sides(edges, count, BORDER_RED, quad, turn)
         joined_before = joined
     return count, max(int(top) - 1, 0), min(max(int(bottom) + 2, 1), BAR_ROW)
 
 
 @njit(cache=True, error_model="numpy")
-def keep_side(edges, count, plane, corners, start, end, weight) -> int:
-    """keep_edge from one of some corners, float64 (..,2), to another."""
-    return keep_edge(
-        edges, count, plane, NONE, corners[start, 0], corners[start, 1], corners[end, 0], corners[end, 1], weight
-    )
+def keep_side(edges, count, plane, quad, corner, weight) -> int:
+    """keep_edge from one corner of a quad to the next."""
+    after = (corner + 1) % 4
+    x0, y0, x1, y1 = quad[corner, 0], quad[corner, 1], quad[after, 0], quad[after, 1]
+    return keep_edge(edges, count, plane, NONE, x0, y0, x1, y1, weight)
 
 
 @njit(cache=True, error_model="numpy")
-def widen_border(border, camera, wide, front, back) -> float:
-    """A border in the frame, dilated across the road, and along it by `front` and `back` dilations.
+def keep_sides(edges, count, plane, quad, weight) -> int:
+    """All four."""
+    for corner in range(4):
+        count = keep_side(edges, count, plane, quad, corner, weight)
+    return count
 
-    border: float64 (4,2) in the world, inner front, outer front, outer back, inner back; wide: the same in the frame.
-    Returns 1 if they run clockwise in the frame, else -1.
+
+@njit(cache=True, error_model="numpy")
+def widen_border(border, view, quad, front, back) -> float:
+    """A border into the frame, dilated across the road, and along it by `front` and `back` dilations.
+
+    border: float64 (4,2) in the world, inner front, outer front, outer back, inner back. Returns 1 if these run
+    clockwise in the frame, else -1.
     """
-    x, y = camera[0], camera[1]
-    ax, ay = to_frame(border[0, 0] - x, border[0, 1] - y, camera)
-    bx, by = to_frame(border[1, 0] - x, border[1, 1] - y, camera)
-    cx, cy = to_frame(border[2, 0] - x, border[2, 1] - y, camera)
-    dx, dy = to_frame(border[3, 0] - x, border[3, 1] - y, camera)
+    x, y = view[0], view[1]
+    ax, ay = to_frame(border[0, 0] - x, border[0, 1] - y, view)
+    bx, by = to_frame(border[1, 0] - x, border[1, 1] - y, view)
+    cx, cy = to_frame(border[2, 0] - x, border[2, 1] - y, view)
+    dx, dy = to_frame(border[3, 0] - x, border[3, 1] - y, view)
     front_x, front_y = dilation(bx - ax, by - ay)
     back_x, back_y = dilation(cx - dx, cy - dy)
     along_x, along_y = dilation(bx - cx, by - cy)
-    wide[0, 0], wide[0, 1] = ax - front_x + front * along_x, ay - front_y + front * along_y
-    wide[1, 0], wide[1, 1] = bx + front_x + front * along_x, by + front_y + front * along_y
-    wide[2, 0], wide[2, 1] = cx + back_x + back * along_x, cy + back_y + back * along_y
-    wide[3, 0], wide[3, 1] = dx - back_x + back * along_x, dy - back_y + back * along_y
+    quad[0, 0], quad[0, 1] = ax - front_x + front * along_x, ay - front_y + front * along_y
+    quad[1, 0], quad[1, 1] = bx + front_x + front * along_x, by + front_y + front * along_y
+    quad[2, 0], quad[2, 1] = cx + back_x + back * along_x, cy + back_y + back * along_y
+    quad[3, 0], quad[3, 1] = dx - back_x + back * along_x, dy - back_y + back * along_y
     return 1.0 if front_x * along_y < front_y * along_x else -1.0
 
 

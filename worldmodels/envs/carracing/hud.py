@@ -1,7 +1,7 @@
 """What smoothscale makes of the bar below the picture: score, speed, four wheel speeds, steering, gyroscope.
 
 Rectangles and digits have integer corners in the 1000x800 window, so the frame's pixels follow exactly from
-`pygame.transform.smoothscale`'s integer arithmetic, which `span` and `shrink` repeat.
+`pygame.transform.smoothscale`'s integer arithmetic (shrink.py).
 
 Legend: R rows of a score picture, Q its columns; a frame is planar, uint8 (3, 96, 96), its columns reordered by `slot`.
 """
@@ -13,7 +13,18 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numba import njit
 
-from worldmodels.envs.carracing.shrink import CARRY, COLUMN_SCALE, COLUMNS, FIRST, LAST, PART, ROW_SCALE, ROWS
+from worldmodels.envs.carracing.shrink import (
+    CARRY,
+    COLUMN_SCALE,
+    COLUMNS,
+    FIRST,
+    LAST,
+    PART,
+    ROW_SCALE,
+    ROWS,
+    shrink_cell,
+    sum_of_three,
+)
 from worldmodels.envs.carracing.state import STATE_H, STATE_W, WINDOW_H, WINDOW_W
 
 BAR_ROW = 84
@@ -30,6 +41,7 @@ SCORE_END = 1e8  # no score is drawn from here on (nor one that is not a number)
 SCORE_ROW = 87  # first row that the digits reach
 SCORE_ROWS = 5
 SCORE_COLUMNS = 24  # room for ten digits
+SCORE_W = 256  # window pixels of those columns, and a few more
 TABLE_COLUMNS = 12  # room for "-1100"
 
 GLYPH_TOP = 730  # the window's y of the first row of the glyphs: 750 - 46 // 2 + 3
@@ -53,7 +65,7 @@ STEER_WIDTH, SPIN_WIDTH = -10.0, -0.8  # units per rad and per rad/s
 LEAST = 1e-4  # no bar for less
 CELL_W, CELL_H = WINDOW_W / STATE_W, WINDOW_H / STATE_H  # window pixels per frame pixel
 BRIGHTEST = 253  # what smoothscale makes of 255
-FRONT_RED, REAR_RED = 0, 51  # the wheels' bars are blue, those of the rear wheels with some red
+WHITE, RED, GREEN, BLUE, VIOLET = 0xFFFFFF, 0xFF0000, 0x00FF00, 0x0000FF, 0x3300FF  # 0x00RRGGBB
 
 
 class Hud(NamedTuple):
@@ -67,21 +79,22 @@ class Hud(NamedTuple):
 class HudScratch(NamedTuple):
     """Working memory of one thread."""
 
-    bars: Annotated[np.ndarray, "int64", (BARS, 7)]
-    line: Annotated[np.ndarray, "int64", (GLYPH_H, WINDOW_W)]  # for scores beyond the table, and a row of a bar
+    bars: Annotated[np.ndarray, "int64", (BARS, 5)]
+    across: Annotated[np.ndarray, "int64", (STATE_W,)]  # a row of a bar
+    window: Annotated[np.ndarray, "uint32", (WINDOW_H, SCORE_W)]  # for scores beyond the table, else black
     picture: Annotated[np.ndarray, "uint8", (SCORE_ROWS, SCORE_COLUMNS)]
 
 
 def make_hud() -> Hud:
-    """Read the digits and draw every score in range once (about 20 ms)."""
+    """Read the digits and draw every score in range once (about 40 ms)."""
     with np.load(DIGITS) as digits:
         glyphs, kerning = digits["coverage"], digits["kerning"].astype(np.int64)
     scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, TABLE_COLUMNS), np.uint8)
     hud = Hud(glyphs, kerning, scores)
-    line = np.zeros((GLYPH_H, WINDOW_W), np.int64)
-    draw_score(-0.0, hud, line, scores[0])
+    window = np.zeros((WINDOW_H, SCORE_W), np.uint32)
+    draw_score(-0.0, hud, window, scores[0])
     for number in range(-SCORE_LIMIT, SCORE_LIMIT + 1):
-        draw_score(float(number), hud, line, scores[1 + SCORE_LIMIT + number])
+        draw_score(float(number), hud, window, scores[1 + SCORE_LIMIT + number])
     return hud
 
 
@@ -92,12 +105,6 @@ def span(axis: np.ndarray, index: int, low: int, high: int) -> tuple[int, int, i
     full = max(0, min(last - 1, high) - max(first + 1, low) + 1)
     carry = axis[index, CARRY] if low <= first <= high else 0
     return full, carry, axis[index, PART] if low <= last <= high else 0
-
-
-@njit(cache=True, error_model="numpy")
-def shrink(value: int, full: int, carry: int, part: int, scale: int) -> int:
-    """smoothscale's sum over a span of one value."""
-    return ((value * full + (value * carry >> 14) + (value * part >> 14)) * scale) >> 16
 
 
 @njit(cache=True, error_model="numpy")
@@ -118,8 +125,10 @@ def score_text(reward: float, text: np.ndarray) -> int:
 
 
 @njit(cache=True, error_model="numpy")
-def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -> None:
-    """Draw the score as smoothscale leaves it. line: int64 (32, 1000) scratch; picture: uint8 (R, Q)."""
+def paint_score(reward: float, hud: Hud, window: np.ndarray) -> None:
+    """Write the score into the window, uint32 (800, SCORE_W or more), in white."""
+    if not abs(reward) < SCORE_END:
+        return
     text = np.zeros(20, np.int64)
     length = score_text(reward, text)
     pen = 0  # 1/64 pixel, as the font engine adds up advances and kerning
@@ -130,55 +139,32 @@ def draw_score(reward: float, hud: Hud, line: np.ndarray, picture: np.ndarray) -
         left[place] = pen >> 6
         pen += 64 * (MINUS_W if text[place] == MINUS else GLYPH_W)
     start = 60 - (left[length - 1] + GLYPH_W) // 2
-    line[:] = 0
     for place in range(length):
-        for column in range(GLYPH_W):
+        glyph = hud.glyphs[text[place]]
+        for column in range(max(0, -start - left[place]), GLYPH_W):
             x = start + left[place] + column
-            if x >= 0:
-                for row in range(GLYPH_H):
-                    line[row, x] = max(line[row, x], hud.glyphs[text[place], row, column])
-    for column in range(picture.shape[1]):
-        shrink_columns(line, column)
+            for row in range(GLYPH_H):
+                if glyph[row, column] > window[GLYPH_TOP + row, x] & 255:
+                    window[GLYPH_TOP + row, x] = glyph[row, column] * 0x010101
+
+
+@njit(cache=True, error_model="numpy")
+def draw_score(reward: float, hud: Hud, window: np.ndarray, picture: np.ndarray) -> None:
+    """The score as smoothscale leaves it. window: black, as for `paint_score`; picture: uint8 (R, Q)."""
+    paint_score(reward, hud, window)
     for row in range(SCORE_ROWS):
-        shrink_rows(line, row, picture)
+        for column in range(picture.shape[1]):
+            picture[row, column] = shrink_cell(window, SCORE_ROW + row, column)[0]
+    window[GLYPH_TOP : GLYPH_TOP + GLYPH_H] = 0
 
 
 @njit(cache=True, error_model="numpy")
-def shrink_columns(line: np.ndarray, index: int) -> None:
-    """Replace line[:, index] by smoothscale's column `index` (reads only columns at or right of it)."""
-    first, last = COLUMNS[index, FIRST], COLUMNS[index, LAST]
-    for row in range(GLYPH_H):
-        total = line[row, last] * COLUMNS[index, PART] >> 14
-        for x in range(first + 1, last):
-            total += line[row, x]
-        if first >= 0:
-            total += line[row, first] * COLUMNS[index, CARRY] >> 14
-        line[row, index] = (total * COLUMN_SCALE) >> 16
-
-
-@njit(cache=True, error_model="numpy")
-def shrink_rows(line: np.ndarray, row: int, picture: np.ndarray) -> None:
-    """One row of the picture from the glyphs' rows, whose columns are shrunk already."""
-    first, last = ROWS[SCORE_ROW + row, FIRST], ROWS[SCORE_ROW + row, LAST]
-    for column in range(picture.shape[1]):
-        total = 0
-        for y in range(max(first, GLYPH_TOP), min(last, GLYPH_TOP + GLYPH_H - 1) + 1):
-            value = line[y - GLYPH_TOP, column]
-            if y == first:
-                value = value * ROWS[SCORE_ROW + row, CARRY] >> 14
-            elif y == last:
-                value = value * ROWS[SCORE_ROW + row, PART] >> 14
-            total += value
-        picture[row, column] = (total * ROW_SCALE) >> 16
-
-
-@njit(cache=True, error_model="numpy")
-def add_bar(bars: np.ndarray, count: int, x0: int, x1: int, y0: int, y1: int, red: int, green: int, blue: int) -> int:
+def add_bar(bars: np.ndarray, count: int, x0: int, x1: int, y0: int, y1: int, color: int) -> int:
     """Note window pixels x0..x1, y0..y1 (inclusive, in any order) in a colour; returns how many are noted now."""
     bar = bars[count]
     bar[0], bar[1] = max(min(x0, x1), 0), min(max(x0, x1), WINDOW_W - 1)
     bar[2], bar[3] = max(min(y0, y1), 0), min(max(y0, y1), WINDOW_H - 1)
-    bar[4], bar[5], bar[6] = red, green, blue
+    bar[4] = color
     return count + 1 if bar[0] <= bar[1] and bar[2] <= bar[3] else count
 
 
@@ -196,33 +182,33 @@ def bar_end(height: float) -> int:
 
 @njit(cache=True, error_model="numpy")
 def list_bars(bars: np.ndarray, velocity: np.ndarray, omega: np.ndarray, joint_angle: float, spin: float) -> int:
-    """Gymnasium's indicators, as pygame truncates them, int64 (BARS,7); those below LEAST are left out."""
+    """Gymnasium's indicators, as pygame truncates them, int64 (BARS,5); those below LEAST are left out."""
     count = 0
     vx, vy = np.float64(velocity[0]), np.float64(velocity[1])  # numba's float() would stay at 32 bits
     speed = math.sqrt(vx * vx + vy * vy)
     if speed > LEAST:
         left, top = SPEED_PLACE * UNIT_X, bar_end(SPEED_HEIGHT * speed)
-        count = add_bar(bars, count, left, left + UNIT_X, top, BAR_BASE, 255, 255, 255)
+        count = add_bar(bars, count, left, left + UNIT_X, top, BAR_BASE, WHITE)
     for wheel in range(4):
         if abs(omega[wheel]) > LEAST:
-            left, red = (WHEEL_PLACE + wheel) * UNIT_X, FRONT_RED if wheel < 2 else REAR_RED
+            left, color = (WHEEL_PLACE + wheel) * UNIT_X, BLUE if wheel < 2 else VIOLET
             right, end = left + UNIT_X, bar_end(OMEGA_HEIGHT * omega[wheel])
-            count = add_bar(bars, count, left, right - 1, end, BAR_BASE, red, 0, 255)
+            count = add_bar(bars, count, left, right - 1, end, BAR_BASE, color)
             # its last column of window pixels belongs to the next wheel's bar as far as that reaches
             after = omega[wheel + 1] if wheel < 3 else 0.0
             end_after = bar_end(OMEGA_HEIGHT * after)
             if abs(after) <= LEAST:
-                count = add_bar(bars, count, right, right, end, BAR_BASE, red, 0, 255)
+                count = add_bar(bars, count, right, right, end, BAR_BASE, color)
             elif end < min(end_after, BAR_BASE):
-                count = add_bar(bars, count, right, right, end, min(end_after, BAR_BASE) - 1, red, 0, 255)
+                count = add_bar(bars, count, right, right, end, min(end_after, BAR_BASE) - 1, color)
             elif end > max(end_after, BAR_BASE):
-                count = add_bar(bars, count, right, right, max(end_after, BAR_BASE) + 1, end, red, 0, 255)
+                count = add_bar(bars, count, right, right, max(end_after, BAR_BASE) + 1, end, color)
     if abs(joint_angle) > LEAST:
         end = whole((STEER_PLACE + STEER_WIDTH * joint_angle) * UNIT_X)
-        count = add_bar(bars, count, STEER_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, 0, 255, 0)
+        count = add_bar(bars, count, STEER_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, GREEN)
     if abs(spin) > LEAST:
         end = whole((SPIN_PLACE + SPIN_WIDTH * spin) * UNIT_X)
-        count = add_bar(bars, count, SPIN_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, 255, 0, 0)
+        count = add_bar(bars, count, SPIN_PLACE * UNIT_X, end, SIDE_TOP, SIDE_BOTTOM, RED)
     return count
 
 
@@ -233,35 +219,35 @@ def draw_bar(frame, slot, across, bar) -> None:
     first_row, last_row = top * STATE_H // WINDOW_H, min((bottom + 1) * STATE_H // WINDOW_H, STATE_H - 1)
     first, last = left * STATE_W // WINDOW_W, min((right + 1) * STATE_W // WINDOW_W, STATE_W - 1)
     for channel in range(3):
-        color = bar[4 + channel]
+        color = bar[4] >> 16 - 8 * channel & 255
         if color == 0 and first_row >= BAR_ROW:
             continue
         for column in range(first, last + 1):
             full, carry, part = span(COLUMNS, column, left, right)
-            across[column] = shrink(color, full, carry, part, COLUMN_SCALE)
+            across[column] = sum_of_three(color, carry, color, part, color * full, COLUMN_SCALE)
         for row in range(first_row, last_row + 1):
             full, carry, part = span(ROWS, row, top, bottom)
             for column in range(first, last + 1):
-                value = shrink(across[column], full, carry, part, ROW_SCALE)
+                wide = across[column]
+                value = sum_of_three(wide, carry, wide, part, wide * full, ROW_SCALE)
                 under = int(frame[channel, row, slot[column]])
                 if row < BAR_ROW:  # over the picture; the bar is black, and abutting rectangles simply add up there
-                    wide = (min(right + 1, (column + 1) * CELL_W) - max(left, column * CELL_W)) / CELL_W
-                    high = (min(bottom + 1, (row + 1) * CELL_H) - max(top, row * CELL_H)) / CELL_H
-                    under = int(under * (1.0 - max(wide, 0.0) * max(high, 0.0)))
+                    width = (min(right + 1, (column + 1) * CELL_W) - max(left, column * CELL_W)) / CELL_W
+                    height = (min(bottom + 1, (row + 1) * CELL_H) - max(top, row * CELL_H)) / CELL_H
+                    under = int(under * (1.0 - max(width, 0.0) * max(height, 0.0)))
                 frame[channel, row, slot[column]] = min(BRIGHTEST, under + value)
 
 
 @njit(cache=True, error_model="numpy")
-def write_score(frame, slot, reward, hud, line, picture) -> None:
-    """Write the score into a planar frame that is black there; line and picture: scratch as for `draw_score`."""
+def write_score(frame, slot, reward, hud, scratch) -> None:
+    """Write the score into a planar frame that is black there."""
+    picture = scratch.picture
     if abs(reward) < SCORE_LIMIT:
         number = int(np.rint(reward))
         minus_zero = number == 0 and np.copysign(1.0, reward) < 0.0
         picture = hud.scores[0 if minus_zero else 1 + SCORE_LIMIT + number]
-    elif abs(reward) < SCORE_END:
-        draw_score(reward, hud, line, picture)
     else:
-        return
+        draw_score(reward, hud, scratch.window, picture)
     for row in range(SCORE_ROWS):
         for column in range(picture.shape[1]):
             if picture[row, column]:

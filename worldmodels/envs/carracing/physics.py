@@ -112,20 +112,15 @@ def _move_block(tracks, cars, controls, lanes, rules):
 @njit(cache=True, forceinline=True)
 def _pedals(cars, lane, action):
     """Car.steer, Car.gas and Car.brake: rear wheels drive, front wheels steer; gas comes gradually and goes at once."""
-    cars.steer[lane, 0] = cars.steer[lane, 1] = -action[0]
-    gas = min(max(action[1], 0.0), 1.0)
-    for j in range(2, 4):
-        more = gas - cars.gas[lane, j]
-        if more > 0.1:
-            more = 0.1
-        cars.gas[lane, j] += more
+    cars.steer[lane] = -action[0]
+    cars.gas[lane] += min(min(max(action[1], 0.0), 1.0) - cars.gas[lane], 0.1)
     cars.brake[lane] = action[2]
 
 
 @njit(cache=True, forceinline=True)
 def _steer(cars, lane, j):
     """The speed that the joint's motor is asked for, rad/s."""
-    wanted = cars.steer[lane, j] - cars.joint_angle[lane, j]
+    wanted = (cars.steer[lane] if j < 2 else 0.0) - cars.joint_angle[lane, j]
     speed = 50.0 * abs(wanted)
     if speed > 3.0:
         speed = 3.0
@@ -143,8 +138,8 @@ def _tyre(cars, lane, j):
     vs = cosine * vx + sine * vy  # side speed
 
     omega = cars.omega[lane, j]
-    omega += DT * ENGINE_POWER * cars.gas[lane, j] / WHEEL_MOMENT_OF_INERTIA / (abs(omega) + 5.0)
-    brake = cars.brake[lane, j]
+    gas, brake = cars.gas[lane] if j >= 2 else 0.0, cars.brake[lane]
+    omega += DT * ENGINE_POWER * gas / WHEEL_MOMENT_OF_INERTIA / (abs(omega) + 5.0)
     if brake >= 0.9:
         omega = 0.0
     elif brake > 0:
@@ -265,7 +260,6 @@ def settle(tracks: Tracks, cars: Cars, lane: int) -> float:
 
     Time costs 0.1 a step; leaving the playfield pays -100 instead of anything else.
     """
-    cars.steps[lane] += 1
     cars.reward[lane] -= 0.1
     reward = cars.reward[lane] - cars.prev_reward[lane]
     cars.prev_reward[lane] = cars.reward[lane]

@@ -7,7 +7,7 @@ a running sum down the rows turns the changes into coverage. Only edges cost tim
 and the 96 pixels of a row are worked on as vectors. `ground.py` leaves the edges, `car_shape.py` and `hud.py` add the
 car and the bar. docs/carracing.md tells the error that remains.
 
-Legend: N lanes, P planes of coverage; a planar frame is uint8 (3, 96, 96), its columns reordered
+Legend: N lanes, P planes of coverage; view as in camera.py; a planar frame is uint8 (3, 96, 96), its columns reordered
 by `slot`.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from worldmodels.envs.carracing import ground
-from worldmodels.envs.carracing.camera import zoom_at
+from worldmodels.envs.carracing.camera import camera_of, zoom_at
 from worldmodels.envs.carracing.car_shape import CarScratch, Sprite, draw_car, make_sprite
 from worldmodels.envs.carracing.exact import draw_exact
 from worldmodels.envs.carracing.ground import BORDER_RED, BORDERS, FIELD, GRASS, OPEN, ROAD_0, ROAD_1, ROAD_2, ROW
@@ -33,7 +33,7 @@ class Scratch(NamedTuple):
 
     change: Annotated[np.ndarray, "float32", (ground.CHANGE_SIZE,)]  # see ground.py
     edges: Annotated[np.ndarray, "float64", (ground.MAX_EDGES, 7)]
-    wide: Annotated[np.ndarray, "float64", (4, 2)]
+    quad: Annotated[np.ndarray, "float64", (4, 2)]
     sums: Annotated[np.ndarray, "float32", (ROW,)]
     frame: Annotated[np.ndarray, "uint8", (3, STATE_H, STATE_W)]  # planar
     near: Annotated[np.ndarray, "bool", (MAX_TILES,)]  # tiles that may be in view
@@ -85,56 +85,41 @@ def as_smoothscale(value):
     return max(np.int32(value + np.float32(0.99)) - np.int32(2), np.int32(0))
 
 
-# The two below read at constant offsets from one array and write another: that lets LLVM make vector code of them.
-
-
-@njit(cache=True, error_model="numpy")
-def color_open_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int) -> None:
-    """Write a row of a planar frame where no border and no end of the playfield shows: road over grass."""
-    one, half = np.float32(1.0), np.float32(0.5)
-    for channel in range(3):
-        road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
-        ground, more, line = colors[3, channel], colors[4, channel], frame[channel, row]
-        for x in range(STATE_W):
-            cover = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
-            tar = min(cover, one)
-            fade = one + half - half * max(cover, one)  # nearly 1 / cover, where the road overlaps itself
-            value = (one - tar) * (ground + more * sums[GRASS + x])
-            value += tar * road + fade * (more_1 * sums[ROAD_1 + x] + more_2 * sums[ROAD_2 + x])
-            line[x] = as_smoothscale(value)
-
-
-@njit(cache=True, error_model="numpy")
-def color_full_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int) -> None:
-    """The same where borders or the end of the playfield may show: borders over road over grass."""
-    one, half, most = np.float32(1.0), np.float32(0.5), np.float32(255.0)
+@njit(cache=True, error_model="numpy", forceinline=True)
+def color_row(sums: np.ndarray, colors: np.ndarray, frame: np.ndarray, row: int, full: bool) -> None:
+    """Write a row of a planar frame: borders over road over grass; only a `full` row has borders, or the end of the
+    playfield. It reads at constant offsets from one array and writes another: that lets LLVM make vector code of it.
+    """
+    zero, one, half, most = np.float32(0.0), np.float32(1.0), np.float32(0.5), np.float32(255.0)
     for channel in range(3):
         road, more_1, more_2 = colors[0, channel], colors[1, channel], colors[2, channel]
         ground, more, line = colors[3, channel], colors[4, channel], frame[channel, row]
         red = np.float32(0.0 if channel == 0 else -255.0)
         for x in range(STATE_W):
-            border = min(sums[BORDERS + x], one)
+            border = min(sums[BORDERS + x], one) if full else zero
+            field = sums[FIELD + x] if full else one
             cover = sums[ROAD_0 + x] + sums[ROAD_1 + x] + sums[ROAD_2 + x]
             tar = min(cover, one - border)
-            fade = (one - border) * (one + half - half * max(cover, one))
-            value = (one - border - tar) * (ground * sums[FIELD + x] + more * sums[GRASS + x])
+            fade = (one - border) * (one + half - half * max(cover, one))  # nearly 1 / cover where road overlaps itself
+            value = (one - border - tar) * (ground * field + more * sums[GRASS + x])
             value += tar * road + fade * (more_1 * sums[ROAD_1 + x] + more_2 * sums[ROAD_2 + x])
-            value += most * border + red * min(sums[BORDER_RED + x], border)
+            if full:
+                value += most * border + red * min(sums[BORDER_RED + x], border)
             line[x] = as_smoothscale(value)
 
 
 @njit(cache=True, error_model="numpy")
-def draw_fast(tracks: Tracks, cars: Cars, lane: int, camera, tables: Tables, scratch: Scratch, bars: int) -> None:
+def draw_fast(tracks: Tracks, cars: Cars, lane: int, view, tables: Tables, scratch: Scratch, bars: int) -> None:
     """One lane without its score into scratch.frame, by exact areas; bars: how many of scratch.hud.bars to draw."""
     change, sums, frame, near = scratch.change, scratch.sums, scratch.frame, scratch.near
     slot, colors, edges = tables.slot, scratch.colors, scratch.edges
     sums[:] = 0.0
     tiles, borders = tracks.count[lane], tracks.borders[lane]
-    count, field = ground.draw_grass(edges, 0, camera)
-    ground.find_near(tracks.centre[lane], tiles, camera, near)
-    count = ground.draw_road(edges, count, tracks.road[lane], tracks.plain[lane], tiles, camera, near)
+    count, field = ground.draw_grass(edges, 0, view, scratch.quad)
+    ground.find_near(tracks.centre[lane], tiles, view, near)
+    count = ground.draw_road(edges, count, tracks.road[lane], tracks.plain[lane], tiles, view, near)
     count, first, last = ground.draw_borders(
-        edges, count, tracks.border[lane], tracks.border_tile[lane], borders, camera, near, scratch.wide
+        edges, count, tracks.border[lane], tracks.border_tile[lane], borders, view, near, scratch.quad
     )
     ground.add_edges(change, slot, edges, count)
     if field:
@@ -145,15 +130,14 @@ def draw_fast(tracks: Tracks, cars: Cars, lane: int, camera, tables: Tables, scr
     for row in range(BAR_ROW):
         full = first <= row < last
         advance(change[row * ROW : (row + 1) * ROW], sums, ROW if full else OPEN)
-        if full:
-            color_full_row(sums, colors, frame, row)
+        if full:  # each call is compiled for its constant
+            color_row(sums, colors, frame, row, True)
         else:
-            color_open_row(sums, colors, frame, row)
+            color_row(sums, colors, frame, row, False)
     change[BAR_ROW * ROW :] = 0.0
-    draw_car(
-        frame, slot, cars.position[lane], cars.transform_sc[lane], cars.phase[lane], camera, tables.sprite, scratch.car
-    )
-    draw_bars(frame, slot, scratch.hud.bars, bars, scratch.hud.line[0])
+    position, transform_sc, phase = cars.position[lane], cars.transform_sc[lane], cars.phase[lane]
+    draw_car(frame, slot, position, transform_sc, phase, camera_of(view), tables.sprite, scratch.car)
+    draw_bars(frame, slot, scratch.hud.bars, bars, scratch.hud.across)
 
 
 @njit(cache=True, error_model="numpy")
@@ -169,13 +153,13 @@ def draw_lane(tracks: Tracks, cars: Cars, lane: int, hud: bool, tables: Tables, 
         spin, joint_angle = float(cars.spin[lane, 0]), float(cars.joint_angle[lane, 0])
         bars = list_bars(scratch.hud.bars, cars.velocity[lane, 0], cars.omega[lane], joint_angle, spin)
     if canvas is None:
-        camera = (x, y, math.cos(turn), math.sin(turn), zoom_at(time))
-        draw_fast(tracks, cars, lane, camera, tables, scratch, bars)
+        view = (x, y, math.cos(turn), math.sin(turn), zoom_at(time))
+        draw_fast(tracks, cars, lane, view, tables, scratch, bars)
     else:
         near, shown, mark = scratch.near, scratch.hud.bars[:bars], scratch.car.mark
         draw_exact(tracks, cars, lane, tables.slot, near, shown, mark, canvas, scratch.frame)
     if hud:
-        write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.hud.line, scratch.hud.picture)
+        write_score(scratch.frame, tables.slot, cars.reward[lane], tables.hud, scratch.hud)
 
 
 @njit(cache=True, error_model="numpy")

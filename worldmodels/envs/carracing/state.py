@@ -81,9 +81,9 @@ class Cars(NamedTuple):
     sleep_time: Annotated[np.ndarray, "float32", (5,)]  # seconds below Box2D's sleep tolerances
     omega: Annotated[np.ndarray, "float64", (4,)]  # rolling speed, rad/s
     phase: Annotated[np.ndarray, "float64", (4,)]  # rolling angle
-    gas: Annotated[np.ndarray, "float64", (4,)]  # 0..1
-    brake: Annotated[np.ndarray, "float64", (4,)]  # 0..1, from 0.9 on the wheel locks
-    steer: Annotated[np.ndarray, "float64", (4,)]  # wanted joint angle
+    gas: Annotated[np.ndarray, "float64", ()]  # 0..1, of the rear wheels
+    brake: Annotated[np.ndarray, "float64", ()]  # 0..1, from 0.9 on the wheels lock
+    steer: Annotated[np.ndarray, "float64", ()]  # wanted joint angle of the front wheels
     joint_angle: Annotated[np.ndarray, "float32", (4,)]  # what w.joint.angle would answer now
     on_road: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches any tile (Gymnasium's w.tiles is not empty)
     on_start: Annotated[np.ndarray, "bool", (4,)]  # whether a wheel touches tile 0 (lap rule "crossing" only)
@@ -95,7 +95,6 @@ class Cars(NamedTuple):
     prev_reward: Annotated[np.ndarray, "float64", ()]  # the sum one step before
     visited_count: Annotated[np.ndarray, "int32", ()]  # tiles visited
     new_lap: Annotated[np.ndarray, "bool", ()]  # tile 0 was reached with enough of the track covered
-    steps: Annotated[np.ndarray, "int32", ()]  # steps with an action since the reset
     # Skid marks. Particle number p lies in slot p % 30; the slots hold the youngest 30, oldest first from
     # max(0, skid_total - 30).
     skid_point: Annotated[np.ndarray, "float32", (SKID_PARTICLES, SKID_POINTS, 2)]

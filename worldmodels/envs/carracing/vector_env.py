@@ -1,6 +1,10 @@
 """Gymnasium's CarRacing-v3 for many cars: autoreset, seeding and infos as `gymnasium.vector.SyncVectorEnv`'s.
 
-Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64).
+Legend: N lanes (cars side by side, each on its own track), S the frame's side in pixels (96 or 64). An observation is a
+frame uint8 (S,S,3), or what the options make of it: (S,S) in grey, or the state vector float32 (D,).
+
+`batch.Batch` drives the lanes; docs/carracing.md says how closely all this follows Gymnasium 1.4.0 and where it does
+not.
 """
 
 from collections.abc import Sequence
@@ -8,13 +12,21 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import InvalidAction
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from worldmodels.envs.actions import car_space
 from worldmodels.envs.carracing.batch import Batch, Start, View, draw_colors
-from worldmodels.envs.carracing.env import DISCRETE_CONTROLS, METADATA, Window, pedals, refuse_invalid, rules_of
+from worldmodels.envs.carracing.state import FPS, Rules
+from worldmodels.envs.carracing.video import Window
 from worldmodels.envs.seeded import SeededLanes
+from worldmodels.errors import UserError
+
+METADATA: dict[str, Any] = {"render_modes": ["human", "rgb_array", "state_pixels"], "render_fps": FPS}
+
+# What Gymnasium's `step` makes of the actions 0 nothing, 1 right, 2 left, 3 gas, 4 brake: steer, gas, brake.
+DISCRETE_CONTROLS = np.array([[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]])
 
 
 class CarRacingVectorEnv(SeededLanes):
@@ -121,12 +133,9 @@ class CarRacingVectorEnv(SeededLanes):
             gymnasium.error.Error: a seed that is no natural number.
             UserError: an option of ours has a value that means nothing.
         """
-        lanes, seeds = self._to_begin(seed, options)
         start = Start.from_options(options, self.num_envs)
-        self._seed(lanes, seeds)
+        lanes = self._to_begin(seed, options)
         self._begin(lanes, start)
-        self._terminated[lanes] = self._truncated[lanes] = self._ended[lanes] = False
-        self._started = True
         if self.render_mode == "human":
             self.render()
         infos: dict[str, Any] = {}
@@ -197,8 +206,12 @@ class CarRacingVectorEnv(SeededLanes):
             raise ValueError(f"{len(actions)} actions for num_envs={self.num_envs} lanes")
         if self.continuous:
             return pedals(actions, active)
+        space = self.single_action_space
         for action in actions:
-            refuse_invalid(action, self.single_action_space)
+            if not space.contains(action):
+                raise InvalidAction(
+                    f"you passed the invalid action `{action}`. The supported action_space is `{space}`"
+                )
         return DISCRETE_CONTROLS[np.asarray(actions, np.int64)]
 
     def _begin(self, lanes: np.ndarray, start: Start) -> None:
@@ -208,7 +221,7 @@ class CarRacingVectorEnv(SeededLanes):
             for lane in np.flatnonzero(lanes).tolist():
                 print(f"Track generation: {self.batch.tracks.count[lane]}-tiles track")
 
-    def render(self) -> tuple[np.ndarray | None, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray | None, ...]:  # type: ignore[override]
         """One picture per lane, each as `CarRacing.render` gives it; "human" shows lane 0."""
         if self.render_mode is None or not self._started:
             return (None,) * self.num_envs
@@ -224,3 +237,29 @@ class CarRacingVectorEnv(SeededLanes):
         if self._window is not None:
             self._window.close()
             self._window = None
+
+
+def rules_of(lap_complete_percent: float, lap_rule: str) -> Rules:
+    if lap_rule not in ("gymnasium", "crossing"):
+        raise UserError(f'lap_rule is {lap_rule!r}: give "gymnasium" or "crossing" (any crossing of the start line).')
+    return Rules(float(lap_complete_percent), lap_rule == "crossing")
+
+
+def pedals(actions: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Continuous actions (N,3 or more) of any numeric dtype → float64 (N,3), as Gymnasium reads an action.
+
+    Gymnasium clips the gas and leaves steering and brake as they are: so do we (in `physics.step`).
+
+    Raises:
+        IndexError, TypeError, ValueError: as Gymnasium does for too few numbers, too many axes, text.
+        ValueError: a gas that is NaN in a lane of `active` bool (N,). Gymnasium's car vanishes into NaN there and its
+            drawing raises ValueError; any other NaN or infinity drives.
+    """
+    if actions.ndim < 2 or actions.shape[1] < 3:
+        raise IndexError(f"an action is steer, gas, brake: got the shape {actions.shape[1:]}, expected (3,)")
+    if actions.ndim > 2:
+        raise TypeError(f"an action is three numbers: got the shape {actions.shape[1:]}, expected (3,)")
+    controls = actions[:, :3].astype(np.float64)
+    if (strange := active & np.isnan(controls[:, 1])).any():
+        raise ValueError(f"the gas is NaN in lanes {np.flatnonzero(strange).tolist()}")
+    return controls

@@ -45,8 +45,8 @@ class Canvas(NamedTuple):
 
 
 @njit(cache=True, error_model="numpy", forceinline=True)
-def dot(window, first, last, x, y, color, weight) -> None:
-    """A pixel of an outline, blended by weight / 256 as `_putPixelAlpha` does, if polygon and bar do not hide it."""
+def dot(window, x, y, color, weight) -> None:
+    """A pixel of an outline, blended by weight / 256 as `_putPixelAlpha` does, above the bar."""
     row = HIGHEST - y
     under = np.int64(window[row, x])
     alpha = 255 * weight >> 8
@@ -55,8 +55,7 @@ def dot(window, first, last, x, y, color, weight) -> None:
     red += ((color >> 16) - red) * alpha >> 8
     green += ((color >> 8 & 255) - green) * alpha >> 8
     blue += ((color & 255) - blue) * alpha >> 8
-    hidden = ((first[RIM + row] <= x) & (x <= last[RIM + row])) | (row >= BAR_TOP)
-    window[row, x] = under if hidden else red << 16 | green << 8 | blue
+    window[row, x] = under if row >= BAR_TOP else red << 16 | green << 8 | blue
 
 
 @njit(cache=True, error_model="numpy")
@@ -130,7 +129,7 @@ def clip_line(x1, y1, x2, y2) -> tuple[bool, int, int, int, int]:
 
 
 @njit(cache=True, error_model="numpy")
-def line(window, first, last, x1, y1, x2, y2, color) -> bool:
+def line(window, x1, y1, x2, y2, color) -> bool:
     """`_aalineColor` without its end: Wu's antialiased line, a pair of pixels per step; whether it was clipped."""
     if (x1 < 0) | (x1 > RIGHT) | (x2 < 0) | (x2 > RIGHT) | (y1 < 0) | (y1 > HIGHEST) | (y2 < 0) | (y2 > HIGHEST):
         visible, x1, y1, x2, y2 = clip_line(x1, y1, x2, y2)
@@ -143,15 +142,15 @@ def line(window, first, last, x1, y1, x2, y2, color) -> bool:
     dx, dy = end_x - x, end_y - y
     if dy == 0:
         for column in range(min(x, end_x), max(x, end_x) + 1):
-            dot(window, first, last, column, y, color, OPAQUE)
+            dot(window, column, y, color, OPAQUE)
         return clipped
     if dx == 0:
         for row in range(y, end_y + 1):
-            dot(window, first, last, x, row, color, OPAQUE)
+            dot(window, x, row, color, OPAQUE)
         return clipped
     step = 1 if dx > 0 else -1
     dx = abs(dx)
-    dot(window, first, last, x1, y1, color, OPAQUE)
+    dot(window, x1, y1, color, OPAQUE)
     error = 0  # 0.16 fixed point: how far the line is past the first pixel of the pair
     if dy > dx:
         rate = (dx << 16) // dy
@@ -160,8 +159,8 @@ def line(window, first, last, x1, y1, x2, y2, color) -> bool:
             if error >= ONE:
                 error -= ONE
                 x += step
-            dot(window, first, last, x, row, color, 255 - (error >> 8))
-            dot(window, first, last, x + step, row, color, error >> 8)
+            dot(window, x, row, color, 255 - (error >> 8))
+            dot(window, x + step, row, color, error >> 8)
     else:
         rate = (dy << 16) // dx
         for _ in range(dx - 1):
@@ -170,19 +169,26 @@ def line(window, first, last, x1, y1, x2, y2, color) -> bool:
                 error -= ONE
                 y += 1
             x += step
-            dot(window, first, last, x, y, color, 255 - (error >> 8))
-            dot(window, first, last, x, y + 1, color, error >> 8)
+            dot(window, x, y, color, 255 - (error >> 8))
+            dot(window, x, y + 1, color, error >> 8)
     return clipped
 
 
 @njit(cache=True, error_model="numpy")
-def find_rows(corners, lowest, highest, simple, first, last) -> None:
-    """The scanlines of `gfxdraw.filled_polygon` for a simple quad; for any other none."""
-    top, bottom = max(HIGHEST - highest, -RIM), min(HIGHEST - lowest, UNSEEN)
-    for place in range(max(top, 0), bottom + 2 * RIM + 1):
+def extent(corners, count) -> tuple[int, int, int, int]:
+    """Leftmost, rightmost, lowest and highest of so many corners."""
+    leftmost, rightmost, lowest, highest = corners[0, 0], corners[0, 0], corners[0, 1], corners[0, 1]
+    for corner in range(1, count):
+        leftmost, rightmost = min(leftmost, corners[corner, 0]), max(rightmost, corners[corner, 0])
+        lowest, highest = min(lowest, corners[corner, 1]), max(highest, corners[corner, 1])
+    return leftmost, rightmost, lowest, highest
+
+
+@njit(cache=True, error_model="numpy")
+def find_rows(corners, highest, top, bottom, first, last) -> None:
+    """The scanlines of `gfxdraw.filled_polygon` in rows top..bottom, for a simple quad."""
+    for place in range(RIM + top, RIM + bottom + 1):
         first[place], last[place] = FAR, -FAR
-    if not simple:
-        return
     for corner in range(4):
         before = (corner + 3) % 4
         x1, y1, x2, y2 = corners[before, 0], corners[before, 1], corners[corner, 0], corners[corner, 1]
@@ -212,13 +218,19 @@ def is_simple(corners) -> bool:
 
 
 @njit(cache=True, error_model="numpy")
-def paint_pairs(window, y, found, count, color) -> None:
-    """Paint scanline y between every first and second of `count` crossings, int64 (8,), in any order."""
-    shade = np.uint32(color)
+def sort(found, count) -> None:
+    """The first `count` of some crossings."""
     for here in range(1, count):
         for place in range(here, 0, -1):
             if found[place - 1] > found[place]:
                 found[place - 1], found[place] = found[place], found[place - 1]
+
+
+@njit(cache=True, error_model="numpy")
+def paint_pairs(window, y, found, count, color) -> None:
+    """Paint scanline y between every first and second of `count` crossings, int64 (8,), in any order."""
+    shade = np.uint32(color)
+    sort(found, count)
     for pair in range(0, count, 2):
         start, end = min(found[pair], found[pair + 1]), max(found[pair], found[pair + 1])
         window[HIGHEST - y, max(start, 0) : max(min(end, RIGHT) + 1, 0)] = shade
@@ -248,10 +260,7 @@ def fill(window, corners, lowest, highest, color) -> None:
                 part = np.int32(np.float64(np.int32(ONE * (y - y1))) / (y2 - y1))
                 found[count] = np.int32(part * (x2 - x1) + ONE * x1)
                 count += 1
-        for here in range(1, count):
-            for place in range(here, 0, -1):
-                if found[place - 1] > found[place]:
-                    found[place - 1], found[place] = found[place], found[place - 1]
+        sort(found, count)
         for place in range(count):
             found[place] = (found[place] + (1 - 2 * (place % 2)) + ONE // 2) >> 16
         paint_pairs(window, y, found, count, color)
@@ -261,21 +270,17 @@ def fill(window, corners, lowest, highest, color) -> None:
 def quad(canvas, color) -> None:
     """`gfxdraw.aapolygon`, then `gfxdraw.filled_polygon`, of canvas.corners[:4]."""
     window, mixed, first, last, corners = canvas
-    lowest = min(min(corners[0, 1], corners[1, 1]), min(corners[2, 1], corners[3, 1]))
-    highest = max(max(corners[0, 1], corners[1, 1]), max(corners[2, 1], corners[3, 1]))
-    leftmost = min(min(corners[0, 0], corners[1, 0]), min(corners[2, 0], corners[3, 0]))
-    rightmost = max(max(corners[0, 0], corners[1, 0]), max(corners[2, 0], corners[3, 0]))
+    leftmost, rightmost, lowest, highest = extent(corners, 4)
     if rightmost < 0 or leftmost > RIGHT or highest < LOWEST or lowest > HIGHEST:
         return
-    simple = is_simple(corners) and highest - lowest < 1 << 15
-    find_rows(corners, lowest, highest, simple, first, last)
     clipped = False
     for corner in range(4):
         after = (corner + 1) % 4
         x1, y1, x2, y2 = corners[corner, 0], corners[corner, 1], corners[after, 0], corners[after, 1]
-        clipped |= line(window, first, last, x1, y1, x2, y2, color)
-    if simple:
+        clipped |= line(window, x1, y1, x2, y2, color)
+    if is_simple(corners) and highest - lowest < 1 << 15:
         top, bottom = max(HIGHEST - highest, -RIM), min(HIGHEST - lowest, UNSEEN)
+        find_rows(corners, highest, top, bottom, first, last)
         fill_rows(window, first, last, max(top, 0), min(bottom, BAR_TOP - 1), color)
         mark_rows(mixed, first, last, top, bottom, RIM if clipped else 1)
     else:
@@ -287,10 +292,7 @@ def quad(canvas, color) -> None:
 def polygon(canvas, count, color) -> None:
     """`pygame.draw.polygon` of canvas.corners[:count], 3 < count <= 8."""
     window, mixed, _, _, corners = canvas
-    leftmost, rightmost, lowest, highest = corners[0, 0], corners[0, 0], corners[0, 1], corners[0, 1]
-    for corner in range(1, count):
-        leftmost, rightmost = min(leftmost, corners[corner, 0]), max(rightmost, corners[corner, 0])
-        lowest, highest = min(lowest, corners[corner, 1]), max(highest, corners[corner, 1])
+    leftmost, rightmost, lowest, highest = extent(corners, count)
     found = np.empty(8, np.int64)
     if lowest == highest and LOWEST <= lowest <= HIGHEST:
         found[0], found[1] = leftmost, rightmost
