@@ -1,7 +1,7 @@
 """Many dreams side by side on the CPU: the rule of dream.py, about twice as fast as PyTorch alone.
 
-Shapes: N lanes (dreams side by side), B a block of them, Z latent, A action, H hidden, K mixtures, O C's outputs, P
-population.
+Shapes: N lanes (dreams side by side), B a block of them, E episodes, Z latent, A action, H hidden, K mixtures, O C's
+outputs, P population.
 
 Matrix products in PyTorch, gates, sampling and C in `dream_kernels`. Noise is no state: it is a function of (the lane's
 key, step), so all who dream with one key meet the same luck, and a lane depends on its key and actions alone.
@@ -9,6 +9,8 @@ key, step), so all who dream with one key meet the same luck, and a lane depends
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from threading import Lock
 
 import numpy as np
 import torch
@@ -65,7 +67,7 @@ class Dreams:
         # What the LSTM reads, one row a lane: z, action, restart, h. z and h live here.
         self.x = torch.zeros(rows, self.first_h + mdrnn.hidden_size)
         self.c_rows = torch.zeros(rows, mdrnn.hidden_size)
-        self.mask: Tensor | None = None  # (rows, H) of dropout
+        self.mask = torch.ones_like(self.c_rows) if mdrnn.dropout else None  # (rows, H)
         self.keys, self.steps = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
         self.active = np.zeros(rows, dtype=np.bool_)
         self.reward, self.end = np.zeros(rows, dtype=np.float32), np.zeros(rows, dtype=np.bool_)
@@ -121,8 +123,6 @@ class Dreams:
         self.keys[lanes], self.steps[lanes], self.active[lanes], self.end[lanes] = keys, 0, True, False
         if self.mdrnn.include_restart:
             self.x.numpy()[lanes, self.first_h - 1] = restart
-        if mask is not None and self.mask is None:
-            self.mask = torch.ones_like(self.c_rows)
         if self.mask is not None:
             self.mask[torch.as_tensor(lanes)] = 1.0 if mask is None else mask
 
@@ -147,35 +147,62 @@ class Dreams:
         self.active[: self.lanes] &= ~end
         return reward.copy(), end.copy()
 
-    def play(self, act: Callable[[slice], np.ndarray], steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Dream on for at most `steps` steps, each block of lanes to its end on its own thread.
+    def play(
+        self,
+        act: Callable[[slice, np.ndarray], np.ndarray],
+        candidates: np.ndarray,
+        steps: int,
+        keys: np.ndarray,
+        starts: tuple[np.ndarray, ...],
+        mask: Tensor | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Dream E episodes, each block of lanes on its own thread; a lane whose episode is over begins the next one.
 
         Args:
-            act: rows of a block → its action vectors float32 (BLOCK, A); a `Population`.
-            steps: at most.
+            act: rows of B lanes and their candidates (B,) → action vectors float32 (B, A); a `Population`.
+            candidates: int64 (E,), who acts in each episode.
+            steps: of an episode, at most.
+            keys, starts, mask: (E, …), as `begin` takes them: keys, (z, h, c, restart), mask.
 
         Returns:
-            Returns float64 (N,) and lengths int64 (N,).
+            Returns float64 (E,) and lengths int64 (E,).
 
         Raises:
             UserError: M's prediction is no number, named with its lane and step.
         """
-        returns, lengths = np.zeros(len(self.x)), np.zeros(len(self.x), dtype=np.int64)
+        returns, lengths = np.zeros(len(keys)), np.zeros(len(keys), dtype=np.int64)
         actions = self.x.numpy()[:, self.mdrnn.z_size : self.mdrnn.z_size + self.mdrnn.action_size]
+        waiting, turn = iter(range(len(keys))), Lock()
+        self.active[:] = False
 
         def block(start: int) -> None:
-            rows = slice(start, start + BLOCK)
-            for _ in range(steps):
-                if not self.active[rows].any():
+            rows = slice(start, min(start + BLOCK, self.lanes))
+            live = self.active[rows]
+            episode = np.zeros(len(live), dtype=np.int64)
+            while True:
+                free = np.flatnonzero(~live)
+                with turn:
+                    begun = list(islice(waiting, len(free)))
+                if begun:
+                    lanes = free[: len(begun)]
+                    episode[lanes] = begun
+                    own_mask = None if mask is None else mask[begun]
+                    self.begin(start + lanes, keys[begun], *(x[begun] for x in starts), own_mask)
+                if not live.any():
                     return
-                actions[rows] = act(rows)
-                lengths[rows] += self.active[rows]
+                actions[rows] = act(rows, candidates[episode])
                 self.step_block(start)
-                returns[rows] += self.reward[rows]
-                self.active[rows] &= ~self.end[rows]
+                returns[episode[live]] += self.reward[rows][live]
+                over = live & (self.end[rows] | (self.steps[rows] >= steps))
+                lengths[episode[over]] = self.steps[rows][over]
+                live &= ~over
 
-        self.each(block, list(range(0, len(self.x), BLOCK)))
-        return returns[: self.lanes], lengths[: self.lanes]
+        try:
+            self.each(block, list(range(0, len(self.x), BLOCK)))
+        finally:  # where one block has failed, or Ctrl-C was pressed, the others go no further
+            list(waiting)
+            self.active[:] = False
+        return returns, lengths
 
     def each(self, work: Callable[[int], None], blocks: list[int]) -> None:
         """Run `work` on every block, one PyTorch thread each."""
@@ -221,15 +248,12 @@ class Dreams:
 class Population:
     """Linear Cs in N dreams, for `Dreams.play`: `Controller.act` of the lanes, without a copy of what they see."""
 
-    def __init__(
-        self, dreams: Dreams, controller: Controller, parameters: np.ndarray, candidate: np.ndarray, actions: Actions
-    ):
+    def __init__(self, dreams: Dreams, controller: Controller, parameters: np.ndarray, actions: Actions):
         """
         Args:
             dreams: N lanes.
             controller: the shape of C, without a hidden layer.
             parameters: (P, n) parameter vectors of C.
-            candidate: (N,) which of them acts in each lane.
             actions: how C's outputs become actions.
 
         Raises:
@@ -239,15 +263,13 @@ class Population:
             raise UserError("A C with a hidden layer cannot act in the dream: leave --hidden out.")
         self.dreams, self.actions, self.inputs = dreams, actions, len(controller.inputs) - 1
         self.parameters = np.ascontiguousarray(parameters, dtype=np.float32)
-        self.candidate = np.zeros(len(dreams.x), dtype=np.int64)
-        self.candidate[: dreams.lanes] = candidate
-        self.raw = np.zeros((len(dreams.x), controller.outputs), dtype=np.float32)
+        self.outputs = controller.outputs
 
-    def __call__(self, rows: slice) -> np.ndarray:
-        """The action vectors float32 (BLOCK, A) of a block."""
-        dreams, raw = self.dreams, self.raw[rows]
+    def __call__(self, rows: slice, candidates: np.ndarray) -> np.ndarray:
+        """The action vectors float32 (B, A) of B lanes, of which candidates int64 (B,) are at the wheel."""
+        dreams, raw = self.dreams, np.empty((len(candidates), self.outputs), dtype=np.float32)
         x, c = dreams.x[rows].numpy(), dreams.c_rows[rows].numpy()
         dream_kernels.control(
-            x, c, dreams.first_h, dreams.mdrnn.z_size, self.inputs, self.parameters, self.candidate[rows], raw
+            x, c, dreams.first_h, dreams.mdrnn.z_size, self.inputs, self.parameters, candidates, raw
         )
         return self.actions.squash(raw)
