@@ -44,13 +44,13 @@ def dream(
     """The z (Z,) of each step, from a state that begins an episode where the bank has one."""
     first = np.array([int(starts.restart.argmax())])
     dreams = Dreams(agent.memory, 1, temperature=temperature, death=death)
-    act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
-    dreams.begin(np.arange(1), np.array([seed]), *starts.arrays(first))
+    act, lane = Population(dreams, agent.controller, agent.population.numpy(), agent.actions), np.arange(1)
+    dreams.begin(lane, np.array([seed]), *starts.arrays(first))
     for _ in range(steps):
         yield dreams.z[0].copy()
         if not dreams.active[0]:
             break
-        dreams.step(act(slice(0, len(dreams.x)))[:1])
+        dreams.step(act(lane, np.zeros(1, dtype=np.int64)))
     dreams.close()
 
 

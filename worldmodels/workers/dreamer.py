@@ -69,10 +69,11 @@ class Dreamer:
             on_step(int(lengths.sum()))
         return Outcome(returns, lengths)
 
-    def masks(self, seeds: np.ndarray, which: np.ndarray) -> torch.Tensor | None:
+    def masks(self, seeds: np.ndarray, which: np.ndarray) -> np.ndarray | None:
         """(E, H), what each dream hides of h; None for an M without dropout."""
-        drawn = [self.mdrnn.dropout_mask(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
-        return None if drawn[0] is None else torch.cat([mask for mask in drawn if mask is not None])[which]
+        drawn = (self.mdrnn.dropout_mask(1, torch.Generator().manual_seed(int(seed))) for seed in seeds)
+        masks = [mask.numpy() for mask in drawn if mask is not None]
+        return np.concatenate(masks)[which] if masks else None
 
     def close(self) -> None:
         self.dreams.close()
