@@ -8,7 +8,7 @@ key, step), so all who dream with one key meet the same luck, and a lane depends
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from threading import Lock
 
@@ -22,7 +22,7 @@ from worldmodels.envs.actions import Actions
 from worldmodels.errors import UserError
 from worldmodels.workers.places import ROWS, torch_threads
 
-BLOCK = 64  # lanes of one matrix product, at most: with twice as many it leaves the cache
+BLOCK = 64  # lanes of one matrix product, at most
 
 
 class Dreams:
@@ -191,8 +191,8 @@ class Dreams:
         size = min(BLOCK, max(2 * ROWS, -(-len(lanes) // self.threads)))
         parts = [lanes[i : i + size] for i in range(0, len(lanes), size)]
         if self.threads > 1 and len(parts) > 1:
-            for _ in self.pool.map(work, parts):
-                pass
+            for done in as_completed([self.pool.submit(work, part) for part in parts]):
+                done.result()
             return
         with torch_threads(1):
             for part in parts:
