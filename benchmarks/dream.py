@@ -73,7 +73,9 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, 
 """z (N, Z), h, c (N, H) and restart (N,) → the next z, h and c, and whether the dream ends, bool (N,)."""
 
 
-def plain_step(mdrnn: MDRNN, controller: Controller, actions_of: Actions, parameters: Tensor) -> Step:
+def plain_step(
+    mdrnn: MDRNN, controller: Controller, actions_of: Actions, parameters: Tensor, mask: Tensor | None = None
+) -> Step:
     """A step of N dreams with one row of `parameters` (N, n) in each, in PyTorch's operations, one batch."""
     rule = DreamStep(mdrnn)
 
@@ -81,7 +83,7 @@ def plain_step(mdrnn: MDRNN, controller: Controller, actions_of: Actions, parame
     def step(z: Tensor, h: Tensor, c: Tensor, restart: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raw = controller.act(parameters, controller.see(z, (h, c)))
         actions = torch.from_numpy(actions_of.squash(raw.numpy()))
-        z, h, c, _, end = rule(z, actions, h, c, restart, torch.rand(z.shape), torch.randn(z.shape), 1.0)
+        z, h, c, _, end = rule(z, actions, h, c, restart, torch.rand(z.shape), torch.randn(z.shape), 1.0, mask)
         return z, h, c, end
 
     return step
@@ -156,9 +158,10 @@ class Generation:
         self.mask = None if mask is None else mask.numpy()[self.keys]
 
     def plain(self) -> Iterator[int]:
-        """The plain way, every lane until the last has ended; without dropout."""
-        agent = self.agent
-        step = plain_step(agent.memory, agent.controller, agent.actions, torch.from_numpy(self.parameters[self.who]))
+        """The plain way, every lane until the last has ended."""
+        agent, mask = self.agent, None if self.mask is None else torch.from_numpy(self.mask)
+        parameters = torch.from_numpy(self.parameters[self.who])
+        step = plain_step(agent.memory, agent.controller, agent.actions, parameters, mask)
         yield 0
         while True:
             (z, h, c, restart), alive, done = map(torch.from_numpy, self.starts), torch.ones(len(self.who)) > 0, 0
