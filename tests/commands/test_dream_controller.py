@@ -23,7 +23,7 @@ from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Report, TrainController
 from worldmodels.workers.dreamer import Dreamer, Dreamers
 from worldmodels.workers.driver import Course, Job, Outcome
-from worldmodels.workers.places import Place
+from worldmodels.workers.places import Place, cores
 from worldmodels.workers.pool import open_pool
 
 CFG = TrainController(
@@ -72,7 +72,7 @@ def test_workers_dream_what_dreams_are_alone(logdir: Path) -> None:
     assert len(np.unique(alone)) >= 7
     for places in ([Place("cpu", 2)], [Place("cpu", 1), Place("cpu", 1)]):
         with open_pool(setup, places) as pool:
-            scores, steps = fitness(pool, population, seeds, Course(), 2)
+            scores, steps = fitness(pool, population, seeds, Course())
         np.testing.assert_array_equal(scores, alone)
         assert 9 <= steps <= 81
 
@@ -129,6 +129,20 @@ def test_where_each_step_pays_the_dream_begins_with_an_episode(logdir: Path) -> 
     train_controller.main(cfg)
     last = metrics.read(logdir / "ctrl" / "metrics.jsonl")[-1]
     assert 1 <= last["mean"] <= 12 and last["best"] <= 12, "steps survived, no more than there are"
+
+
+def test_dreams_take_all_cores_and_a_worker_its_whole_share(logdir: Path, monkeypatch) -> None:
+    """Whatever the environment's own workers are; none waits for another at the end of a small job."""
+    jobs: list[tuple[int, int]] = []
+    dream = Dreamer.__call__
+
+    def seen(dreamer: Dreamer, job: Job, *rest) -> Outcome:
+        jobs.append((dreamer.dreams.threads, len(job.episodes)))
+        return dream(dreamer, job, *rest)
+
+    monkeypatch.setattr(Dreamer, "__call__", seen)
+    train_controller.main(replace(CFG, logdir=str(logdir), max_workers=0, epochs=1, batch_size=1))
+    assert jobs == [(cores(), 12), (cores(), 2)]
 
 
 def test_it_resumes_to_the_last_bit(logdir: Path) -> None:
