@@ -58,9 +58,10 @@ class World:
     def dreamed(self, parameters: np.ndarray, temperature: float, which: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Returns (P, S) of the candidates (P, n), each in the same S dreams."""
         candidates, s = len(parameters), len(which)
-        dreams = self.dreams(temperature, np.tile(which, candidates), np.tile(keys, candidates))
-        act = Population(dreams, self.shape, parameters, np.repeat(np.arange(candidates), s), self.actions)
-        returns, _ = dreams.play(act, HORIZON)
+        which, keys, who = np.tile(which, candidates), np.tile(keys, candidates), np.repeat(np.arange(candidates), s)
+        dreams = self.dreams(temperature, which, keys)
+        act = Population(dreams, self.shape, parameters, self.actions)
+        returns, _ = dreams.play(act, who, HORIZON, keys, self.starts.arrays(which))
         dreams.close()
         return returns.reshape(candidates, s)
 
@@ -80,12 +81,12 @@ class World:
     def strip(self, parameters: np.ndarray, temperature: float, start: int) -> np.ndarray:
         """(64, columns · 64, 3): one dream, driven by one C."""
         dreams = self.dreams(temperature, np.array([start]), np.array([FRESH_KEY]))
-        act = Population(dreams, self.shape, parameters[None], np.zeros(1, int), self.actions)
+        act = Population(dreams, self.shape, parameters[None], self.actions)
         seen = []
         for t in range(HORIZON):
             if t in SHOWN:
                 seen.append(self.vae.decode(torch.from_numpy(dreams.z.copy()))[0])
-            dreams.step(act(slice(0, 64))[:1])
+            dreams.step(act(np.arange(1), np.zeros(1, int)))
         return np.concatenate(seen, axis=1)
 
 

@@ -99,9 +99,9 @@ class Dreamt(World):
         """The rewards (N,) and the next z (N, Z) of every step of N dreams; candidate i drives s of them."""
         world = self.begun(self.members[member], temperature, which, keys, s, self.banks[member])
         seen = world if member == 0 else self.begun(self.mdrnn, temperature, which, keys, s, self.starts)
-        act = Population(seen, self.shape, parameters, np.repeat(np.arange(len(parameters)), s), self.actions)
+        act, who = Population(seen, self.shape, parameters, self.actions), np.repeat(np.arange(len(parameters)), s)
         for _ in range(HORIZON):
-            actions = act(slice(0, len(seen.x)))[: len(which)]
+            actions = act(np.arange(len(who)), who)
             reward, _ = world.step(actions)
             if seen is not world:
                 seen.step(actions)
@@ -120,7 +120,7 @@ class Dreamt(World):
         if self.method.mask:
             mask = mdrnn.dropout_mask(s, torch.Generator().manual_seed(int(keys[0])))
             assert mask is not None
-            mask = mask.repeat(len(which) // s, 1)
+            mask = mask.repeat(len(which) // s, 1).numpy()
         dreams.begin(np.arange(len(which)), keys, *starts.arrays(which), mask)
         return dreams
 

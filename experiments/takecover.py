@@ -74,10 +74,10 @@ def dreamed(cfg: TrainController) -> np.ndarray:
     """Scores (`DREAMS`,) of the kept C in dreams of its temperature."""
     run = RunDir.of(cfg.logdir)
     shape, parameters, _ = controller.load(run)
-    places = choose_places(choose_device(cfg.device), cfg.max_workers, describe(cfg.env).batched)
-    with open_pool(train_controller.dreamers(cfg, run, shape, places), places) as pool:
+    places = choose_places(train_controller.CPU, cfg.max_workers, batched=True)
+    with open_pool(train_controller.dreamers(cfg, run, shape), places) as pool:
         seeds = range(DEVELOPMENT, DEVELOPMENT + DREAMS)
-        return fitness(pool, parameters[None], seeds, Course(max_steps=cfg.horizon), cfg.batch_size)[0][0]
+        return fitness(pool, parameters[None], seeds, Course(max_steps=cfg.horizon))[0][0]
 
 
 def real(cfg: TrainController, games: int, resolution: str, mean: bool) -> np.ndarray:

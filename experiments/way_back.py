@@ -134,12 +134,10 @@ class Dreaming:
 
     def __init__(self, dreams: Dreams, agent: Agent):
         self.dreams, self.vae = dreams, agent.encoder.vae
-        candidate = np.zeros(len(dreams.z), int)
-        self.driver = Population(dreams, agent.controller, agent.population.numpy(), candidate, agent.actions)
+        self.driver = Population(dreams, agent.controller, agent.population.numpy(), agent.actions)
 
     def act(self) -> np.ndarray:
-        rows = range(0, len(self.dreams.x), 64)
-        return np.concatenate([self.driver(slice(row, row + 64)).copy() for row in rows])[: len(self.dreams.z)]
+        return self.driver(np.arange(self.dreams.lanes), np.zeros(self.dreams.lanes, int))
 
     def step(self, actions: np.ndarray) -> None:
         self.dreams.step(actions)

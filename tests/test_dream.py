@@ -46,9 +46,11 @@ def test_without_a_reward_head_each_step_pays_what_m_says() -> None:
     memory = MDRNN(4, 1, 8, include_terminal=True, step_reward=1.0).requires_grad_(False)
     assert memory.pays and not MDRNN(4, 1, 8, include_terminal=True).pays and not MDRNN(4, 1, 8, step_reward=1.0).pays
     memory.head.weight[-1], memory.head.bias[-1] = 60.0, -1.0
-    dreams = Dreams(memory, 3)
-    dreams.begin(np.arange(3), np.arange(3), np.random.default_rng(0).standard_normal((3, 4)))
-    returns, lengths = dreams.play(lambda rows: np.zeros((BLOCK, 1), np.float32), 50)
+    zero = np.zeros(3, np.int64)
+    starts = np.random.default_rng(0).standard_normal((3, 4)), *np.zeros((2, 3, 8)), np.ones(3)
+    returns, lengths = Dreams(memory, 3).play(
+        lambda lanes, _: np.zeros((len(lanes), 1)), zero, 50, np.arange(3), starts
+    )
     assert np.array_equal(returns, lengths) and 1 <= lengths.min() < 50
     z, zeros = torch.zeros(2, 4), torch.zeros(2, 8)
     reward = DreamStep(memory)(z, z[:, :1], zeros, zeros, z[:, 0], z, z, 1.0)[3]
@@ -145,7 +147,8 @@ def test_the_fast_path_is_the_rule(settings, temperature) -> None:
     )
     mask, restart = memory.dropout_mask(n, torch.Generator().manual_seed(0)), torch.arange(n) % 2
     dreams, step = Dreams(memory, n, temperature=temperature), DreamStep(memory)
-    dreams.begin(np.arange(n), keys, z.numpy(), h.numpy(), c.numpy(), restart.numpy(), mask)
+    hidden = None if mask is None else mask.numpy()
+    dreams.begin(np.arange(n), keys, z.numpy(), h.numpy(), c.numpy(), restart.numpy(), hidden)
     alive = np.ones(n, dtype=bool)
     for t in range(20):
         actions = draw.standard_normal((n, memory.action_size), dtype=np.float32)
@@ -178,9 +181,9 @@ def test_a_population_plays_as_it_acts_step_by_step(inputs, bias) -> None:
     actions = Box(gymnasium.spaces.Box(-1.0, 1.0, (3,)))
     candidate, z = np.arange(n) % 5, draw.standard_normal((n, 32), dtype=np.float32)
     plain, fast = Dreams(memory, n, temperature=0.7), Dreams(memory, n, temperature=0.7, threads=2)
-    for dreams in (plain, fast):
-        dreams.begin(np.arange(n), np.arange(n) // 5, z)
-    returns, lengths = fast.play(Population(fast, shape, parameters, candidate, actions), steps)
+    plain.begin(np.arange(n), np.arange(n) // 5, z)
+    act, starts = Population(fast, shape, parameters, actions), (z, *np.zeros((2, n, 256)), np.ones(n))
+    returns, lengths = fast.play(act, candidate, steps, np.arange(n) // 5, starts)
     expected, alive = np.zeros(n), np.zeros(n, dtype=int)
     for _ in range(steps):
         h, c = torch.from_numpy(plain.h), torch.from_numpy(plain.c)
@@ -195,20 +198,103 @@ def test_a_population_plays_as_it_acts_step_by_step(inputs, bias) -> None:
 def test_a_c_with_a_hidden_layer_is_refused() -> None:
     shape = Controller(inputs="z", hidden=4)
     with pytest.raises(UserError, match="leave --hidden out"):
-        Population(
-            Dreams(lively(), 1),
-            shape,
-            np.zeros((1, shape.size)),
-            np.zeros(1, int),
-            Box(gymnasium.spaces.Box(-1.0, 1.0, (3,))),
-        )
+        Population(Dreams(lively(), 1), shape, np.zeros((1, shape.size)), Box(gymnasium.spaces.Box(-1.0, 1.0, (3,))))
+
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Crowd:
+    """E episodes that end early, late, or with step 40, and a population of Cs that dream them."""
+
+    def __init__(self, episodes: int, **settings):
+        self.memory, self.episodes, self.steps = lively(include_terminal=True, **settings), episodes, 40
+        self.memory.head.weight[-1].mul_(4)
+        self.memory.head.bias[-1] = -2.5
+
+    def dreamed(self, which: np.ndarray, lanes: int, threads: int, dtype: torch.dtype) -> np.ndarray:
+        """Returns and lengths (2, n) of the episodes `which` (n,), dreamed in this order in so many lanes."""
+        n, hidden, draw = self.episodes, self.memory.hidden_size, np.random.default_rng(0)
+        z = draw.standard_normal((n, self.memory.z_size), dtype=np.float32)
+        h, c = draw.standard_normal((2, n, hidden), dtype=np.float32)
+        mask = self.memory.dropout_mask(n, torch.Generator().manual_seed(0))
+        shape = Controller(self.memory.z_size, hidden, 3, "zch", bias=False)
+        parameters = draw.normal(0, 0.3, (7, shape.size))
+        dreams = Dreams(self.memory, lanes, temperature=0.9, threads=threads, dtype=dtype)
+        act = Population(dreams, shape, parameters, Box(gymnasium.spaces.Box(-1.0, 1.0, (3,))))
+        starts = tuple(x[which] for x in (z, h, c, np.arange(n) % 2))
+        own = None if mask is None else mask.numpy()[which]
+        results = np.stack(dreams.play(act, which % 7, self.steps, which // 3, starts, own))
+        dreams.close()
+        return results
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3, "include_restart": True}])
+def test_an_episode_is_dreamed_alike_in_any_lane_after_any_other(settings, dtype) -> None:
+    """To the last bit, in one lane or a thousand, on one to four threads, in any order: a lane whose episode is over
+    begins the next one."""
+    crowd, everyone = Crowd(150, hidden_size=64, **settings), np.arange(150)
+    alone = crowd.dreamed(everyone, 1, 1, dtype)
+    lengths = alone[1]
+    assert lengths.min() < 4 and lengths.max() == crowd.steps and len(np.unique(lengths)) > 15
+    for lanes, threads in ((7, 1), (BLOCK + 9, 2), (1000, 2), (2 * BLOCK, 4)):
+        assert np.array_equal(crowd.dreamed(everyone, lanes, threads, dtype), alone)
+    order = np.random.default_rng(1).permutation(150)
+    assert np.array_equal(crowd.dreamed(order, 20, 1, dtype), alone[:, order])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lanes_that_rest_leave_the_others_as_they_are(dtype) -> None:
+    """`step` packs those that dream into fewer products: to the last bit what they would be among all."""
+    memory, n = lively(), 3 * BLOCK
+    z, actions = np.random.default_rng(0).standard_normal((n, 32), dtype=np.float32), np.zeros((n, 3), np.float32)
+    full, sparse = Dreams(memory, n, dtype=dtype), Dreams(memory, n, dtype=dtype, threads=2)
+    for dreams in (full, sparse):
+        dreams.begin(np.arange(n), np.arange(n), z)
+    for t in range(12):
+        sparse.rest(np.random.default_rng(t).random(n) < 0.3)
+        live = sparse.active.copy()
+        rested = sparse.z[~live].copy()
+        full.step(actions)
+        reward, _ = sparse.step(actions)
+        assert np.array_equal(sparse.h[live], full.h[live]) and np.array_equal(sparse.z[live], full.z[live])
+        assert np.array_equal(sparse.z[~live], rested) and not reward[~live].any()
+    assert 0 < live.sum() < BLOCK
+
+
+def test_products_are_no_larger_than_the_lanes_that_dream(monkeypatch) -> None:
+    """While episodes wait every product is full; in the end it has the rows of those that are left, a multiple of
+    eight."""
+    crowd, rows = Crowd(300, hidden_size=16), []
+    product = Dreams.product
+    monkeypatch.setattr(Dreams, "product", lambda *args: rows.append(len(args[-1])) or product(*args))
+    _, lengths = crowd.dreamed(np.arange(300), BLOCK, 1, torch.float32)
+    full = rows.index(next(count for count in rows if count < BLOCK))
+    assert 2 * lengths.sum() <= sum(rows) < 2 * lengths.sum() + 2 * 8 * len(lengths[:BLOCK])
+    assert full > len(rows) / 2 and set(rows[full:]) <= set(range(8, BLOCK + 1, 8)) and rows[-1] == 8
+
+
+def test_a_failure_in_one_thread_stops_the_others() -> None:
+    """No thread goes on with what waits: all of it would take half a minute."""
+    dreams, begun, keys = Dreams(lively(hidden_size=16), 4 * BLOCK, threads=4), [0], np.arange(300_000)
+    z, h = (np.broadcast_to(np.float32(0), (len(keys), width)) for width in (32, 16))
+
+    def act(lanes: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        begun[0] = max(begun[0], candidates.max())
+        return np.full((len(lanes), 3), np.inf if 100 in candidates else 0.0)
+
+    with pytest.raises(UserError, match="no number"):
+        dreams.play(act, keys, 5, keys, (z, h, h, np.zeros(len(keys))))
+    dreams.close()
+    assert begun[0] < 250_000 and not dreams.active.any()
 
 
 def test_bfloat16_products_stay_close() -> None:
     memory, n = lively(), 64
     z = np.random.default_rng(0).standard_normal((n, 32), dtype=np.float32)
     results = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in DTYPES:
         dreams = Dreams(memory, n, temperature=0.0, dtype=dtype)
         dreams.begin(np.arange(n), np.arange(n), z)
         dreams.step(np.zeros((n, 3), np.float32))
@@ -220,7 +306,7 @@ def test_a_dream_without_a_mask_forgets_the_one_before() -> None:
     memory, lanes = lively(dropout=0.5), np.arange(4)
     z, results = np.random.default_rng(0).standard_normal((4, 32), dtype=np.float32), []
     dreams = Dreams(memory, 4, temperature=0.0)
-    for mask in (None, memory.dropout_mask(4, torch.Generator().manual_seed(0)), None):
+    for mask in (None, memory.dropout_mask(4, torch.Generator().manual_seed(0)).numpy(), None):
         dreams.begin(lanes, lanes, z, mask=mask)
         dreams.step(np.zeros((4, 3), np.float32))
         results.append(dreams.z.copy())

@@ -2,7 +2,7 @@
 
 All in one file, since numba's cache notices a change of a kernel's own file, not of the files whose kernels it calls.
 
-Shapes: N lanes, B a block of them, Z latent, H hidden, O C's outputs.
+Shapes: N lanes, B some of them, Z latent, H hidden, O C's outputs.
 """
 
 from typing import Any
@@ -100,19 +100,19 @@ def _strange(row):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, **FAST)
-def cell(gates, active, x, first_h, c):  # type: ignore[no-untyped-def]
-    """The LSTM's gates (B, 4H: input, forget, cell, output) → h (in x from column `first_h` on) and c (B, H).
+def cell(gates, lanes, x, first_h, c):  # type: ignore[no-untyped-def]
+    """The LSTM's gates (B, 4H: input, forget, cell, output) of `lanes` (B,) → their h (in x (N, …) from column
+    `first_h` on) and c (N, H).
 
-    Only of the active lanes. Returns the first active lane whose gates are no numbers, or −1.
+    Returns the first of them whose gates are no numbers, or −1.
     """
     size = c.shape[1]
-    for lane in range(len(active)):
-        if not active[lane]:
-            continue
-        if _strange(gates[lane]):
+    for row in range(len(lanes)):
+        lane = lanes[row]
+        if _strange(gates[row]):
             return lane
         i, f, g, o = (
-            gates[lane, :size], gates[lane, size : 2 * size], gates[lane, 2 * size : 3 * size], gates[lane, 3 * size :],
+            gates[row, :size], gates[row, size : 2 * size], gates[row, 2 * size : 3 * size], gates[row, 3 * size :],
         )  # fmt: skip
         kept, h = c[lane], x[lane, first_h:]
         for j in range(size):
@@ -126,29 +126,27 @@ def cell(gates, active, x, first_h, c):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, **FAST)
 def imagine(  # type: ignore[no-untyped-def]
-    out, active, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, step_reward,
+    out, lanes, keys, steps, temperature, size, gaussians, rows, low, high, reward_at, reward_scale, step_reward,
     terminal_at, death, x, reward, end,
 ):  # fmt: skip
-    """M's head (B, …) → the next z (in x), reward and end (B,) of the active lanes, and their steps + 1.
+    """M's head (B, …) of `lanes` (B,) → their next z (in x), reward and end (N,), and their steps + 1.
 
-    Returns the first active lane whose head is no number, or −1.
+    Returns the first of them whose head is no number, or −1.
     """
     uniform, normal = np.empty(size, np.float32), np.empty(size, np.float32)
     weights = np.empty(rows * gaussians, np.float32)
     spread = np.float32(np.sqrt(temperature))
     means, log_sigmas = rows * gaussians, (rows + size) * gaussians
-    for lane in range(len(active)):
-        if not active[lane]:
-            reward[lane] = 0.0
-            continue
-        if _strange(out[lane]):
+    for place in range(len(lanes)):
+        lane, said = lanes[place], out[place]
+        if _strange(said):
             return lane
         for row in range(rows):
-            likeliest = out[lane, row * gaussians]
+            likeliest = said[row * gaussians]
             for k in range(1, gaussians):
-                likeliest = max(likeliest, out[lane, row * gaussians + k])
+                likeliest = max(likeliest, said[row * gaussians + k])
             for k in range(gaussians):
-                weights[row * gaussians + k] = out[lane, row * gaussians + k] - likeliest
+                weights[row * gaussians + k] = said[row * gaussians + k] - likeliest
         if temperature > 0:
             for i in range(rows * gaussians):
                 weights[i] = _exp(weights[i] / temperature)
@@ -169,27 +167,28 @@ def imagine(  # type: ignore[no-untyped-def]
                 else:
                     while weights[first + chosen] < 0:
                         chosen += 1
-            place = i * gaussians + chosen
-            x[lane, i] = out[lane, means + place]
+            drawn = i * gaussians + chosen
+            x[lane, i] = said[means + drawn]
             if temperature > 0:
-                sigma = _exp(min(max(out[lane, log_sigmas + place], low), high))
+                sigma = _exp(min(max(said[log_sigmas + drawn], low), high))
                 x[lane, i] += spread * sigma * normal[i]
-        reward[lane] = out[lane, reward_at] * reward_scale if reward_at >= 0 else step_reward
-        end[lane] = terminal_at >= 0 and out[lane, terminal_at] > death
+        reward[lane] = said[reward_at] * reward_scale if reward_at >= 0 else step_reward
+        end[lane] = terminal_at >= 0 and said[terminal_at] > death
         steps[lane] += 1
     return -1
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def control(x, c, first_h, z_size, inputs, parameters, candidate, out):  # type: ignore[no-untyped-def]
-    """C's raw outputs (B, O) of one parameter vector a lane: O rows of weights, then O biases where there is room.
+def control(lanes, x, c, first_h, z_size, inputs, parameters, candidates, out):  # type: ignore[no-untyped-def]
+    """C's raw outputs (B, O) in `lanes` (B,), where `candidates` (B,) act.
 
-    `inputs` counts the vectors of h and c that C sees beside z: 0, 1 (h) or 2 (c, then h).
+    Their parameter vectors are O rows of weights, then O biases where there is room. `inputs` counts the vectors of h
+    and c that C sees beside z: 0, 1 (h) or 2 (c, then h).
     """
     outputs, size = out.shape[1], c.shape[1]
     width = z_size + inputs * size
-    for lane in range(len(out)):
-        row = parameters[candidate[lane]]
+    for i in range(len(lanes)):
+        lane, row = lanes[i], parameters[candidates[i]]
         z, h, inner = x[lane, :z_size], x[lane, first_h:], c[lane]
         for o in range(outputs):
             weights, total = row[o * width : (o + 1) * width], np.float32(0)
@@ -202,4 +201,4 @@ def control(x, c, first_h, z_size, inputs, parameters, candidate, out):  # type:
             if inputs >= 1:
                 for j in range(size):
                     total += of_h[j] * h[j]
-            out[lane, o] = total + (row[outputs * width + o] if len(row) > outputs * width else np.float32(0))
+            out[i, o] = total + (row[outputs * width + o] if len(row) > outputs * width else np.float32(0))

@@ -21,9 +21,9 @@ from worldmodels.fast_dream import Dreams, Population
 from worldmodels.runs import checkpoint, metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Report, TrainController
-from worldmodels.workers.dreamer import Dreamers
-from worldmodels.workers.driver import Course
-from worldmodels.workers.places import Place
+from worldmodels.workers.dreamer import Dreamer, Dreamers
+from worldmodels.workers.driver import Course, Job, Outcome
+from worldmodels.workers.places import Place, cores
 from worldmodels.workers.pool import open_pool
 
 CFG = TrainController(
@@ -65,12 +65,14 @@ def test_workers_dream_what_dreams_are_alone(logdir: Path) -> None:
         dreams = Dreams(mdrnn, 1, temperature=1.0)
         mask = mdrnn.dropout_mask(1, torch.Generator().manual_seed(seeds[s]))
         z, h, c, restart = (x[start : start + 1].numpy() for x in vars(starts).values())
-        dreams.begin(np.arange(1), np.array([seeds[s]]), z, h, c, restart, mask)
-        alone[p, s] = dreams.play(Population(dreams, shape, population, np.array([p]), actions), 9)[0][0]
+        dreams.begin(np.arange(1), np.array([seeds[s]]), z, h, c, restart, mask.numpy())
+        act = Population(dreams, shape, population, actions)
+        for _ in range(9):
+            alone[p, s] += dreams.step(act(np.arange(1), np.array([p])))[0][0]
     assert len(np.unique(alone)) >= 7
     for places in ([Place("cpu", 2)], [Place("cpu", 1), Place("cpu", 1)]):
         with open_pool(setup, places) as pool:
-            scores, steps = fitness(pool, population, seeds, Course(), 2)
+            scores, steps = fitness(pool, population, seeds, Course())
         np.testing.assert_array_equal(scores, alone)
         assert 9 <= steps <= 81
 
@@ -122,11 +124,25 @@ def test_where_each_step_pays_the_dream_begins_with_an_episode(logdir: Path) -> 
     starts.save(logdir / "mdrnn" / "starts.safetensors")
     cfg = replace(CFG, logdir=str(logdir))
     shape = train_controller.shape_of_c(cfg, RunDir.of(logdir))
-    setup = train_controller.dreamers(cfg, RunDir.of(logdir), shape, (Place("cpu", 1),))
+    setup = train_controller.dreamers(cfg, RunDir.of(logdir), shape)
     assert torch.equal(setup.starts.z, starts.z[[1, 4]])
     train_controller.main(cfg)
     last = metrics.read(logdir / "ctrl" / "metrics.jsonl")[-1]
     assert 1 <= last["mean"] <= 12 and last["best"] <= 12, "steps survived, no more than there are"
+
+
+def test_dreams_take_all_cores_and_a_worker_its_whole_share(logdir: Path, monkeypatch) -> None:
+    """Whatever the environment's own workers are; none waits for another at the end of a small job."""
+    jobs: list[tuple[int, int]] = []
+    dream = Dreamer.__call__
+
+    def seen(dreamer: Dreamer, job: Job, *rest) -> Outcome:
+        jobs.append((dreamer.dreams.threads, len(job.episodes)))
+        return dream(dreamer, job, *rest)
+
+    monkeypatch.setattr(Dreamer, "__call__", seen)
+    train_controller.main(replace(CFG, logdir=str(logdir), max_workers=0, epochs=1, batch_size=1))
+    assert jobs == [(cores(), 12), (cores(), 2)]
 
 
 def test_it_resumes_to_the_last_bit(logdir: Path) -> None:
@@ -166,3 +182,36 @@ def test_mistakes_are_one_sentence(logdir: Path, meta: dict, changes: dict, sent
     with pytest.raises(UserError, match=sentence):
         train_controller.main(replace(CFG, logdir=str(logdir), **changes))
     assert not (logdir / "ctrl" / "last.safetensors").exists()
+
+
+def plainly(dreamer: Dreamer, job: Job, on_step: object = None) -> Outcome:
+    """A `Dreamer`'s outcome from dreams one after the other, step by step, in a lane and a product of their own."""
+    setup, scores, lengths = dreamer.setup, [], []
+    dreams = Dreams(dreamer.mdrnn, 1, temperature=setup.temperature, death=setup.death, dtype=dreamer.dreams.dtype)
+    for episode in job.episodes:
+        start = setup.starts.arrays(np.random.default_rng(episode.seed).integers(len(setup.starts.z), size=1))
+        mask = dreamer.mdrnn.dropout_mask(1, torch.Generator().manual_seed(episode.seed))
+        dreams.begin(np.arange(1), np.array([episode.seed]), *start, mask.numpy())
+        act, score = Population(dreams, setup.controller, job.population, setup.actions), 0.0
+        while dreams.active[0] and dreams.steps[0] < job.course.max_steps:
+            score += float(dreams.step(act(np.arange(1), np.array([episode.candidate])))[0][0])
+        scores.append(score)
+        lengths.append(int(dreams.steps[0]))
+    return Outcome(np.array(scores), np.array(lengths))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "precision"), [(1, "float32"), (2, "bfloat16")])
+def test_an_evolution_is_the_plain_one(logdir: Path, workers: int, precision: str, monkeypatch) -> None:
+    """Every score of five generations, to the last bit; dreams end at any step up to the horizon."""
+    cfg = replace(CFG, logdir=str(logdir), horizon=150, epochs=3, pop_size=16, n_samples=16, death=2.0)
+    cfg = replace(cfg, precision=precision)
+    train_controller.main(replace(cfg, max_workers=workers))
+    fast = checkpoint.load(logdir / "ctrl" / "last.safetensors")[0]["history"]
+    lengths: list[int] = []
+    monkeypatch.setattr(
+        Dreamer, "__call__", lambda *args: lengths.extend((outcome := plainly(*args)).lengths) or outcome
+    )
+    train_controller.main(replace(cfg, max_workers=1, noreload=True))
+    assert torch.equal(checkpoint.load(logdir / "ctrl" / "last.safetensors")[0]["history"], fast)
+    assert fast.shape == (3, 16) and min(lengths) < 10 < 140 < max(lengths) and len(np.unique(lengths)) > 40

@@ -26,8 +26,11 @@ def physics_and_dreams() -> None:
     env = drive(observation="state")
     noise(np.zeros(1), np.zeros(1), 2)
     dreams, shape = Dreams(MDRNN(2, 3, 4), 1), Controller(2, 4, 3)
-    dreams.begin(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 2)))
-    dreams.play(Population(dreams, shape, np.zeros((1, shape.size)), np.zeros(1), Car(env.single_action_space)), 1)
+    act, zero = (
+        Population(dreams, shape, np.zeros((1, shape.size)), Car(env.single_action_space)),
+        np.zeros(1, np.int64),
+    )
+    dreams.play(act, zero, 1, zero, (np.zeros((1, 2)), zero, zero, zero))
 
 
 def frames() -> None:

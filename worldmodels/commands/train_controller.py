@@ -42,6 +42,8 @@ from worldmodels.workers.driver import Course, Drivers, Models
 from worldmodels.workers.places import Place, choose_bfloat16, choose_device, choose_places
 from worldmodels.workers.pool import Pool, open_pool, try_cluster
 
+CPU = torch.device("cpu")  # where dreams are dreamed
+
 
 def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None:
     """Evolve; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
@@ -55,7 +57,7 @@ def main(cfg: TrainController, begin: Callable[[], None] = lambda: None) -> None
     models = Models.of(run, shape, cfg.sample_z, cfg.seed).computing(cfg.precision, places[0])
     world = World.practice(cfg.env)
     real = Drivers(world, cfg.batch_size, models)
-    dream = dreamers(cfg, run, shape, places) if cfg.dream else None
+    dream = dreamers(cfg, run, shape) if cfg.dream else None
     with alone(run.ctrl, "evolving C"):
         state = resume(cfg, run, shape)
         begin()
@@ -88,7 +90,8 @@ def evolve(
         real = stack.enter_context(open_pool(drivers, places, ray=cfg.ray, most=cfg.max_workers))
         practice: Pool = real
         if dreamers is not None:
-            practice = stack.enter_context(open_pool(dreamers, places, ray=cfg.ray, most=cfg.max_workers))
+            cores = choose_places(CPU, cfg.max_workers, batched=True)
+            practice = stack.enter_context(open_pool(dreamers, cores, ray=cfg.ray, most=cfg.max_workers))
         trials = Trials(cfg, state, description, practice, real)
         diary = stack.enter_context(Diary(cfg, run, state, real))
         beside = stack.enter_context(ThreadPoolExecutor(1))
@@ -139,7 +142,7 @@ class Trials:
         with progress(inner=True, unit=" steps", desc=f"generation {generation + 1}") as bar:
             candidates = self.state.space.parameters(self.state.strategy.ask())
             course = training_course(cfg, self.description, generation)
-            scores, steps = fitness(self.practice, candidates, tracks, course, cfg.batch_size, bar.update)
+            scores, steps = fitness(self.practice, candidates, tracks, course, self.lanes(self.practice), bar.update)
         return scores.mean(axis=1), steps
 
     def select(self, mean: np.ndarray) -> Selection:
@@ -158,9 +161,13 @@ class Trials:
     ) -> float:
         """The mean's score over the seeds of selection; its steps are counted."""
         seeds = range(SELECTION, SELECTION + self.cfg.select_tracks)
-        scores, steps = fitness(pool, mean[None], seeds, course, self.cfg.batch_size, on_step)
+        scores, steps = fitness(pool, mean[None], seeds, course, self.lanes(pool), on_step)
         self.state.count(steps, dreamed=pool is not self.real)
         return float(scores.mean())
+
+    def lanes(self, pool: Pool) -> int | None:
+        """Those of a worker that drives; one that dreams has as many as it likes."""
+        return self.cfg.batch_size if pool is self.real else None
 
     @property
     def whole(self) -> bool:
@@ -248,7 +255,7 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     return shape
 
 
-def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple[Place, ...]) -> Dreamers:
+def dreamers(cfg: TrainController, run: RunDir, shape: Controller) -> Dreamers:
     """What a worker needs to dream.
 
     Raises:
@@ -260,7 +267,7 @@ def dreamers(cfg: TrainController, run: RunDir, shape: Controller, places: tuple
     if mdrnn.include_restart:  # it dreams episodes from their first step on, as the paper's Take Cover
         starts = starts.first()
     weights = run.trained("mdrnn").read_bytes()
-    bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), torch.device(places[0].device))
+    bfloat16 = choose_bfloat16(cfg.precision.replace("int8", "auto"), CPU)
     return Dreamers(weights, starts, shape, actions, cfg.temperature, cfg.horizon, bfloat16, cfg.death)
 
 

@@ -169,9 +169,8 @@ class DreamVectorEnv(SeededLanes):
                 which[i] = generator.integers(len(self.starts.z))
             if self.mdrnn.dropout:
                 dropped[i] = (generator.random(hidden) >= self.mdrnn.dropout) / (1 - self.mdrnn.dropout)
-        mask_of_h = torch.from_numpy(dropped) if self.mdrnn.dropout else None
         z, h, c, restart = (prior, 0.0, 0.0, 1.0) if self.starts is None else self.starts.arrays(which)
-        self.dreams.begin(lanes, keys, z, h, c, restart, mask_of_h)
+        self.dreams.begin(lanes, keys, z, h, c, restart, dropped if self.mdrnn.dropout else None)
         self._see(lanes)
 
     def step(
@@ -189,8 +188,8 @@ class DreamVectorEnv(SeededLanes):
         self._refuse_wrong_order()
         active = ~self._ended
         reward, _ = self.dreams.step(self._vectors(actions))
-        terminated = self.dreams.end[: self.num_envs] & active
-        over, begun = self._end(terminated, (self.dreams.steps[: self.num_envs] >= self.horizon) & active)
+        terminated = self.dreams.end & active
+        over, begun = self._end(terminated, (self.dreams.steps >= self.horizon) & active)
         self.dreams.rest(over)
         self._see(np.flatnonzero(active))
         infos: dict[str, Any] = {}

@@ -17,21 +17,24 @@ def fitness(
     population: np.ndarray,
     seeds: Sequence[int],
     course: Course,
-    lanes: int,
+    lanes: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Let every candidate drive the episodes of all `seeds`; returns (scores float64 (P, S), steps driven).
 
     Args:
-        pool: of `worldmodels.workers.driver.Drivers`.
+        pool: of `worldmodels.workers.driver.Drivers`, or of `worldmodels.workers.dreamer.Dreamers`.
         population: float32 (P, n).
         seeds: S seeds, the same for all candidates.
         course: what is driven of an episode.
-        lanes: episodes that a worker drives side by side; the shares of several workers are equal.
+        lanes: episodes that one of several workers gets at a time, since it drives them side by side; None: its whole
+            share at once, as a dreamer takes it. The shares of several workers are equal.
         on_step: called with numbers of steps as they are driven (from other processes: as jobs end).
     """
     episodes = [Episode(seed, candidate) for candidate in range(len(population)) for seed in seeds]
-    share = len(episodes) if pool.workers == 1 else min(lanes, -(-len(episodes) // pool.workers))
+    share = -(-len(episodes) // pool.workers)
+    if lanes is not None and pool.workers > 1:
+        share = min(lanes, share)
     parts = [tuple(episodes[i : i + share]) for i in range(0, len(episodes), share)]
     scores, steps = np.zeros(len(episodes)), 0
     for index, outcome in pool.run([Job(part, population, course) for part in parts], on_step):

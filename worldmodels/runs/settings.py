@@ -205,13 +205,14 @@ class Evolution:
     """Stop when the mean of the distribution scores this much on the selection tracks (None: 950 in CarRacing, never
     elsewhere)."""
     max_workers: Workers = 0
-    """Worker processes (0: one per GPU; without a GPU one for our own simulator, one per core for any other)."""
+    """Worker processes (0: one per GPU; without a GPU one for our own simulator and for the dream, one per core for any
+    other)."""
     epochs: OrNone = 1800
     """Generations."""
     env_steps: Annotated[int, Ge(0)] = 0
     """Stop after so many steps of the environment (0: never)."""
     batch_size: Count = 64
-    """Lanes of one worker: episodes driven side by side."""
+    """Lanes of one worker: episodes driven side by side. In the dream it has 64 for each of its threads."""
     dream: bool = False
     """Evolve in the dream: candidates drive inside M (trained with --include-reward; in Take Cover, where each step
     pays 1, with --include-terminal); only the selection tracks are real."""

@@ -40,14 +40,14 @@ def dream(agent: Agent, starts: Starts, temperature: float, steps: int, seed: in
     """The z of each step, float32 (T, Z), from a state that begins an episode where the bank has one."""
     first = np.array([int(starts.restart.argmax())])
     dreams = Dreams(agent.memory, 1, temperature=temperature, death=death)
-    act = Population(dreams, agent.controller, agent.population.numpy(), np.zeros(1, dtype=np.int64), agent.actions)
-    dreams.begin(np.arange(1), np.array([seed]), *starts.arrays(first))
+    act, lane = Population(dreams, agent.controller, agent.population.numpy(), agent.actions), np.arange(1)
+    dreams.begin(lane, np.array([seed]), *starts.arrays(first))
     seen = []
     for _ in range(steps):
         seen.append(dreams.z[0].copy())
         if not dreams.active[0]:
             break
-        dreams.step(act(slice(0, len(dreams.x)))[:1])
+        dreams.step(act(lane, np.zeros(1, dtype=np.int64)))
     dreams.close()
     return np.stack(seen)
 

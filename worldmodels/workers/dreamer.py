@@ -13,7 +13,7 @@ from worldmodels import memory
 from worldmodels.controller import Controller
 from worldmodels.dream import Starts
 from worldmodels.envs import Actions
-from worldmodels.fast_dream import Dreams, Population
+from worldmodels.fast_dream import BLOCK, Dreams, Population
 from worldmodels.runs import checkpoint
 from worldmodels.workers.driver import Job, Outcome
 from worldmodels.workers.places import Place
@@ -42,45 +42,38 @@ class Dreamers:
 
 
 class Dreamer:
-    """Drives jobs in M. An episode's seed decides on its start, its noise and its dropout mask: all candidates meet
-    the same dreams."""
+    """Drives jobs in M, a block of lanes a thread. An episode's seed decides on its start, its noise and its dropout
+    mask: all candidates meet the same dreams."""
 
     def __init__(self, setup: Dreamers, place: Place):
-        self.setup, self.place = setup, place
+        self.setup = setup
         self.mdrnn = memory.build("M", *checkpoint.parse(setup.mdrnn, "M")).eval()
-        self.dreams: Dreams | None = None
+        self.dreams = Dreams(
+            self.mdrnn, BLOCK * place.threads, temperature=setup.temperature, death=setup.death, threads=place.threads,
+            dtype=torch.bfloat16 if setup.bfloat16 else torch.float32,
+        )  # fmt: skip
 
     def __call__(self, job: Job, on_step: Callable[[int], None] | None = None) -> Outcome:
         """Scores are sums of the rewards that M predicts."""
         assert job.population is not None
-        setup, dreams = self.setup, self.lanes(len(job.episodes))
+        setup = self.setup
+        act = Population(self.dreams, setup.controller, job.population, setup.actions)
+        candidates = np.array([episode.candidate for episode in job.episodes])
         seeds, which = np.unique([episode.seed for episode in job.episodes], return_inverse=True)
         drawn = np.array([np.random.default_rng(seed).integers(len(setup.starts.z)) for seed in seeds])
-        starts = setup.starts.arrays(drawn[which])
-        dreams.begin(np.arange(dreams.lanes), seeds[which], *starts, self.masks(seeds, which))
-        candidates = np.array([episode.candidate for episode in job.episodes])
-        act = Population(dreams, setup.controller, job.population, candidates, setup.actions)
-        returns, lengths = dreams.play(act, job.course.max_steps or setup.horizon)
+        returns, lengths = self.dreams.play(
+            act, candidates, job.course.max_steps or setup.horizon,
+            seeds[which], setup.starts.arrays(drawn[which]), self.masks(seeds, which),
+        )  # fmt: skip
         if on_step is not None:
             on_step(int(lengths.sum()))
         return Outcome(returns, lengths)
 
-    def lanes(self, count: int) -> Dreams:
-        """So many lanes, kept from one job to the next."""
-        if self.dreams is None or self.dreams.lanes != count:
-            self.close()
-            dtype = torch.bfloat16 if self.setup.bfloat16 else torch.float32
-            self.dreams = Dreams(
-                self.mdrnn, count, temperature=self.setup.temperature, death=self.setup.death,
-                threads=self.place.threads, dtype=dtype,
-            )  # fmt: skip
-        return self.dreams
-
-    def masks(self, seeds: np.ndarray, which: np.ndarray) -> torch.Tensor | None:
+    def masks(self, seeds: np.ndarray, which: np.ndarray) -> np.ndarray | None:
         """(E, H), what each dream hides of h; None for an M without dropout."""
-        drawn = [self.mdrnn.dropout_mask(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
-        return None if drawn[0] is None else torch.cat([mask for mask in drawn if mask is not None])[which]
+        drawn = (self.mdrnn.dropout_mask(1, torch.Generator().manual_seed(int(seed))) for seed in seeds)
+        masks = [mask.numpy() for mask in drawn if mask is not None]
+        return np.concatenate(masks)[which] if masks else None
 
     def close(self) -> None:
-        if self.dreams is not None:
-            self.dreams.close()
+        self.dreams.close()

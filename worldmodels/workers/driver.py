@@ -17,9 +17,7 @@ from worldmodels.data.policies import random_policy
 from worldmodels.envs import Actions, World, actions_for, make, reset_options
 from worldmodels.rollout import Episode, GiveUp, Policy, Rollout, drive
 from worldmodels.runs.directory import RunDir
-from worldmodels.workers.places import Place, choose_bfloat16
-
-ROWS = 8  # fewest rows of a product: on one thread, from 4 on, a row's rounding does not depend on their number
+from worldmodels.workers.places import ROWS, Place, choose_bfloat16
 
 if TYPE_CHECKING:
     from worldmodels.agent import Eyes

@@ -14,6 +14,8 @@ from worldmodels.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+ROWS = 8  # fewest rows of a product: on one thread, from 4 on, a row's rounding does not depend on their number
+
 
 @dataclass(frozen=True)
 class Place:
