@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
-from worldmodels.data.episodes import BadFile, load_rollout
+from worldmodels.data.dataset import Dataset, read_each
+from worldmodels.data.episodes import Head, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
@@ -99,22 +99,19 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     for stale in [path for path in folder.glob("*.safetensors") if path.stem not in known]:
         stale.unlink()
     sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
-    episodes, damaged = {}, 0
-    for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
+
+    def seen(head: Head) -> Latents:
         stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
         latents = read_latents(stored, tag)
         if latents is None:
-            try:
-                checkpoint.save(stored, look(vae, load_rollout(path, head.digest))._asdict(), tag)
-            except BadFile as error:
-                say_damaged(error)
-                damaged += 1
-                continue
+            checkpoint.save(stored, look(vae, load_rollout(head.path, head.digest))._asdict(), tag)
             latents = read_latents(stored, tag)  # pages of the file, which the system may drop, instead of our memory
             assert latents is not None
-        episodes[path] = latents
-    say_all_damaged(damaged, dataset)
-    return episodes
+        return latents
+
+    episodes = read_each(dataset, seen)
+    bar = progress(iterable=episodes, total=len(dataset.heads), desc="V sees the episodes", unit=" episodes")
+    return {head.path: latents for head, latents in bar}
 
 
 def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
