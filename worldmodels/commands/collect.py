@@ -96,11 +96,8 @@ def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missi
 
 
 def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
-    """What every worker is set up with, and C's parameters (1, n) if a trained agent drives.
-
-    Raises:
-        UserError: V, M or C is missing or does not fit.
-    """
+    """What every worker is set up with, and C's parameters (1, n) if a trained agent drives; UserError where V, M or C
+    is missing or does not fit."""
     description, world = envs.find(cfg.env), World.practice(cfg.env)
     if cfg.policy != "agent":
         return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
@@ -196,11 +193,8 @@ def rows(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def claim(root: Path, cfg: Collect) -> None:
-    """Make the folder ours: settings recorded in collect.json, nothing of another collection in it.
-
-    Raises:
-        UserError: it holds rollouts of other settings, or more of them than asked for.
-    """
+    """Make the folder ours: settings recorded in collect.json, nothing of another collection in it; UserError where it
+    holds rollouts of other settings, or more of them than asked for."""
     if cfg.noreload and (root / "collect.json").exists():
         start_over(root)
     wanted, found = settings(cfg), recorded(root)

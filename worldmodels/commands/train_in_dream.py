@@ -50,7 +50,6 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
     """Learn; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
     run, description = RunDir.of(cfg.logdir), envs.find(cfg.env)
-    envs.reset_options(cfg.env, cfg.start)
     for model in ("vae", "mdrnn"):  # a mistyped --logdir is not to be made
         run.trained(model)
     with alone(run.ctrl, "learning in the dream"):

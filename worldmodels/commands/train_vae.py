@@ -86,11 +86,8 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
 
 
 def begin_with(cfg: TrainVAE) -> VAE:
-    """V before its first batch, or before what is continued takes its place.
-
-    Raises:
-        UserError: the run that it is to begin with has no V, or one of another size.
-    """
+    """V before its first batch, or before what is continued takes its place; UserError where the run that it is to
+    begin with has no V, or one of another size."""
     continued = not cfg.noreload and (RunDir.of(cfg.logdir).vae / "last.safetensors").exists()
     if cfg.warm is None or continued:
         vae = VAE(cfg.z_size)

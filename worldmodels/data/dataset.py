@@ -124,11 +124,7 @@ def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 
 def read_each(dataset: Dataset, read: Callable[[Head], Content]) -> Iterator[tuple[Head, Content]]:
     """(head, what `read` makes of it) of one episode after another; a file that turns out damaged (BadFile) is named,
-    left out and counted.
-
-    Raises:
-        UserError: no episode could be read.
-    """
+    left out and counted. UserError in the end where none could be read."""
     damaged = 0
     for head in dataset.heads:
         try:

@@ -46,7 +46,7 @@ class Latents(NamedTuple):
     """(T,), 0 or 1"""
 
 
-class Batch(NamedTuple):
+class Padded(NamedTuple):
     """B sequences of L steps, padded with zeros where the mask is 0."""
 
     mean: Tensor
@@ -202,7 +202,7 @@ class Sequences:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
 
-    def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Padded]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""
         draw = np.random.default_rng([seed, epoch])
         offsets = [int(draw.integers(min(self.length, len(episode.actions)))) for episode in self.episodes]
@@ -211,7 +211,7 @@ class Sequences:
         for start in range(skip * self.batch_size, len(order), self.batch_size):
             yield self.batch([windows[i] for i in order[start : start + self.batch_size]])
 
-    def in_order(self) -> Iterator[Batch]:
+    def in_order(self) -> Iterator[Padded]:
         """All steps once, episode by episode: for testing."""
         windows = self.windows([0] * len(self.episodes))
         for start in range(0, len(windows), self.batch_size):
@@ -225,7 +225,7 @@ class Sequences:
             for start in range(offset - self.length if offset else 0, len(episode.actions), self.length)
         ]
 
-    def batch(self, windows: list[tuple[int, int, int]]) -> Batch:
+    def batch(self, windows: list[tuple[int, int, int]]) -> Padded:
         """The windows side by side, as long as the longest of them."""
         rows = []
         for index, start, end in windows:
@@ -233,7 +233,7 @@ class Sequences:
             rows.append([e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
                          e.terminals[start:end], torch.ones(end - start), (torch.arange(start, end) == 0).float(),
                          self.values[index][start:end]])  # fmt: skip
-        return Batch(*(pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)))
+        return Padded(*(pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)))
 
 
 def batches_per_epoch(lengths: Iterable[int], length: int, batch_size: int) -> int:

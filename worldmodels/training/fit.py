@@ -170,10 +170,7 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
 
 def resume(trainee: Trainee, cfg: Settings, ranks: Ranks) -> Epochs:
     """Continue from last.safetensors, or begin anew with --noreload or where there is none; nothing is changed yet.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another architecture.
-    """
+    UserError for a checkpoint that is damaged or of another architecture."""
     path = trainee.folder / "last.safetensors"
     if cfg.noreload or not path.exists():
         parts = cfg.micro_batches or ranks.count

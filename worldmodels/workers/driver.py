@@ -61,11 +61,8 @@ class Models:
 
 
 def best_of(run: RunDir, actions: Actions) -> tuple[Models, np.ndarray]:
-    """What workers need to drive with the best driver of a run, and C's parameters float32 (n,).
-
-    Raises:
-        UserError: V, M or C is missing, damaged, or does not fit the others or the actions.
-    """
+    """What workers need to drive with the best driver of a run, and C's parameters float32 (n,); UserError where V, M
+    or C is missing, damaged, or does not fit the others or the actions."""
     from worldmodels.agent import load
 
     agent = load(run, actions)
@@ -189,11 +186,7 @@ def _compute_alone() -> None:
 
 
 def load_models(models: Models, device: str) -> tuple["Eyes", "MDRNN"]:
-    """V and M on the device, ready to act.
-
-    Raises:
-        UserError: V cannot encode in the precision asked for, here.
-    """
+    """V and M on the device, ready to act; UserError where V cannot encode in the precision asked for."""
     from worldmodels import memory, quantized, vision
     from worldmodels.agent import Eyes
     from worldmodels.runs import checkpoint
