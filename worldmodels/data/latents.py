@@ -101,11 +101,12 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
 
     def seen(head: Head) -> Latents:
-        stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
-        latents = read_latents(stored, tag)
+        stored = folder / f"{head.digest}.safetensors"
+        latents = read_latents(stored, sight)
         if latents is None:
-            checkpoint.save(stored, look(vae, load_rollout(head.path, head.digest))._asdict(), tag)
-            latents = read_latents(stored, tag)  # pages of the file, which the system may drop, instead of our memory
+            latents = look(vae, load_rollout(head.path, head.digest))
+            checkpoint.save(stored, latents._asdict(), {"vae": sight, "episode": head.digest})
+            latents = read_latents(stored, sight)  # pages of the file, which the system may drop, instead of our memory
             assert latents is not None
         return latents
 
@@ -119,21 +120,19 @@ def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
     arithmetic: another V's, and files that are none of ours, are left out."""
     vae_digest = checkpoint.digest(vae_path)
     for path in sorted(folder.glob("*.safetensors")):
-        for sight in (vae_digest, vae_digest + BFLOAT16):
-            latents = read_latents(path, {"vae": sight, "episode": path.stem})
-            if latents is not None:
-                yield latents
+        latents = read_latents(path, vae_digest, vae_digest + BFLOAT16)
+        if latents is not None:
+            yield latents
 
 
 def say_of_another_v(run: RunDir) -> bool:
     """Say on stderr, once, if M has learned from another V than is there now; returns whether it has."""
-    if seen_by_another(run):
+    if another := seen_by_another(run):
         say_once(
             f"M in {run.path} has learned from another V than is there now: `worldmodels train-mdrnn` with more "
             "--epochs goes on with this one."
         )
-        return True
-    return False
+    return another
 
 
 def seen_by_another(run: RunDir) -> bool:
@@ -147,13 +146,13 @@ def seen_by_another(run: RunDir) -> bool:
     return False
 
 
-def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
-    """A stored episode; None where there is none with this tag."""
-    try:
+def read_latents(path: Path, *sights: str) -> Latents | None:
+    """A stored episode; None where it is not there, or was seen otherwise than by one of these."""
+    with suppress(UserError):
         tensors, meta = checkpoint.load(path)
-    except UserError:
-        return None
-    return Latents(**tensors) if meta == tag and tensors.keys() == set(Latents._fields) else None
+        if meta in [{"vae": sight, "episode": path.stem} for sight in sights] and tensors.keys() == {*Latents._fields}:
+            return Latents(**tensors)
+    return None
 
 
 def look(vae: VAE, rollout: Rollout) -> Latents:

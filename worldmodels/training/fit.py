@@ -246,12 +246,8 @@ def fit(
 ) -> None:
     """Train until `cfg.epochs`, or until the test loss has not improved for `cfg.stop_after` epochs.
 
-    Args:
-        trainee: what to train.
-        cfg: how.
-        ranks: the processes that train together; the first one writes and speaks.
-        look: looks at the data, before anything is deleted.
-        begin: called when all is known to be good, before the first epoch.
+    Of the processes that train together, the first one writes and speaks. `look` looks at the data before anything is
+    deleted; `begin` is called when all is known to be good.
 
     Raises:
         UserError: another process trains here; the loss is not a number (the last good checkpoint stays).

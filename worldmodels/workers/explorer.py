@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent, Eyes, Moments
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents
 from worldmodels.envs import Actions, World, make, reset_options
@@ -29,17 +29,6 @@ KEPT = 0.9  # of the smooth noise from one step to the next: it fades over ten
 LANES = 8  # fewest of a thread: with less to do it would be waited for
 
 
-class Witness(Eyes):
-    """V, which remembers what it said last."""
-
-    last: tuple[Tensor, Tensor]
-    """z's mean and log-variance, (L, Z) each"""
-
-    def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
-        self.last = self.vae.encode(observations)
-        return self.last[0]
-
-
 class Explorer(Agent):
     """An agent whose odd candidates waver: smooth noise on C's outputs. M reads what is really done."""
 
@@ -48,9 +37,8 @@ class Explorer(Agent):
         seed: int = 0,
     ):  # fmt: skip
         """As `Agent`, with V itself; `waver` is the noise's standard deviation."""
-        self.witness = Witness(vae)
-        super().__init__(self.witness, memory, controller, population, actions, seed)
-        self.waver = waver
+        super().__init__(Eyes(vae, encode=self.look), memory, controller, population, actions, seed)
+        self.vae, self.waver = vae, waver
         self.driving: dict[int, Episode] = {}
         self.drift: dict[int, np.ndarray] = {}  # (O,) of each lane
         self.seen: dict[Episode, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -74,6 +62,11 @@ class Explorer(Agent):
             self.driving[lane], self.seen[episode] = episode, []
             self.drift[lane] = np.zeros(self.controller.outputs, dtype=np.float32)
 
+    def look(self, frames: np.ndarray) -> Moments:
+        """What V says of frames; it is remembered."""
+        self.said = self.vae.encode(frames)
+        return self.said
+
     def decide(self, lanes: np.ndarray, parameters: Tensor, seen: Tensor) -> Tensor:
         wavering = np.stack([self.wavering(lane) for lane in lanes.tolist()])
         return super().decide(lanes, parameters, seen) + torch.from_numpy(wavering).to(seen)
@@ -86,14 +79,14 @@ class Explorer(Agent):
 
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         actions = super().act(lanes, observations)
-        for lane, *step in zip(lanes.tolist(), *self.witness.last, torch.from_numpy(actions), strict=True):
+        for lane, *step in zip(lanes.tolist(), *self.said, torch.from_numpy(actions), strict=True):
             self.seen[self.driving[lane]].append(tuple(step))
         return actions
 
     def latents(self, episode: Episode, rollout: Rollout) -> Latents:
         """The episode that ended, as V saw it."""
         mean, logvar, actions = (torch.stack(column) for column in zip(*self.seen.pop(episode), strict=True))
-        last = self.witness.vae.encode(rollout.frames[-1:])
+        last = self.vae.encode(rollout.frames[-1:])
         mean, logvar = (torch.cat([x, end]).float() for x, end in zip((mean, logvar), last, strict=True))
         rewards, terminals = torch.from_numpy(rollout.rewards), torch.from_numpy(rollout.terminals.astype(np.float32))
         return Latents(mean, logvar, actions.float(), rewards, terminals)
