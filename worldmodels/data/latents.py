@@ -5,7 +5,7 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -224,7 +224,7 @@ class Sequences:
             for start in range(offset - self.length if offset else 0, len(episode.actions), self.length)
         ]
 
-    def batch(self, windows: list[tuple[int, int, int]]) -> Padded:
+    def batch(self, windows: Iterable[Sequence[int]]) -> Padded:
         """The windows side by side, as long as the longest of them."""
         rows = []
         for index, start, end in windows:

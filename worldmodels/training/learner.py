@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import Agent, Eyes, check_fit
+from worldmodels.agent import Agent, Eyes, fitted
 from worldmodels.controller import Controller
 from worldmodels.data.latents import TAIL, Latents, stored_latents
 from worldmodels.envs import Actions, World
@@ -73,8 +73,7 @@ class Learner:
         mdrnn = memory.build(first, *checkpoint.load(first)).requires_grad_(True)
         refuse(cfg, mdrnn.pays, mdrnn.discount)
         actions = envs.tried(World(cfg.env), cfg.start)
-        shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
-        check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+        shape = fitted(Controller(), vae.z_size, mdrnn, actions)
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
         learner = Learner(
             Rounds(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size),
