@@ -69,7 +69,6 @@ class Learner:
         vae, path = vision.load(run), run.ctrl / "last.safetensors"
         vae.use_bfloat16 = choose_bfloat16(cfg.precision, vae.device)
         first = run.mdrnn / "last.safetensors"  # as train-mdrnn left it: best.safetensors goes on with C
-        run.trained("mdrnn")
         mdrnn = memory.build(first, *checkpoint.load(first)).requires_grad_(True)
         refuse(cfg, mdrnn.pays, mdrnn.discount)
         actions = envs.tried(World(cfg.env), cfg.start)

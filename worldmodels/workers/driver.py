@@ -138,8 +138,7 @@ class Driver:
         env = self.env(min(self.setup.lanes, len(job.episodes)), job.course.max_steps)
         actions = actions_for(self.setup.world, env.single_action_space)
         options = reset_options(self.setup.world.env_id, job.course.start)
-        rollouts: dict[int, bytes] = {}
-        endings: dict[int, str] = {}
+        rollouts, endings = [b""] * len(job.episodes), [""] * len(job.episodes)
 
         def keep(index: int, rollout: Rollout) -> None:
             rollouts[index] = encode(rollout, job.episodes[index].seed)
@@ -148,9 +147,7 @@ class Driver:
             env, actions, self.policy(job, actions), job.episodes, options=options, give_up=job.course.give_up,
             on_rollout=keep if job.record else None, on_end=endings.__setitem__, on_step=on_step,
         )  # fmt: skip
-        in_order = range(len(job.episodes))
-        kept = [rollouts[index] for index in in_order] if job.record else []
-        return Outcome(scores, lengths, kept, [endings[index] for index in in_order])
+        return Outcome(scores, lengths, rollouts if job.record else [], endings)
 
     def env(self, lanes: int, max_steps: int | None) -> VectorEnv:
         key = (lanes, max_steps)
