@@ -171,22 +171,19 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
 def resume(trainee: Trainee, cfg: Settings, ranks: Ranks) -> Epochs:
     """Continue from last.safetensors, or begin anew with --noreload or where there is none; nothing is changed yet.
     UserError for a checkpoint that is damaged or of another architecture."""
-    path = trainee.folder / "last.safetensors"
-    if cfg.noreload or not path.exists():
-        parts = cfg.micro_batches or ranks.count
-        ranks.check(parts)
-        rate = cfg.learning_rate
-        return Epochs(learning_rate=rate, asked_rate=rate, cut=trainee.cut, micro_batches=parts)
-    tensors, meta = checkpoint.load(path)
-    refuse_another(trainee, path, meta)
-    try:
-        loop = Epochs(**meta["loop"])
-        bring_back(trainee, loop, tensors, cfg.learning_rate)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be continued ({error}): start over with --noreload.") from error
+    path, meta = trainee.folder / "last.safetensors", dict[str, Any]()
+    loop = Epochs(learning_rate=cfg.learning_rate, asked_rate=cfg.learning_rate, micro_batches=ranks.count)
+    if path.exists() and not cfg.noreload:
+        tensors, meta = checkpoint.load(path)
+        refuse_another(trainee, path, meta)
+        try:
+            loop = Epochs(**meta["loop"])
+            bring_back(trainee, loop, tensors, cfg.learning_rate)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} cannot be continued ({error}): start over with --noreload.") from error
     parts = cfg.micro_batches or loop.micro_batches
     ranks.check(parts)
-    if meta["data"] != trainee.data:
+    if meta.get("data", trainee.data) != trainee.data:
         go_on_with_other_data(trainee, loop, meta, cfg.epochs)
     elif (loop.cut not in ("", trainee.cut) or parts != loop.micro_batches) and loop.batch:
         print(f"The batches are others than before: epoch {loop.epoch + 1} begins anew.")
