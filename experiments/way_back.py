@@ -25,7 +25,7 @@ from worldmodels import envs, memory, pretrained, vision
 from worldmodels.agent import Agent
 from worldmodels.cli import as_a_command
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import encode, load_frames
+from worldmodels.data.episodes import encode, load_rollout
 from worldmodels.data.latents import Latents, Sequences, batches_per_epoch, encode_dataset
 from worldmodels.envs.seeds import DEVELOPMENT, training_seeds
 from worldmodels.fast_dream import Dreams, Population
@@ -324,7 +324,9 @@ def tune(run: Path, folders: list[Path], to: Path, epochs: int, rate: float, anc
     for folder in folders:
         latents = to / "mdrnn" / "latents" / folder.name
         found = encode_dataset(vae, RunDir(to).trained("vae"), open_dataset(folder), latents)
-        kept = [part for path, episode in found.items() for part in that_return(episode, on_road(load_frames(path)))]
+        kept = [
+            part for path, episode in found.items() for part in that_return(episode, on_road(load_rollout(path).frames))
+        ]
         episodes += kept
         all_steps, steps = (sum(len(e.actions) for e in some) for some in (found.values(), kept))
         print(f"{folder}: {steps:,} of {all_steps:,} steps come back to the road", flush=True)

@@ -208,7 +208,7 @@ class Scripted(VectorEnv):
     spec = None
 
     def __init__(self, lanes: int, scripts: dict[int, list[float]]):
-        self.num_envs, self.scripts, self.told = lanes, scripts, list[dict]()
+        self.num_envs, self.scripts, self.told, self.rested = lanes, scripts, list[dict](), list[int]()
         self.left: list[list[float]] = [[] for _ in range(lanes)]
         self.frames = np.zeros((lanes, 64, 64, 3), np.uint8)
 
@@ -225,6 +225,9 @@ class Scripted(VectorEnv):
                 rewards[lane], over[lane] = left.pop(0), not left
                 self.frames[lane] += 1
         return self.frames, rewards, over, np.zeros(self.num_envs, bool), {}
+
+    def rest(self, lanes):
+        self.rested += lanes.tolist()
 
 
 class Counts:
@@ -257,6 +260,13 @@ def test_the_rate_of_a_given_up_episode_is_that_since_its_last_reward() -> None:
     assert lengths == [5, 2, 3]
     assert scores == [-9 + 3 + 1 - 1 - 3 + 5 * -2.0, -2 + 8 * -1.0, 3.0]
     assert scripted(1, [-2.0, 0.0, 9.0], give_up=GiveUp(2, horizon=10))[:2] == ([-2 + 8 * -1.0], [2]), "0 is no reward"
+
+
+def test_the_environment_is_told_of_those_that_were_given_up() -> None:
+    *_, env, _ = scripted(2, [1.0] * 5, [-1.0] * 9, give_up=GiveUp(2, horizon=10))
+    assert env.rested == [1, 0]
+    *_, env, _ = scripted(2, [1.0] * 5, [-1.0] * 9)
+    assert not env.rested
 
 
 def test_every_lane_that_drives_is_asked_and_no_other_and_progress_is_told() -> None:

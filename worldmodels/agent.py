@@ -6,6 +6,7 @@ F features, A action.
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,27 +150,29 @@ class Agent:
         return self.actions.to_env(self.act(np.array([0]), as_frames(image[None], self.crop)))[0]
 
 
+AGAIN = "train it again with `worldmodels train-{} --noreload`."
+
+
 def check_fit(encoder: Eyes, memory: MDRNN, controller: Controller, population: np.ndarray, actions: Actions) -> None:
     """UserError for the first two parts that do not fit each other; the sentence says which to train again."""
-    again = "train it again with `worldmodels train-{} --noreload`."
-    if encoder.z_size != memory.z_size:
+    needed = fitted(controller, encoder.z_size, memory, actions)
+    if controller != needed or population.shape[1] != controller.size:
         raise UserError(
-            f"V makes z of {encoder.z_size} numbers and M expects {memory.z_size}: for M, " + again.format("mdrnn")
+            f"C has {population.shape[1]} parameters where this V, M and environment need {needed.size}: "
+            + AGAIN.format("controller")
         )
+
+
+def fitted(controller: Controller, z_size: int, memory: MDRNN, actions: Actions) -> Controller:
+    """C with the sizes that V, M and the environment need; UserError where those do not fit each other."""
+    if z_size != memory.z_size:
+        raise UserError(f"V makes z of {z_size} numbers and M expects {memory.z_size}: for M, " + AGAIN.format("mdrnn"))
     if memory.action_size != actions.size:
         raise UserError(
             f"M was trained on actions of {memory.action_size} numbers, and this environment takes {actions.size}: "
-            "choose the environment it was trained on, or for M, " + again.format("mdrnn")
+            "choose the environment it was trained on, or for M, " + AGAIN.format("mdrnn")
         )
-    seen = (controller.z_size, controller.hidden_size, controller.outputs)
-    if seen != (memory.z_size, memory.hidden_size, actions.outputs) or population.shape[1] != controller.size:
-        needed = Controller(
-            memory.z_size, memory.hidden_size, actions.outputs, controller.inputs, controller.bias, controller.hidden
-        )
-        raise UserError(
-            f"C has {population.shape[1]} parameters where this V, M and environment need {needed.size}: "
-            + again.format("controller")
-        )
+    return replace(controller, z_size=z_size, hidden_size=memory.hidden_size, outputs=actions.outputs)
 
 
 def load(run: str | Path | RunDir, actions: Actions | None = None, device: torch.device | str = "cpu") -> Agent:

@@ -253,7 +253,7 @@ def mdrnn_loss(
 
 
 def loss_of(mdrnn: MDRNN, batch: tuple[Tensor, ...], noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
-    """M's loss on a `worldmodels.data.latents.Batch` of sequences, its parts, and the number of its steps."""
+    """M's loss on a `worldmodels.data.latents.Padded` of sequences, its parts, and the number of its steps."""
     mean, logvar, actions, rewards, terminals, mask, restart, values = (x.to(mdrnn.device) for x in batch)
     epsilon = torch.randn(mean.shape, generator=noise, device=mdrnn.device)
     z = mean + torch.exp(0.5 * logvar) * epsilon  # (B, L + 1, Z), sampled anew in every batch

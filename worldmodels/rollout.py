@@ -134,7 +134,7 @@ def ending(terminated: bool, lap_finished: bool | None) -> str:
 class _Tally:
     """Which lane drives which episode, and what the episodes have scored."""
 
-    def __init__(self, env: VectorEnv, episodes: Sequence[Episode], give_up: GiveUp | None):
+    def __init__(self, env: Any, episodes: Sequence[Episode], give_up: GiveUp | None):
         self.env, self.episodes, self.give_up = env, episodes, give_up
         self.scores, self.lengths = np.zeros(len(episodes)), np.zeros(len(episodes), dtype=np.int64)
         self.driving = np.full(env.num_envs, -1)  # index of the episode that a lane drives; −1 rests
@@ -165,7 +165,7 @@ class _Tally:
         mask = np.zeros(self.env.num_envs, dtype=bool)
         for lane in lanes:
             seeds[lane], mask[lane] = self.episodes[self.driving[lane]].seed, True
-        observations, _ = self.env.reset(seed=seeds, options={**(options or {}), "reset_mask": mask})  # type: ignore[arg-type]  # a list, as every vector env takes
+        observations, _ = self.env.reset(seed=seeds, options={**(options or {}), "reset_mask": mask})
         return observations
 
     def add(self, live: np.ndarray, rewards: np.ndarray, over: np.ndarray) -> np.ndarray:
@@ -193,9 +193,9 @@ class _Tally:
         return np.union1d(live[over[live]], hopeless)
 
     def rest(self, lanes: np.ndarray) -> None:
-        """`lanes` drive no more; an environment that can be told does not go on with those that were given up."""
+        """`lanes` drive no more; the environment is not to go on with those that were given up."""
         self.driving[lanes] = -1
-        if len(lanes) and hasattr(self.env, "rest"):
+        if len(lanes) and self.give_up is not None:
             self.env.rest(lanes)
 
 

@@ -25,7 +25,7 @@ from worldmodels import envs, pretrained
 from worldmodels.commands import collect
 from worldmodels.data import minari as minari_export
 from worldmodels.data.dataset import open_dataset
-from worldmodels.data.episodes import BadFile, load_rollout, load_seed
+from worldmodels.data.episodes import BadFile, inspect, load_rollout
 from worldmodels.data.policies import random_policy
 from worldmodels.envs import TAKECOVER, World
 from worldmodels.envs.seeds import training_seeds
@@ -148,7 +148,7 @@ def test_only_longer_episodes_are_kept_when_asked_for(tmp_path):
     collect.main(dataclasses.replace(cfg, threads=2))
     assert contents(tmp_path / "long") == whole
     rows = logs.read(tmp_path / "long" / "metrics.jsonl")
-    assert [row["seed"] for row in rows] == [load_seed(path) for path in open_dataset(tmp_path / "long").files]
+    assert [row["seed"] for row in rows] == [head.seed for head in open_dataset(tmp_path / "long").heads]
     with pytest.raises(UserError, match="longer_than 60 there, None asked for"):
         collect.main(dataclasses.replace(cfg, longer_than=0))
     with pytest.raises(UserError, match="No episode of at most 25 steps"):
@@ -165,10 +165,10 @@ def test_exactly_the_rollouts_asked_for(reference, tmp_path, capsys):
     for number, expected in enumerate(by_hand(cfg, list(range(10)))):
         path = collect.rollout_path(reference, number)
         assert_same(load_rollout(path), expected)
-        assert load_seed(path) == training_seeds(0, number, count=1)[0]
+        assert inspect(path).seed == training_seeds(0, number, count=1)[0]
     lengths = open_dataset(reference).lengths
     assert max(lengths) == 25 and min(lengths) < 25  # some were cut, some ended
-    seeds = [load_seed(path) for path in open_dataset(reference).files]
+    seeds = [head.seed for head in open_dataset(reference).heads]
     assert len(set(seeds)) == 10
 
     collect.main(toy(tmp_path, rollouts=3))
@@ -514,7 +514,7 @@ def test_minari_round_trip(reference, tmp_path, monkeypatch, capsys):
         ends.add(bool(episode.truncations[-1]))
     assert ends == {False, True}
     seeds = [metadata["seed"] for metadata in exported.storage.get_episode_metadata(range(10))]
-    assert seeds == [load_seed(path) for path in dataset.files]
+    assert seeds == [head.seed for head in dataset.heads]
     assert isinstance(exported.recover_environment().unwrapped, Slide)  # it shows the stored frames
     assert (target / "main_data.hdf5").stat().st_size < dataset.frames * 64 * 64 * 3 / 10  # compressed
 
@@ -575,13 +575,13 @@ def test_minari_export_holds_one_episode_at_a_time(tmp_path):
 
 
 def test_an_interrupted_export_leaves_nothing(reference, tmp_path, monkeypatch):
-    pytest.importorskip("minari")
+    storage = pytest.importorskip("minari.dataset.minari_storage").MinariStorage
     dataset = open_dataset(reference)
 
-    def fail(path):
+    def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(minari_export, "load_seed", fail)
+    monkeypatch.setattr(storage, "update_metadata", fail)
     with pytest.raises(KeyboardInterrupt):
         minari_export.export(dataset, tmp_path, TOY, "brown")
     assert not list(tmp_path.rglob("*.hdf5"))

@@ -17,12 +17,12 @@ from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents
 from worldmodels.envs import World
 from worldmodels.errors import UserError
-from worldmodels.rollout import Episode, GiveUp
+from worldmodels.rollout import Episode
 from worldmodels.runs import checkpoint, metrics
 from worldmodels.runs.directory import RunDir
 from worldmodels.runs.settings import Dreaming, MDRNNTraining, TrainInDream
 from worldmodels.training.learner import load_episodes
-from worldmodels.workers.explorer import Explorer, explore
+from worldmodels.workers.explorer import Explorer
 
 ROUNDS = Dreaming(
     rounds=4, horizon=4, dreams=8, climbs=2, episodes=4, fragment=10, give_up=0, updates=2, batch_size=3,
@@ -163,12 +163,9 @@ def test_an_explorer_sees_what_v_sees(before: Path) -> None:
     population = np.zeros((2, shape.size))
     episodes = [Episode(seed, candidate) for candidate, seed in enumerate((3, 4))]
     calm, wavering = (
-        explore(
-            envs.make(World(TOY), 2), Explorer(vae, mdrnn, shape, population, actions, waver), episodes, None,
-            GiveUp(0, 18),
-        )[0]
+        Explorer(vae, mdrnn, shape, population, actions, waver).drive(envs.make(World(TOY), 2), episodes, None, None)[0]
         for waver in (0.0, 1.0)
-    )  # fmt: skip
+    )
     assert torch.equal(calm[0].actions, wavering[0].actions) and not torch.equal(calm[1].actions, wavering[1].actions)
     env, driven = envs.make(World(TOY), 1), wavering[1]
     frames = [env.reset(seed=[4])[0][0].copy()]

@@ -52,7 +52,7 @@ def test_a_damaged_rollout_is_left_out(tmp_path, capsys):
     dataset = some_episodes(tmp_path, [30, 30, 30, 30])
     damage(dataset.files[1])
     save_rollout(dataset.files[3], an_episode(30, 77))  # whole, but not the one that was opened
-    assert [index for index, _ in data.rollouts(dataset)] == [0, 2]
+    assert [head for head, _ in data.rollouts(dataset)] == [dataset.heads[0], dataset.heads[2]]
     said = capsys.readouterr().err
     assert str(dataset.files[1]) in said and "Skipped 2 of 4 files" in said
     assert f"{dataset.files[3]}: it holds no episode (its content is another: it was replaced" in said
@@ -95,12 +95,12 @@ def test_an_episode_of_the_same_name_and_size_is_another(tmp_path):
 
 def numbered(count: int, root: str = "somewhere", first: int = 0) -> Dataset:
     numbers = range(first, first + count)
-    files = tuple(Path(root) / f"rollout_{number:06d}.npz" for number in numbers)
-    return Dataset(files, tuple(Head(number + 1, 3, f"content {number}") for number in numbers))
+    paths = [Path(root) / f"rollout_{number:06d}.npz" for number in numbers]
+    return Dataset(tuple(Head(path, n + 1, 3, 0.0, n, f"content {n}") for path, n in zip(paths, numbers, strict=True)))
 
 
 def together(*parts: Dataset) -> Dataset:
-    return Dataset(sum((part.files for part in parts), ()), sum((part.heads for part in parts), ()))
+    return Dataset(sum((part.heads for part in parts), ()))
 
 
 def digests(dataset: Dataset) -> set[str]:
@@ -113,7 +113,7 @@ def digests(dataset: Dataset) -> set[str]:
 def test_every_episode_lies_on_one_side_and_none_is_empty(count, fraction, first):
     dataset = numbered(count, first=first)
     train, test = split(dataset, fraction)
-    assert sorted(train.known + test.known) == sorted(dataset.known)
+    assert sorted(train.heads + test.heads) == sorted(dataset.heads)
     assert train.files and test.files
     assert list(train.files) == sorted(train.files) and list(test.files) == sorted(test.files)
 

@@ -16,26 +16,32 @@ from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
 from worldmodels.runs import metrics as logs
 from worldmodels.runs import settings as config
-from worldmodels.training.fit import Trainee, fit
+from worldmodels.training.fit import Loss, Trainee, fit
 from worldmodels.training.ranks import Ranks
 
 CFG = config.TrainVAE(epochs=9, patience=2, stop_after=5, learning_rate=1e-2)
 
 
+def trainee_of(folder: Path, model: nn.Linear, loss: Loss, rate: float) -> Trainee:
+    """Two training batches per epoch and a test batch."""
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    return Trainee(
+        "vae", "V", model, {}, optimizer, folder, "float32", loss, data="x", cut="",
+        batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, test_batches=lambda: ["test"],
+        rate_name="rate",
+    )  # fmt: skip
+
+
 def fit_scripted(folder: Path, test_losses: list[float], cfg: config.TrainVAE = CFG) -> Trainee:
     """Train a single number whose test loss in each epoch is given."""
-    model = nn.Linear(1, 1)
-    trainee = Trainee("vae", "V", model, {}, torch.optim.Adam(model.parameters(), cfg.learning_rate), folder, "float32")
-    left = iter(test_losses)
+    model, left = nn.Linear(1, 1), iter(test_losses)
 
     def loss(batch: str, noise: torch.Generator):
         value = model.weight.sum() ** 2 if batch == "train" else torch.tensor(next(left))
         return value, {"loss": value.detach()}, 1.0
 
-    fit(
-        trainee, cfg, data="x", cut="", batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2,
-        loss=loss, test_batches=lambda: ["test"], rate_name="rate", ranks=Ranks(torch.device("cpu")),
-    )  # fmt: skip
+    trainee = trainee_of(folder, model, loss, cfg.learning_rate)
+    fit(trainee, cfg, Ranks(torch.device("cpu")))
     return trainee
 
 
@@ -53,20 +59,15 @@ def test_the_learning_rate_is_halved_on_a_plateau_and_training_stops(tmp_path) -
 def test_an_annealed_learning_rate_falls_along_half_a_cosine(tmp_path, share: float, rates: list[float]) -> None:
     used: list[float] = []
     model = nn.Linear(1, 1)
-    optimizer = torch.optim.Adam(model.parameters())
-    trainee = Trainee("vae", "V", model, {}, optimizer, tmp_path, "float32")
 
     def loss(batch: str, noise: torch.Generator):
         if batch == "train":
-            used.append(optimizer.param_groups[0]["lr"])
+            used.append(trainee.optimizer.param_groups[0]["lr"])
         value = model.weight.sum() ** 2
         return value, {"loss": value.detach()}, 1.0
 
-    fit(
-        trainee, replace(CFG, epochs=4, patience=0, anneal=share, learning_rate=2.0), data="x", cut="",
-        batches=lambda epoch, skip: ["train"] * (2 - skip), batches_per_epoch=2, loss=loss,
-        test_batches=lambda: ["test"], rate_name="rate", ranks=Ranks(torch.device("cpu")),
-    )  # fmt: skip
+    trainee = trainee_of(tmp_path, model, loss, 1e-3)
+    fit(trainee, replace(CFG, epochs=4, patience=0, anneal=share, learning_rate=2.0), Ranks(torch.device("cpu")))
     assert used == pytest.approx(rates)
 
 

@@ -178,7 +178,7 @@ def test_a_node_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_head_that_is_gone_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.setattr(cluster, "HEAD_LOST", 0.0)
-    head = cluster.Head("127.0.0.1:9")
+    head = cluster.HeadNode("127.0.0.1:9")
     assert not head.answers() and "does not answer" in capfd.readouterr().err
     with pytest.raises(UserError, match="start it again, and the same command continues"):
         head.answers()

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from worldmodels import envs
 from worldmodels.data import minari
 from worldmodels.data.dataset import Dataset
-from worldmodels.data.episodes import BadFile, inspect, load_rewards, load_seed
+from worldmodels.data.episodes import BadFile, inspect
 from worldmodels.envs import World
 from worldmodels.envs.seeds import training_seeds
 from worldmodels.errors import UserError
@@ -51,9 +51,8 @@ NAME = re.compile(r"rollout_(\d{6,})\.npz")
 def main(cfg: Collect) -> None:
     check(cfg)
     root = cfg.folder
-    drivers, population = who_drives(cfg)
     try_out(cfg)
-    make_folder(root)
+    drivers, population = who_drives(cfg)
     with alone(root, "collecting"):
         claim(root, cfg)
         missing = [rollout for rollout in range(cfg.rollouts) if not whole(rollout_path(root, rollout))]
@@ -97,12 +96,8 @@ def collect(cfg: Collect, drivers: Drivers, population: np.ndarray | None, missi
 
 
 def who_drives(cfg: Collect) -> tuple[Drivers, np.ndarray | None]:
-    """What every worker is set up with, and C's parameters (1, n) if a trained agent drives.
-
-    Raises:
-        UserError: V, M or C is missing or does not fit, or one of `refuse`.
-    """
-    refuse(cfg)
+    """What every worker is set up with, and C's parameters (1, n) if a trained agent drives; UserError where V, M or C
+    is missing or does not fit."""
     description, world = envs.find(cfg.env), World.practice(cfg.env)
     if cfg.policy != "agent":
         return Drivers(world, LANES if description.batched else 1, policy=cfg.policy, seed=cfg.seed), None
@@ -177,63 +172,49 @@ def whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        return inspect(path).length == len(load_rewards(path))
+        inspect(path)
     except BadFile as error:
         tqdm.write(f"{path} is damaged ({error.reason}): it is driven again.", file=sys.stderr)
         return False
+    return True
 
 
 def collected(root: Path, rollouts: int) -> Dataset:
     """The first `rollouts` rollouts of the folder."""
-    files = tuple(rollout_path(root, rollout) for rollout in range(rollouts))
-    return Dataset(files, tuple(map(inspect, files)))
+    return Dataset(tuple(inspect(rollout_path(root, rollout)) for rollout in range(rollouts)))
 
 
 def rows(dataset: Dataset) -> list[dict[str, Any]]:
     """A row per episode, in order: number of the rollout from 1, seed, sum of the rewards, steps."""
-    found = []
-    for rollout, (path, length) in enumerate(zip(dataset.files, dataset.lengths, strict=True)):
-        score = float(load_rewards(path).sum(dtype=np.float64))
-        found.append({"rollout": rollout + 1, "seed": load_seed(path), "score": score, "length": length})
-    return found
-
-
-def make_folder(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root} cannot be made ({error.strerror}): choose another --rootdir.") from error
+    return [
+        {"rollout": number, "seed": head.seed, "score": head.score, "length": head.length}
+        for number, head in enumerate(dataset.heads, start=1)
+    ]
 
 
 def claim(root: Path, cfg: Collect) -> None:
-    """Make the folder ours: settings recorded in collect.json, nothing of another collection in it.
-
-    Raises:
-        UserError: it cannot be written, or holds rollouts of other settings, or more of them than asked for.
-    """
-    try:
-        if cfg.noreload and (root / "collect.json").exists():
-            start_over(root)
-        wanted, found = settings(cfg), recorded(root)
-        if found is None and (own_files(root) or metrics_files(root)):
-            held = "rollouts" if own_files(root) else "metrics"
-            raise UserError(
-                f"{root} holds {held}, but no collect.json that says how they were made: choose another --rootdir."
-            )
-        if found is not None and (differences := different(found, wanted)):
-            raise UserError(
-                f"{root} holds rollouts of other settings ({differences}): "
-                "use --noreload to start over, or another --rootdir."
-            )
-        last = max(own_files(root), default=-1)
-        if last >= cfg.rollouts:
-            raise UserError(
-                f"{root} holds rollouts beyond the {cfg.rollouts} asked for: ask for {last + 1} or more, "
-                "use --noreload to start over, or another --rootdir."
-            )
-        write_json(root / "collect.json", wanted)
-    except OSError as error:
-        raise UserError(f"{root} cannot be written ({error}): choose another --rootdir.") from error
+    """Make the folder ours: settings recorded in collect.json, nothing of another collection in it; UserError where it
+    holds rollouts of other settings, or more of them than asked for."""
+    if cfg.noreload and (root / "collect.json").exists():
+        start_over(root)
+    wanted, found = settings(cfg), recorded(root)
+    if found is None and (own_files(root) or metrics_files(root)):
+        held = "rollouts" if own_files(root) else "metrics"
+        raise UserError(
+            f"{root} holds {held}, but no collect.json that says how they were made: choose another --rootdir."
+        )
+    if found is not None and (differences := different(found, wanted)):
+        raise UserError(
+            f"{root} holds rollouts of other settings ({differences}): "
+            "use --noreload to start over, or another --rootdir."
+        )
+    last = max(own_files(root), default=-1)
+    if last >= cfg.rollouts:
+        raise UserError(
+            f"{root} holds rollouts beyond the {cfg.rollouts} asked for: ask for {last + 1} or more, "
+            "use --noreload to start over, or another --rootdir."
+        )
+    write_json(root / "collect.json", wanted)
 
 
 def settings(cfg: Collect) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from worldmodels import envs, memory, vision
-from worldmodels.agent import Eyes, check_fit, load
+from worldmodels.agent import fitted, load
 from worldmodels.controller import Controller
 from worldmodels.data.latents import say_of_another_v
 from worldmodels.dream import Starts
@@ -244,8 +244,8 @@ def shape_of_c(cfg: TrainController, run: RunDir) -> Controller:
     """C as this V, M and environment need it; UserError when they do not fit each other."""
     vae, mdrnn = vision.load(run), memory.load(run)
     actions = envs.tried(World.practice(cfg.env), cfg.start, cfg.max_steps)
-    shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs, cfg.inputs, cfg.inputs != "zch", cfg.hidden)
-    check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+    shape = Controller(inputs=cfg.inputs, bias=cfg.inputs != "zch", hidden=cfg.hidden)
+    shape = fitted(shape, vae.z_size, mdrnn, actions)
     if mdrnn.action_kind not in (None, actions.name):
         raise UserError(
             f"The M of {run.path} learned actions of the kind {mdrnn.action_kind}, and {cfg.env} takes {actions.name}: "

@@ -15,6 +15,7 @@ best.safetensors, last.safetensors, the rounds' episodes as V saw them, metrics.
 import copy
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,6 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
     """Learn; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
     run, description = RunDir.of(cfg.logdir), envs.find(cfg.env)
-    envs.reset_options(cfg.env, cfg.start)
     for model in ("vae", "mdrnn"):  # a mistyped --logdir is not to be made
         run.trained(model)
     with alone(run.ctrl, "learning in the dream"):
@@ -62,17 +62,17 @@ def main(cfg: TrainInDream, begin: Callable[[], None] = lambda: None) -> None:
                 finish(cfg, run, learner)
             return
         run.dream.unlink(missing_ok=True)
-        road = Road(cfg, learner.actions, horizon=description.time_limit or 1000)
-        metrics = Metrics(run.ctrl, "generation", learner.loop.generation)
-        with progress(total=cfg.rounds, initial=learner.loop.generation, unit="round", desc="C dreams") as bar:
+        with (
+            closing(Road(cfg, learner.actions, horizon=description.time_limit or 1000)) as road,
+            closing(Metrics(run.ctrl, "generation", learner.loop.generation)) as metrics,
+            progress(total=cfg.rounds, initial=learner.loop.generation, unit="round", desc="C dreams") as bar,
+        ):
             while learner.loop.generation < cfg.rounds:
                 row = round_of(cfg, run, learner, road)
                 metrics.write(row)
                 learner.save(run)
                 bar.set_postfix_str(learner.summary(row), refresh=False)
                 bar.update()
-        metrics.close()
-        road.close()
         finish(cfg, run, learner)
     loop = learner.loop
     print(f"C has seen {loop.env_steps:,} real steps and {loop.dream_steps:,} dreamed ones; best {loop.best_so_far}.")
@@ -168,11 +168,8 @@ def learn(cfg: TrainInDream, learner: Learner, number: int) -> dict[str, float]:
         chosen = rng.choice(len(old), size=cfg.batch_size, p=share)
         first = rng.integers(np.maximum(lengths[chosen] - cfg.sequence_length, 0) + 1)
         first[::10] = 0  # a long episode's first steps would hardly be met
-        windows = [
-            (int(i), int(t), min(int(t) + cfg.sequence_length, int(lengths[i])))
-            for i, t in zip(chosen, first, strict=True)
-        ]
-        batch = sequences.batch(windows)
+        end = np.minimum(first + cfg.sequence_length, lengths[chosen])
+        batch = sequences.batch(np.stack([chosen, first, end], axis=1).astype(int).tolist())
         told = torch.from_numpy(new[chosen])[:, None]  # what came after an earlier C is not what comes after this one
         batch = batch._replace(value=batch.value.masked_fill(~told, torch.nan))
         loss, parts, _ = memory.loss_of(m, batch, generator(m.device, cfg.seed, number, update))

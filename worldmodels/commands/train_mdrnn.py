@@ -12,7 +12,7 @@ good a world it is.
 
 import hashlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,6 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
     precision = "bfloat16" if bfloat16 else "float32"
     trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=cfg.learning_rate, fused=True)
-    about = {"V": checkpoint.digest(vae_path)}
 
     @cache
     def seen() -> dict[Path, Latents]:
@@ -74,28 +73,27 @@ def main(cfg: TrainMDRNN, begin: Callable[[], None] = lambda: None) -> None:
         episodes = list(some(seen(), part).values())
         return Sequences(episodes, cfg.sequence_length, cfg.batch_size, cfg.discount, cfg.include_terminal)
 
+    def pictures(epoch: int) -> None:
+        picture(run, vae, mdrnn, some(seen(), test), cfg.seed, epoch)
+
     def look() -> None:
         read_some(train, test)
         seen()
 
-    fit(
-        Trainee("mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, labels, about),
-        cfg,
+    trainee = Trainee(
+        "mdrnn", "M", mdrnn, settings, optimizer, run.mdrnn, precision, partial(memory.loss_of, mdrnn),
         data=hashlib.sha256(dataset.fingerprint.encode() + weights).hexdigest()[:16],
         cut=f"{cfg.batch_size} sequences of {cfg.sequence_length}",
         batches=lambda epoch, skip: sequences(train).batches(cfg.seed, epoch, skip),
         batches_per_epoch=batches_per_epoch(train.lengths, cfg.sequence_length, cfg.batch_size),
-        loss=lambda batch, noise: memory.loss_of(mdrnn, batch, noise),
-        ranks=ranks,
         test_batches=lambda: sequences(test).in_order(),
         rate_name="transitions_per_second",
         clip=cfg.clip,
-        after_epoch=None
-        if cfg.nosamples
-        else lambda epoch: picture(run, vae, mdrnn, some(seen(), test), cfg.seed, epoch),
-        look=look,
-        begin=begin,
-    )
+        labels=labels,
+        about={"V": checkpoint.digest(vae_path)},
+        pictures=None if cfg.nosamples else pictures,
+    )  # fmt: skip
+    fit(trainee, cfg, ranks, look=look, begin=begin)
 
     episodes = list(seen().values())
     if ranks.first and not went_on(run):

@@ -9,14 +9,15 @@ below) and samples/samples_NNNN.png.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldmodels import quantized, vision
-from worldmodels.data.dataset import open_dataset, read_some, split
+from worldmodels.data.dataset import Dataset, open_dataset, read_some, split
 from worldmodels.data.frames import frame_batches
 from worldmodels.errors import UserError
 from worldmodels.runs.bounds import check
@@ -35,7 +36,7 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
     """Train; `begin` is called when all is known to be good (the run then remembers what it was asked)."""
     check(cfg)
     ranks = Ranks(choose_device(cfg.device))
-    device = ranks.device
+    device, folder = ranks.device, RunDir.of(cfg.logdir).vae
     dataset = open_dataset(cfg.rootdir)
     train, test = split(dataset, cfg.test_fraction)
 
@@ -49,11 +50,6 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         frames = next(frame_batches(test, min(CALIBRATION, test.frames), seed=cfg.seed, epoch=0))
         return {quantized.KEY: quantized.largest_activations(vae, frames)}
 
-    trainee = Trainee(
-        "vae", "V", vae, {"z_size": cfg.z_size}, optimizer, RunDir.of(cfg.logdir).vae, precision,
-        about={"began": cfg.init if cfg.warm is None else "warm"}, beside=beside,
-    )  # fmt: skip
-
     def loss(frames: np.ndarray, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor], float]:
         weight = None
         if cfg.motion:
@@ -64,39 +60,34 @@ def main(cfg: TrainVAE, begin: Callable[[], None] = lambda: None) -> None:
         value, metrics = vae_loss(images, reconstruction, mean, logvar, cfg.free_bits, weight)
         return value, metrics, len(frames)
 
+    def batches(part: Dataset, epoch: int, skip: int = 0) -> Iterator[np.ndarray]:
+        return frame_batches(part, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip, before=bool(cfg.motion))
+
     def pictures(epoch: int) -> None:
         shown = next(frame_batches(test, 10, seed=cfg.seed, epoch=0))
         mean, _ = vae.encode(shown)
         prior = torch.randn(10, cfg.z_size, generator=generator(device, cfg.seed), device=device)
-        folder = trainee.folder / "samples"
-        write_grid(folder / f"reconstruction_{epoch:04d}.png", [shown, vae.decode(mean)])
-        write_grid(folder / f"samples_{epoch:04d}.png", [vae.decode(prior)])
+        write_grid(folder / "samples" / f"reconstruction_{epoch:04d}.png", [shown, vae.decode(mean)])
+        write_grid(folder / "samples" / f"samples_{epoch:04d}.png", [vae.decode(prior)])
 
-    fit(
-        trainee,
-        cfg,
+    trainee = Trainee(
+        "vae", "V", vae, {"z_size": cfg.z_size}, optimizer, folder, precision, loss,
         data=dataset.fingerprint,
         cut=f"{cfg.batch_size} frames",
-        batches=lambda epoch, skip: frame_batches(
-            train, cfg.batch_size, seed=cfg.seed, epoch=epoch, skip=skip, before=bool(cfg.motion)
-        ),
+        batches=partial(batches, train),
         batches_per_epoch=math.ceil(train.frames / cfg.batch_size),
-        loss=loss,
-        ranks=ranks,
-        test_batches=lambda: frame_batches(test, cfg.batch_size, seed=cfg.seed, epoch=0, before=bool(cfg.motion)),
+        test_batches=partial(batches, test, 0),
         rate_name="frames_per_second",
-        after_epoch=None if cfg.nosamples else pictures,
-        look=lambda: read_some(train, test),
-        begin=begin,
-    )
+        about={"began": cfg.init if cfg.warm is None else "warm"},
+        beside=beside,
+        pictures=None if cfg.nosamples else pictures,
+    )  # fmt: skip
+    fit(trainee, cfg, ranks, look=lambda: read_some(train, test), begin=begin)
 
 
 def begin_with(cfg: TrainVAE) -> VAE:
-    """V before its first batch, or before what is continued takes its place.
-
-    Raises:
-        UserError: the run that it is to begin with has no V, or one of another size.
-    """
+    """V before its first batch, or before what is continued takes its place; UserError where the run that it is to
+    begin with has no V, or one of another size."""
     continued = not cfg.noreload and (RunDir.of(cfg.logdir).vae / "last.safetensors").exists()
     if cfg.warm is None or continued:
         vae = VAE(cfg.z_size)

@@ -11,9 +11,10 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -21,14 +22,19 @@ from worldmodels.data.episodes import BadFile, Head, inspect, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 
+Content = TypeVar("Content")
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Episode files, their contents still on disk."""
+    """Episodes in files, their contents still on disk."""
 
-    files: tuple[Path, ...]
     heads: tuple[Head, ...]
     """What each held when it was opened."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(head.path for head in self.heads)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -43,17 +49,12 @@ class Dataset:
     @property
     def frames(self) -> int:
         """Frames in all the episodes together: one more than steps in each."""
-        return self.steps + len(self.files)
-
-    @property
-    def known(self) -> list[tuple[Path, Head]]:
-        """Each file with what it held."""
-        return list(zip(self.files, self.heads, strict=True))
+        return sum(head.frames for head in self.heads)
 
     @property
     def identities(self) -> list[bytes]:
         """What each episode is known by: its content and its file's own name (a toy's episodes may be equal)."""
-        return [hashlib.sha256(os.fsencode(f"{head.digest} {path.name}")).digest() for path, head in self.known]
+        return [hashlib.sha256(os.fsencode(f"{head.digest} {head.path.name}")).digest() for head in self.heads]
 
     @property
     def fingerprint(self) -> str:
@@ -62,8 +63,7 @@ class Dataset:
 
     def subset(self, indices: Iterable[int]) -> "Dataset":
         """Some of the episodes, in the order of `indices`."""
-        chosen = list(indices)
-        return Dataset(tuple(self.files[i] for i in chosen), tuple(self.heads[i] for i in chosen))
+        return Dataset(tuple(self.heads[i] for i in indices))
 
 
 def open_dataset(rootdir: Path | str) -> Dataset:
@@ -79,22 +79,23 @@ def open_dataset(rootdir: Path | str) -> Dataset:
     make_some = f"`worldmodels collect --rootdir {shlex.quote(str(root))}` makes some"
     if not root.is_dir():
         raise UserError(f"There are no rollouts: the folder {root} does not exist; {make_some}.")
-    heads: dict[Path, Head] = {}
+    heads: list[Head] = []
     found = sorted(root.rglob("*.npz"))
     for path in found:
         try:
-            heads[path] = inspect(path)
+            heads.append(inspect(path))
         except BadFile as error:
-            _say_skipped(path, f"it holds no episode ({error.reason})")
-    sizes = Counter(head.action_size for head in heads.values())
+            say_damaged(error)
+    sizes = Counter(head.action_size for head in heads)
     usual = max(sizes, key=lambda size: sizes[size], default=0)
-    for path in [path for path, head in heads.items() if head.action_size != usual]:
-        _say_skipped(path, f"its actions have {heads.pop(path).action_size} numbers, those of most episodes {usual}")
+    for head in [head for head in heads if head.action_size != usual]:
+        _say_skipped(head.path, f"its actions have {head.action_size} numbers, those of most episodes {usual}")
+        heads.remove(head)
     _say_count(len(found) - len(heads), len(found))
     if not heads:
         empty = f"none of its {len(found)} .npz files holds an episode" if found else "it has no .npz file"
         raise UserError(f"There are no rollouts in {root}: {empty}; {make_some}.")
-    return Dataset(tuple(heads), tuple(heads.values()))
+    return Dataset(tuple(heads))
 
 
 def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
@@ -107,7 +108,7 @@ def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: one episode cannot be split, or `fraction` is not between 0 and 1.
     """
-    count = len(dataset.files)
+    count = len(dataset.heads)
     if not 0 < fraction < 1:
         raise UserError(f"The test fraction is {fraction}: choose one between 0 and 1.")
     if count < 2:
@@ -121,20 +122,24 @@ def split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     return dataset.subset(sorted(ranked[held_back:])), dataset.subset(sorted(ranked[:held_back]))
 
 
-def rollouts(dataset: Dataset) -> Iterator[tuple[int, Rollout]]:
-    """(index, episode) one after another; a file that turns out damaged is named, left out and counted.
-
-    Raises:
-        UserError: no episode could be read.
-    """
+def read_each(dataset: Dataset, read: Callable[[Head], Content]) -> Iterator[tuple[Head, Content]]:
+    """(head, what `read` makes of it) of one episode after another; a file that turns out damaged (BadFile) is named,
+    left out and counted. UserError in the end where none could be read."""
     damaged = 0
-    for index, (path, head) in enumerate(dataset.known):
+    for head in dataset.heads:
         try:
-            yield index, load_rollout(path, head.digest)
+            content = read(head)
         except BadFile as error:
             say_damaged(error)
             damaged += 1
+        else:
+            yield head, content
     say_all_damaged(damaged, dataset)
+
+
+def rollouts(dataset: Dataset) -> Iterator[tuple[Head, Rollout]]:
+    """The episodes one after another, as `read_each` gives them."""
+    return read_each(dataset, lambda head: load_rollout(head.path, head.digest))
 
 
 def read_some(*parts: Dataset) -> None:
@@ -144,14 +149,14 @@ def read_some(*parts: Dataset) -> None:
 
 
 def say_damaged(error: BadFile) -> None:
-    """Name a file that was an episode when it was opened."""
+    """Name a file that holds no episode, or no longer the one that it held when it was opened."""
     _say_skipped(error.path, f"it holds no episode ({error.reason})")
 
 
 def say_all_damaged(damaged: int, dataset: Dataset) -> None:
     """Say how many files were damaged; UserError if all of them."""
-    _say_count(damaged, len(dataset.files))
-    if damaged == len(dataset.files):
+    _say_count(damaged, len(dataset.heads))
+    if damaged == len(dataset.heads):
         raise UserError("Every rollout is damaged: collect again with `worldmodels collect --noreload`.")
 
 

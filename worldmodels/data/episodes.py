@@ -45,14 +45,25 @@ class BadFile(UserError):
 
 
 class Head(NamedTuple):
-    """An episode without its frames."""
+    """What is known of an episode without its frames."""
 
+    path: Path
+    """Its file."""
     length: int
     """T, steps"""
     action_size: int
     """A"""
+    score: float
+    """Sum of the rewards"""
+    seed: int | None
+    """Of the track, where the file has it"""
     digest: str
     """Of the four arrays: the same wherever the file lies and however it is compressed."""
+
+    @property
+    def frames(self) -> int:
+        """T + 1"""
+        return self.length + 1
 
 
 # ------------------------------------------------------------------------------------------------- writing
@@ -80,14 +91,13 @@ def encode(rollout: Rollout, seed: int | None = None) -> bytes:
 
 
 def inspect(path: Path) -> Head:
-    """Length, action size and digest of an episode file. All but its frames is read and checked, so that what is
-    said of it here holds when it is used; raises BadFile."""
+    """What is known of the episode in a file. All but its frames is read and checked, so that what is said of it here
+    holds when it is used; raises BadFile."""
     with _reading(path) as archive:
-        head, skipped = _head(archive)
-        for name in KEYS[1:]:
-            _numbers(archive, name, skipped)
-        _seed(archive)
-        return head
+        length, action_size, skipped = _layout(archive)
+        _, rewards, _ = (_numbers(archive, name, skipped) for name in KEYS[1:])
+        score = float(rewards.sum(dtype=np.float64))
+        return Head(path, length, action_size, score, _seed(archive), _digest(archive))
 
 
 def load_rollout(path: Path, digest: str | None = None) -> Rollout:
@@ -99,30 +109,10 @@ def load_rollout(path: Path, digest: str | None = None) -> Rollout:
         BadFile: it holds no episode, or another one than that of `digest`.
     """
     with _reading(path, digest) as archive:
-        head, skipped = _head(archive)
+        length, _, skipped = _layout(archive)
         observations = _array(archive, "observations")
         actions, rewards, terminals = (_numbers(archive, name, skipped) for name in KEYS[1:])
-    return Rollout(_resized(observations), actions.reshape(head.length, -1), rewards, terminals.astype(bool))
-
-
-def load_frames(path: Path, digest: str | None = None) -> np.ndarray:
-    """The frames uint8 (T + 1, 64, 64, 3) of an episode alone; raises BadFile as `load_rollout` does."""
-    with _reading(path, digest) as archive:
-        _head(archive)
-        observations = _array(archive, "observations")
-    return _resized(observations)
-
-
-def load_rewards(path: Path) -> np.ndarray:
-    """The rewards float32 (T,) of an episode, without its frames; raises BadFile."""
-    with _reading(path) as archive:
-        return _numbers(archive, "rewards", _head(archive)[1])
-
-
-def load_seed(path: Path) -> int | None:
-    """The seed of the track, or None where the file does not say; raises BadFile."""
-    with _reading(path) as archive:
-        return _seed(archive)
+    return Rollout(_resized(observations), actions.reshape(length, -1), rewards, terminals.astype(bool))
 
 
 @contextmanager
@@ -146,8 +136,8 @@ def _digest(archive: zipfile.ZipFile) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-def _head(archive: zipfile.ZipFile) -> tuple[Head, int]:
-    """(the head, steps at the start that have no frame before them); ValueError says why this is no episode."""
+def _layout(archive: zipfile.ZipFile) -> tuple[int, int, int]:
+    """(T, A, steps at the start that have no frame before them); ValueError says why this is no episode."""
     (frames, frame_type), *others = (_header(archive, name) for name in KEYS)
     (actions, _), (steps, _), (terminals, _) = others
     if len(frames) != 4 or min(frames[1:3]) < 1 or frames[3] != 3 or frame_type != np.uint8:
@@ -165,7 +155,7 @@ def _head(archive: zipfile.ZipFile) -> tuple[Head, int]:
     if action_size < 1:
         raise ValueError(f"actions {actions} without a number")
     length = frames[0] - 1
-    return Head(length, action_size, _digest(archive)), steps[0] - length
+    return length, action_size, steps[0] - length
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:

@@ -5,12 +5,11 @@ Shapes: T steps of an episode, B batch.
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
-from worldmodels.data.episodes import BadFile, Head, load_frames
+from worldmodels.data.episodes import BadFile, Head, load_rollout
 from worldmodels.envs import FRAME_SIZE
 from worldmodels.workers.places import cores
 
@@ -20,17 +19,16 @@ READERS = min(4, cores())  # threads that read ahead; zlib works outside the int
 class _Part:
     """The frames of a few episodes in memory, read by threads while the part before is in use."""
 
-    def __init__(self, dataset: Dataset, members: list[int], readers: ThreadPoolExecutor):
-        ends = np.cumsum([dataset.heads[member].length + 1 for member in members])
+    def __init__(self, heads: list[Head], readers: ThreadPoolExecutor):
+        ends = np.cumsum([head.frames for head in heads])
         self.frames = np.empty((ends[-1], FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
         self.before = np.arange(-1, len(self.frames) - 1)
         """(frames,) the place of the frame before each in its episode; a first frame's own"""
         self.before[[0, *ends[:-1]]] += 1
         self._reads: list[tuple[slice, Future[None]]] = []
-        for member, begin, end in zip(members, [0, *ends], ends, strict=False):
+        for head, begin, end in zip(heads, [0, *ends], ends, strict=False):
             place = slice(begin, end)
-            file, head = dataset.files[member], dataset.heads[member]
-            self._reads.append((place, readers.submit(_read_frames, file, head, self.frames[place])))
+            self._reads.append((place, readers.submit(_read_frames, head, self.frames[place])))
 
     def wait(self) -> tuple[np.ndarray, int]:
         """Until all is read: (bool (frames,), which of them could be read; how many files could not)."""
@@ -45,22 +43,22 @@ class _Part:
         return intact, damaged
 
 
-def _read_frames(path: Path, head: Head, out: np.ndarray) -> None:
+def _read_frames(head: Head, out: np.ndarray) -> None:
     """The frames of an episode into `out` uint8 (T + 1, 64, 64, 3)."""
-    out[:] = load_frames(path, head.digest)
+    out[:] = load_rollout(head.path, head.digest).frames
 
 
-def _parts(dataset: Dataset, order: np.ndarray, limit: int) -> list[list[int]]:
+def _parts(heads: tuple[Head, ...], order: np.ndarray, limit: int) -> list[list[Head]]:
     """Episodes in this order, cut into parts of at most `limit` frames (or one episode that is longer)."""
-    parts: list[list[int]] = []
+    parts: list[list[Head]] = []
     held = limit + 1
     for index in order:
-        count = dataset.heads[index].length + 1
-        if held + count > limit:
+        head = heads[index]
+        if held + head.frames > limit:
             parts.append([])
             held = 0
-        parts[-1].append(int(index))
-        held += count
+        parts[-1].append(head)
+        held += head.frames
     return parts
 
 
@@ -88,8 +86,8 @@ def frame_batches(
         UserError: no file could be read.
     """
     rng = np.random.default_rng([seed, epoch])
-    parts = _parts(dataset, rng.permutation(len(dataset.files)), buffer_frames // 2)
-    counts = [sum(dataset.heads[member].length + 1 for member in members) for members in parts]
+    parts = _parts(dataset.heads, rng.permutation(len(dataset.heads)), buffer_frames // 2)
+    counts = [sum(head.frames for head in part) for part in parts]
     ends = np.cumsum(counts).tolist()
     shuffles = [np.random.default_rng([seed, epoch, 1 + part]) for part in range(len(parts))]
     first = next((part for part, end in enumerate(ends) if end > skip * batch_size), len(parts))
@@ -98,11 +96,11 @@ def frame_batches(
 
     readers = ThreadPoolExecutor(READERS)
     try:
-        ahead = _Part(dataset, parts[first], readers) if first < len(parts) else None
+        ahead = _Part(parts[first], readers) if first < len(parts) else None
         for part in range(first, len(parts)):
             assert ahead is not None
             frames, earlier, (intact, bad) = ahead.frames, ahead.before, ahead.wait()
-            ahead = _Part(dataset, parts[part + 1], readers) if part + 1 < len(parts) else None
+            ahead = _Part(parts[part + 1], readers) if part + 1 < len(parts) else None
             damaged += bad
             begin, end = ends[part] - counts[part], ends[part]  # this part's places in the whole order
             order = shuffles[part].permutation(counts[part])

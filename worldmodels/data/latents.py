@@ -5,7 +5,7 @@ Shapes: B batch, T steps of an episode, L steps of a sequence, Z latent, A actio
 
 import ctypes
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from worldmodels.data.dataset import Dataset, say_all_damaged, say_damaged
-from worldmodels.data.episodes import BadFile, load_rollout
+from worldmodels.data.dataset import Dataset, read_each
+from worldmodels.data.episodes import Head, load_rollout
 from worldmodels.errors import UserError
 from worldmodels.rollout import Rollout
 from worldmodels.runs import checkpoint
@@ -46,7 +46,7 @@ class Latents(NamedTuple):
     """(T,), 0 or 1"""
 
 
-class Batch(NamedTuple):
+class Padded(NamedTuple):
     """B sequences of L steps, padded with zeros where the mask is 0."""
 
     mean: Tensor
@@ -99,22 +99,20 @@ def encode_dataset(vae: VAE, vae_path: Path, dataset: Dataset, folder: Path) -> 
     for stale in [path for path in folder.glob("*.safetensors") if path.stem not in known]:
         stale.unlink()
     sight = checkpoint.digest(vae_path) + BFLOAT16 * vae.use_bfloat16
-    episodes, damaged = {}, 0
-    for path, head in progress(iterable=dataset.known, desc="V sees the episodes", unit=" episodes"):
-        stored, tag = folder / f"{head.digest}.safetensors", {"vae": sight, "episode": head.digest}
-        latents = read_latents(stored, tag)
+
+    def seen(head: Head) -> Latents:
+        stored = folder / f"{head.digest}.safetensors"
+        latents = read_latents(stored, sight)
         if latents is None:
-            try:
-                checkpoint.save(stored, look(vae, load_rollout(path, head.digest))._asdict(), tag)
-            except BadFile as error:
-                say_damaged(error)
-                damaged += 1
-                continue
-            latents = read_latents(stored, tag)  # pages of the file, which the system may drop, instead of our memory
+            latents = look(vae, load_rollout(head.path, head.digest))
+            checkpoint.save(stored, latents._asdict(), {"vae": sight, "episode": head.digest})
+            latents = read_latents(stored, sight)  # pages of the file, which the system may drop, instead of our memory
             assert latents is not None
-        episodes[path] = latents
-    say_all_damaged(damaged, dataset)
-    return episodes
+        return latents
+
+    episodes = read_each(dataset, seen)
+    bar = progress(iterable=episodes, total=len(dataset.heads), desc="V sees the episodes", unit=" episodes")
+    return {head.path: latents for head, latents in bar}
 
 
 def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
@@ -122,21 +120,19 @@ def stored_latents(folder: Path, vae_path: Path) -> Iterator[Latents]:
     arithmetic: another V's, and files that are none of ours, are left out."""
     vae_digest = checkpoint.digest(vae_path)
     for path in sorted(folder.glob("*.safetensors")):
-        for sight in (vae_digest, vae_digest + BFLOAT16):
-            latents = read_latents(path, {"vae": sight, "episode": path.stem})
-            if latents is not None:
-                yield latents
+        latents = read_latents(path, vae_digest, vae_digest + BFLOAT16)
+        if latents is not None:
+            yield latents
 
 
 def say_of_another_v(run: RunDir) -> bool:
     """Say on stderr, once, if M has learned from another V than is there now; returns whether it has."""
-    if seen_by_another(run):
+    if another := seen_by_another(run):
         say_once(
             f"M in {run.path} has learned from another V than is there now: `worldmodels train-mdrnn` with more "
             "--epochs goes on with this one."
         )
-        return True
-    return False
+    return another
 
 
 def seen_by_another(run: RunDir) -> bool:
@@ -150,13 +146,13 @@ def seen_by_another(run: RunDir) -> bool:
     return False
 
 
-def read_latents(path: Path, tag: dict[str, str]) -> Latents | None:
-    """A stored episode; None where there is none with this tag."""
-    try:
+def read_latents(path: Path, *sights: str) -> Latents | None:
+    """A stored episode; None where it is not there, or was seen otherwise than by one of these."""
+    with suppress(UserError):
         tensors, meta = checkpoint.load(path)
-    except UserError:
-        return None
-    return Latents(**tensors) if meta == tag and tensors.keys() == set(Latents._fields) else None
+        if meta in [{"vae": sight, "episode": path.stem} for sight in sights] and tensors.keys() == {*Latents._fields}:
+            return Latents(**tensors)
+    return None
 
 
 def look(vae: VAE, rollout: Rollout) -> Latents:
@@ -205,7 +201,7 @@ class Sequences:
             return [torch.zeros_like(episode.rewards) for episode in self.episodes]
         return [values(episode, self.discount, self.ends, self.supply) for episode in self.episodes]
 
-    def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+    def batches(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Padded]:
         """The epoch's batches in random order, without the first `skip`; the same for the same (seed, epoch)."""
         draw = np.random.default_rng([seed, epoch])
         offsets = [int(draw.integers(min(self.length, len(episode.actions)))) for episode in self.episodes]
@@ -214,7 +210,7 @@ class Sequences:
         for start in range(skip * self.batch_size, len(order), self.batch_size):
             yield self.batch([windows[i] for i in order[start : start + self.batch_size]])
 
-    def in_order(self) -> Iterator[Batch]:
+    def in_order(self) -> Iterator[Padded]:
         """All steps once, episode by episode: for testing."""
         windows = self.windows([0] * len(self.episodes))
         for start in range(0, len(windows), self.batch_size):
@@ -228,7 +224,7 @@ class Sequences:
             for start in range(offset - self.length if offset else 0, len(episode.actions), self.length)
         ]
 
-    def batch(self, windows: list[tuple[int, int, int]]) -> Batch:
+    def batch(self, windows: Iterable[Sequence[int]]) -> Padded:
         """The windows side by side, as long as the longest of them."""
         rows = []
         for index, start, end in windows:
@@ -236,7 +232,7 @@ class Sequences:
             rows.append([e.mean[start : end + 1], e.logvar[start : end + 1], e.actions[start:end], e.rewards[start:end],
                          e.terminals[start:end], torch.ones(end - start), (torch.arange(start, end) == 0).float(),
                          self.values[index][start:end]])  # fmt: skip
-        return Batch(*(pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)))
+        return Padded(*(pad_sequence(list(column), batch_first=True) for column in zip(*rows, strict=True)))
 
 
 def batches_per_epoch(lengths: Iterable[int], length: int, batch_size: int) -> int:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,15 @@ import numpy as np
 
 from worldmodels import envs
 from worldmodels.data.dataset import Dataset, rollouts
-from worldmodels.data.episodes import load_seed
 from worldmodels.envs import FRAME_SIZE, Actions, World
-from worldmodels.errors import UserError
+from worldmodels.envs.lanes import FRAMES
+from worldmodels.errors import missing
 from worldmodels.rollout import Rollout
 from worldmodels.runs.progress import progress
 
 if TYPE_CHECKING:
     from minari.dataset.minari_storage import MinariStorage
 
-FRAMES = gymnasium.spaces.Box(0, 255, (FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
 CHUNK = 16  # frames compressed together
 MARK = "worldmodels_fingerprint"  # in the metadata of what we exported: the episodes it was made of
 
@@ -38,10 +38,7 @@ def require() -> None:
         import h5py  # noqa: F401  Minari keeps its data in it
         import minari  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"--format minari needs Minari ({error}): `pip install 'worldmodels-pytorch[minari]'`, "
-            "or leave the flag out."
-        ) from error
+        raise missing("--format minari needs Minari and h5py: one of them", "minari") from error
 
 
 def dataset_id(env_id: str, policy: str) -> str:
@@ -57,6 +54,7 @@ def export(dataset: Dataset, folder: Path, env_id: str, policy: str) -> Path:
     that is interrupted leaves nothing.
     """
     require()
+    import minari
     from minari.dataset.minari_storage import MinariStorage
 
     name = dataset_id(env_id, policy)
@@ -68,13 +66,17 @@ def export(dataset: Dataset, folder: Path, env_id: str, policy: str) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     spec, space, actions = _env(env_id)
+    about = {
+        "dataset_id": name, "minari_version": minari.__version__, "algorithm_name": policy, MARK: dataset.fingerprint,
+        "description": "Episodes collected by worldmodels: 64×64 frames as V sees them.",
+    }  # fmt: skip
     try:
         storage = MinariStorage.new(temporary, FRAMES, space, env_spec=spec, data_format="hdf5", jpeg_encoding=False)
-        for number, (index, rollout) in enumerate(
-            progress(iterable=rollouts(dataset), total=len(dataset.files), desc="Exporting", unit="rollout")
+        for number, (head, rollout) in enumerate(
+            progress(iterable=rollouts(dataset), total=len(dataset.heads), desc="Exporting", unit="rollout")
         ):
-            _append(storage, temporary, number, rollout, actions, load_seed(dataset.files[index]))
-        storage.update_metadata(_metadata(name, policy) | {MARK: dataset.fingerprint})
+            _append(storage, temporary, number, rollout, actions, head.seed)
+        storage.update_metadata(about)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, target)
@@ -113,19 +115,11 @@ def _append(
         )  # fmt: skip
     truncations = np.zeros(len(rollout.rewards), dtype=bool)
     truncations[-1] = not rollout.terminals[-1]
-    storage.update_episodes(
-        [
-            EpisodeBuffer(
-                id=number,
-                seed=seed,
-                observations=rollout.frames,
-                actions=actions.to_env(rollout.actions),
-                rewards=rollout.rewards,
-                terminations=rollout.terminals,
-                truncations=truncations,
-            )
-        ]
-    )
+    episode = EpisodeBuffer(
+        number, seed, observations=rollout.frames, actions=actions.to_env(rollout.actions), rewards=rollout.rewards,
+        terminations=rollout.terminals, truncations=truncations,
+    )  # fmt: skip
+    storage.update_episodes([episode])
 
 
 def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
@@ -133,30 +127,21 @@ def _env(env_id: str) -> tuple[Any, gymnasium.Space[Any], Actions]:
     function that makes one cannot), its actions' space, and how action vectors become its actions."""
     description = envs.find(env_id)
     small: dict[str, Any] = {"obs_size": FRAME_SIZE} if description.env_id == envs.CARRACING else {}
-    env = gymnasium.make(env_id, **small)
-    same = env.observation_space == FRAMES and description.crop is None
-    env.close()
-    return (_written(env.spec) if same else None), env.action_space, envs.actions_for(World(env_id), env.action_space)
+    with closing(gymnasium.make(env_id, **small)) as env:
+        same = env.observation_space == FRAMES and description.crop is None
+        return (
+            (_written(env.spec) if same else None),
+            env.action_space,
+            envs.actions_for(World(env_id), env.action_space),
+        )
 
 
 def _written(spec: Any) -> Any:
     """The spec where it can be written down, else None."""
-    try:
+    with suppress(TypeError, ValueError):
         spec.to_json()
-    except (TypeError, ValueError):
-        return None
-    return spec
-
-
-def _metadata(name: str, policy: str) -> dict[str, Any]:
-    import minari
-
-    return {
-        "dataset_id": name,
-        "minari_version": minari.__version__,
-        "algorithm_name": policy,
-        "description": "Episodes collected by worldmodels: 64×64 frames as V sees them.",
-    }
+        return spec
+    return None
 
 
 def _mark(data: Path) -> str | None:

@@ -20,20 +20,8 @@ KEY = 0xCA441ED  # of their seeds, with the run's
 
 
 def carried(source: str, run: RunDir, shape: Controller, env_id: str, seed: int) -> tuple[np.ndarray, int]:
-    """The best driver of the run `source` for the V and M of `run`, and the steps that it drove for that.
-
-    Args:
-        source: a run directory with V, M and C.
-        run: one with V and M.
-        shape: of the C to come, as the old one's.
-        env_id: where it drives.
-        seed: of the run.
-
-    Returns:
-        C's parameters float64 (n,) and a number of real steps.
-
-    Raises:
-        UserError: a part is missing, or that C has another shape.
+    """The best driver of the run `source` for the V and M of `run`: its parameters float64 (n,), and the real steps
+    that it drove in `env_id` for that. UserError where a part is missing, or its C has another `shape` than asked for.
     """
     world = World.practice(env_id)
     driver = agent.load(source, envs.actions_in(world))

@@ -5,6 +5,7 @@ Shapes: P population, n parameters of C.
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,7 +56,7 @@ class Standing:
 
 
 @dataclass
-class Loop(Standing):
+class Generations(Standing):
     """Where an evolution stands."""
 
     select_tracks: int = 0
@@ -72,7 +73,7 @@ class Loop(Standing):
 class State:
     """An evolution: the loop, and the strategy, which is rebuilt from the scores it was told."""
 
-    loop: Loop
+    loop: Generations
     settings: dict[str, Any]
     """The values of FIXED, and whether it began with another driver."""
     shape: Controller
@@ -142,21 +143,18 @@ class State:
 
 
 def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
-    """The evolution in last.safetensors; a fresh one where there is none, or with --noreload.
-
-    Raises:
-        UserError: the evolution there was started with other settings, or is damaged.
-    """
+    """The evolution in last.safetensors; a fresh one where there is none, or with --noreload. UserError for one that
+    was started with other settings, or is damaged."""
     settings = {name: getattr(cfg, name) for name in FIXED} | {"warm": cfg.warm is not None}
     path = run.ctrl / "last.safetensors"
-    loop, history, arrays = Loop(), [], {}
+    loop, history, arrays = Generations(), [], {}
     if path.exists() and not cfg.noreload:
         tensors, meta = checkpoint.load(path)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         try:
             plain = {name: getattr(TrainController(), name) for name in FIXED} | {"env": cfg.env, "warm": False}  # 0.1
             refuse_other_settings(run, settings, plain | meta["settings"])
-            loop, history = Loop(**meta["loop"]), list(arrays["history"])
+            loop, history = Generations(**meta["loop"]), list(arrays["history"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} holds no evolution: delete it, or start over with --noreload.") from error
         print(f"Continuing C in {run.ctrl} at generation {loop.generation + 1}.")
@@ -177,18 +175,12 @@ def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
 def bring_back(
     strategy: strategies.Strategy, history: list[np.ndarray], arrays: dict[str, np.ndarray], run: RunDir
 ) -> Iterable[np.ndarray]:
-    """Make a fresh strategy the one that was told `history`; returns its latest means.
-
-    Raises:
-        UserError: neither its state nor its scores lead there with the versions installed.
-    """
+    """Make a fresh strategy the one that was told `history`; returns its latest means. UserError where neither its
+    state nor its scores lead there with the versions installed."""
     state = {name.removeprefix("strategy."): array for name, array in arrays.items() if name.startswith("strategy.")}
-    try:
-        if state:
-            strategy.restore(state)
-            return list(arrays["means"])
-    except (KeyError, ValueError):  # another version of cma
-        pass
+    with suppress(KeyError, ValueError):  # none, or that of CMA-ES
+        strategy.restore(state)
+        return list(arrays["means"])
     means = list(strategies.replay(strategy, history))
     sigma = float(arrays.get("strategy.sigma", strategy.sigma))
     if "means" in arrays and not strategies.arrived(strategy, arrays["means"][-1], sigma):
@@ -208,7 +200,7 @@ def refuse_other_settings(run: RunDir, asked: dict[str, Any], before: dict[str, 
         )
 
 
-def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Loop) -> None:
+def forget_best_of_another_course(cfg: TrainController, run: RunDir, loop: Generations) -> None:
     """Scores on other selection tracks, or with another V or M, do not compare."""
     models = checkpoint.digest(run.trained("vae"), run.trained("mdrnn"))
     if loop.models not in ("", models):

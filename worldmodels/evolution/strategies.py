@@ -90,33 +90,6 @@ def checked(scores: Sequence[float] | np.ndarray, population: int) -> np.ndarray
     return numbers
 
 
-class Stateful:
-    """A strategy whose state is some of its attributes, and that of its generator."""
-
-    STATE: tuple[str, ...]
-    """Names of attributes."""
-    generator: np.random.Generator
-    _mean: np.ndarray
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self._mean
-
-    def state(self) -> dict[str, np.ndarray]:
-        arrays = {name: np.array(getattr(self, name)) for name in self.STATE}
-        drawn: Any = self.generator.bit_generator.state["state"]
-        return arrays | {"generator": np.frombuffer(drawn["state"].to_bytes(16, "little"), np.uint8)}
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        for name in self.STATE:
-            value = np.empty_like(getattr(self, name))  # how a matrix lies decides on a product's last bit
-            value[...] = state[name]
-            setattr(self, name, value if value.ndim else value.item())
-        whole: Any = self.generator.bit_generator.state
-        whole["state"]["state"] = int.from_bytes(state["generator"].tobytes(), "little")
-        self.generator.bit_generator.state = whole
-
-
 class CMAES:
     """Covariance matrix adaptation by the `cma` package: the paper's strategy. The package ranks equal scores by index.
 
@@ -167,30 +140,71 @@ def centered_ranks(scores: np.ndarray) -> np.ndarray:
     return ranks[which] / (len(scores) - 1) - 0.5
 
 
-class OpenAIES(Stateful):
-    """Salimans et al. 2017: mirrored Gaussian noise, centred ranks, Adam."""
+class Mirrored:
+    """Mirrored Gaussian noise and centred ranks (Salimans et al. 2017). The state is some attributes, and that of the
+    generator."""
 
-    STATE = ("_mean", "_sigma", "moment1", "moment2", "generation", "learning_rate")
+    STATE: tuple[str, ...]
+    """Names of attributes,"""
+    DECAYING: tuple[str, ...]
+    """and of those that shrink in every generation."""
 
     def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
         assert population % 2 == 0, "mirrored sampling needs an even population"
         self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
-        self._sigma = sigma
-        self._mean, self.moment1, self.moment2 = np.zeros(size), np.zeros(size), np.zeros(size)
-        self.generation = 0  # of those that said something
-        self.learning_rate = 0.5 * sigma  # Adam moves each parameter by about this much per generation
+        self.mean = np.zeros(size)
+        self.sigmas: float | np.ndarray = sigma  # one for all parameters, or one for each (n,)
+
+    @property
+    def sigma(self) -> float:
+        return float(np.mean(self.sigmas))
 
     def ask(self) -> np.ndarray:
-        self.noise = self.generator.standard_normal((self.half, len(self._mean)))
-        return self._mean + self._sigma * np.concatenate([self.noise, -self.noise])
+        self.noise = self.generator.standard_normal((self.half, len(self.mean)))
+        return self.mean + self.sigmas * np.concatenate([self.noise, -self.noise])
 
     def tell(self, scores: np.ndarray) -> None:
         ranks = centered_ranks(checked(scores, 2 * self.half))
-        gradient = (ranks[: self.half] - ranks[self.half :]) @ self.noise / (2 * self.half * self._sigma)
+        self.learn(ranks[: self.half], ranks[self.half :])
+        for name in self.DECAYING:
+            setattr(self, name, getattr(self, name) * self.decay)
+
+    def learn(self, plus: np.ndarray, minus: np.ndarray) -> None:
+        """Move by the ranks (P/2,) of the candidates and of their mirror images."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.array(getattr(self, name)) for name in self.STATE}
+        drawn: Any = self.generator.bit_generator.state["state"]
+        return arrays | {"generator": np.frombuffer(drawn["state"].to_bytes(16, "little"), np.uint8)}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        taken = [state[name] for name in self.STATE]  # KeyError before anything has changed
+        for name, before in zip(self.STATE, taken, strict=True):
+            value = np.empty_like(getattr(self, name))  # how a matrix lies decides on a product's last bit
+            value[...] = before
+            setattr(self, name, value if value.ndim else value.item())
+        whole: Any = self.generator.bit_generator.state
+        whole["state"]["state"] = int.from_bytes(state["generator"].tobytes(), "little")
+        self.generator.bit_generator.state = whole
+
+
+class OpenAIES(Mirrored):
+    """Salimans et al. 2017: one step size for all parameters, Adam."""
+
+    STATE = ("mean", "sigmas", "moment1", "moment2", "generation", "learning_rate")
+    DECAYING = ("sigmas", "learning_rate")
+
+    def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
+        super().__init__(size, population, sigma, seed, decay)
+        self.moment1, self.moment2 = np.zeros(size), np.zeros(size)
+        self.generation = 0  # of those that said something
+        self.learning_rate = 0.5 * sigma  # Adam moves each parameter by about this much per generation
+
+    def learn(self, plus: np.ndarray, minus: np.ndarray) -> None:
+        gradient = (plus - minus) @ self.noise / (2 * self.half * self.sigmas)
         if gradient.any():  # else every pair tied
             self.climb(gradient)
-        self._sigma *= self.decay
-        self.learning_rate *= self.decay
 
     def climb(self, gradient: np.ndarray) -> None:
         """A step of Adam (Kingma & Ba 2015)."""
@@ -199,48 +213,38 @@ class OpenAIES(Stateful):
         self.moment2 = 0.999 * self.moment2 + 0.001 * gradient**2
         step = self.moment1 / (1 - 0.9**self.generation)
         scale = np.sqrt(self.moment2 / (1 - 0.999**self.generation)) + 1e-8
-        self._mean = self._mean + self.learning_rate * step / scale
-
-    @property
-    def sigma(self) -> float:
-        return self._sigma
+        self.mean = self.mean + self.learning_rate * step / scale
 
 
-class PGPE(Stateful):
-    """Parameter-exploring policy gradients with ClipUp (Sehnke et al. 2010; Toklu et al. 2020).
+class PGPE(Mirrored):
+    """Parameter-exploring policy gradients with ClipUp (Sehnke et al. 2010; Toklu et al. 2020): one step size per
+    parameter.
 
-    Mirrored noise, centred ranks, one step size per parameter. ClipUp normalises the gradient, so that a step's length
-    is the learning rate whatever the scale of the scores, and clips the velocity.
+    ClipUp normalises the gradient, so that a step's length is the learning rate whatever the scale of the scores, and
+    clips the velocity.
     """
 
-    STATE = ("_mean", "velocity", "sigmas", "max_speed", "step_length")
+    STATE = ("mean", "velocity", "sigmas", "max_speed", "step_length")
+    DECAYING = ("sigmas", "max_speed", "step_length")
     MOMENTUM = 0.9
     SIGMA_RATE = 0.1  # Toklu et al. 2020, table 1
     SIGMA_CHANGE = 0.2  # a step size changes by at most this share in a generation
 
     def __init__(self, size: int, population: int, sigma: float, seed: int, decay: float):
-        assert population % 2 == 0, "mirrored sampling needs an even population"
-        self.generator, self.half, self.decay = np.random.default_rng(seed), population // 2, decay
-        self._mean, self.velocity, self.sigmas = np.zeros(size), np.zeros(size), np.full(size, sigma)
+        super().__init__(size, population, sigma, seed, decay)
+        self.velocity, self.sigmas = np.zeros(size), np.full(size, sigma)
         self.max_speed = sigma * np.sqrt(size) / 15  # Toklu et al.: the first radius over 15
         self.step_length = self.max_speed / 2
 
-    def ask(self) -> np.ndarray:
-        self.noise = self.generator.standard_normal((self.half, len(self._mean))) * self.sigmas
-        return self._mean + np.concatenate([self.noise, -self.noise])
-
-    def tell(self, scores: np.ndarray) -> None:
-        ranks = centered_ranks(checked(scores, 2 * self.half))
-        plus, minus = ranks[: self.half], ranks[self.half :]
-        gradient = (plus - minus) @ self.noise / (2 * self.half)
+    def learn(self, plus: np.ndarray, minus: np.ndarray) -> None:
+        noise = self.noise * self.sigmas
+        gradient = (plus - minus) @ noise / (2 * self.half)
         if gradient.any():  # else every pair tied
             self.climb(gradient)
         surprise = (plus + minus) / 2  # (P/2,), mean zero by the ranks' centring
-        growth = surprise @ (self.noise**2 / self.sigmas - self.sigmas) / self.half
-        change = np.clip(self.SIGMA_RATE * growth, -self.SIGMA_CHANGE * self.sigmas, self.SIGMA_CHANGE * self.sigmas)
-        self.sigmas = (self.sigmas + change) * self.decay
-        self.max_speed *= self.decay
-        self.step_length *= self.decay
+        growth = surprise @ (noise**2 / self.sigmas - self.sigmas) / self.half
+        most = self.SIGMA_CHANGE * self.sigmas
+        self.sigmas = self.sigmas + np.clip(self.SIGMA_RATE * growth, -most, most)
 
     def climb(self, gradient: np.ndarray) -> None:
         """A step of ClipUp (Toklu et al. 2020, algorithm 1)."""
@@ -248,8 +252,4 @@ class PGPE(Stateful):
         speed = np.linalg.norm(self.velocity)
         if speed > self.max_speed:
             self.velocity *= self.max_speed / speed
-        self._mean = self._mean + self.velocity
-
-    @property
-    def sigma(self) -> float:
-        return float(self.sigmas.mean())
+        self.mean = self.mean + self.velocity

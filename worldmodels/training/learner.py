@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from worldmodels import controller, envs, memory, vision
-from worldmodels.agent import Agent, Eyes, check_fit
+from worldmodels.agent import Agent, Eyes, fitted
 from worldmodels.controller import Controller
 from worldmodels.data.latents import TAIL, Latents, stored_latents
 from worldmodels.envs import Actions, World
@@ -31,7 +31,7 @@ FIXED = ("env", "horizon", "seed")
 
 
 @dataclass
-class Loop(Standing):
+class Rounds(Standing):
     """Where the learning stands; a round counts as a generation, and the first episodes among the real steps."""
 
     resting: int = 0
@@ -42,7 +42,7 @@ class Loop(Standing):
 class Learner:
     """C, and the M it learns in."""
 
-    loop: Loop
+    loop: Rounds
     vae: VAE
     mdrnn: MDRNN
     optimizer: torch.optim.Optimizer
@@ -64,23 +64,18 @@ class Learner:
 
     @staticmethod
     def of(cfg: TrainInDream, run: RunDir) -> "Learner":
-        """The learner in last.safetensors; a fresh one where there is none, or with --noreload.
-
-        Raises:
-            UserError: V or M is missing or without the heads, or the file holds something else.
-        """
+        """The learner in last.safetensors; a fresh one where there is none, or with --noreload. UserError where V or M
+        is missing or without the heads, or the file holds something else."""
         vae, path = vision.load(run), run.ctrl / "last.safetensors"
         vae.use_bfloat16 = choose_bfloat16(cfg.precision, vae.device)
         first = run.mdrnn / "last.safetensors"  # as train-mdrnn left it: best.safetensors goes on with C
-        run.trained("mdrnn")
         mdrnn = memory.build(first, *checkpoint.load(first)).requires_grad_(True)
         refuse(cfg, mdrnn.pays, mdrnn.discount)
         actions = envs.tried(World(cfg.env), cfg.start)
-        shape = Controller(mdrnn.z_size, mdrnn.hidden_size, actions.outputs)
-        check_fit(Eyes(vae), mdrnn, shape, np.zeros((1, shape.size)), actions)
+        shape = fitted(Controller(), vae.z_size, mdrnn, actions)
         trained = [parameter for parameter in mdrnn.parameters() if parameter.requires_grad]
         learner = Learner(
-            Loop(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size),
+            Rounds(), vae, mdrnn, torch.optim.Adam(trained, cfg.learning_rate), shape, np.zeros(shape.size),
             np.zeros(shape.size), mdrnn.discount, actions,
             {name: getattr(cfg, name) for name in FIXED} | {"V": checkpoint.digest(run.trained("vae"))},
             [list(stored_latents(run.latents, run.trained("vae")))],
@@ -100,7 +95,7 @@ class Learner:
         path = run.ctrl / "last.safetensors"
         try:
             refuse_other_settings(run, self.settings, meta["settings"])
-            self.loop = Loop(**meta["dream"])
+            self.loop = Rounds(**meta["dream"])
             self.mdrnn.load_state_dict(checkpoint.unpack("mdrnn", tensors))
             checkpoint.unpack_optimizer(self.optimizer, tensors, 0.0)
             self.parameters, self.average = tensors["parameters"].numpy(), tensors["average"].numpy()

@@ -106,18 +106,17 @@ def fixed_policies(actions: Actions, steps: int) -> dict[str, np.ndarray]:
 
     C's outputs all 0, each of them held at +1 and −1, and the first going to and fro between the two.
     """
-    raw = {"rest": np.zeros((steps, actions.outputs))}
+    plans: list[tuple[str, int, float | np.ndarray]] = [("rest", 0, 0.0)]  # name, an output, its value
     for output, sign in itertools.product(range(actions.outputs), (1.0, -1.0)):
-        held = np.zeros((steps, actions.outputs))
-        held[:, output] = sign
-        raw[f"output {output} at {sign:+.0f}"] = held
+        plans.append((f"output {output} at {sign:+.0f}", output, sign))
     for half in SWEEPS:
-        swept = np.zeros((steps, actions.outputs))
-        swept[:, 0] = np.where(np.arange(steps) // half % 2, -1.0, 1.0)
-        raw[f"output 0 to and fro each {half} steps"] = swept
+        to_and_fro = np.where(np.arange(steps) // half % 2, -1.0, 1.0)
+        plans.append((f"output 0 to and fro each {half} steps", 0, to_and_fro))
     policies: dict[str, np.ndarray] = {}
-    for name, outputs in raw.items():
-        vectors = actions.squash(outputs).astype(np.float32)
+    for name, output, value in plans:
+        raw = np.zeros((steps, actions.outputs))
+        raw[:, output] = value
+        vectors = actions.squash(raw).astype(np.float32)
         if not any(np.array_equal(vectors, other) for other in policies.values()):
             policies[name] = vectors
     return policies
@@ -138,17 +137,12 @@ def dreamed_returns(mdrnn: MDRNN, starts: Starts, streams: np.ndarray, dreams: i
     (P, D, T, A), one a dream, over D."""
     streams = streams if streams.ndim == 4 else np.repeat(streams[:, None], dreams, axis=1)
     policies, dreams, steps, size = streams.shape
-    lanes = Dreams(mdrnn, policies * dreams)
     chosen = np.linspace(0, len(starts.z) - 1, dreams).astype(np.int64)
     keys = np.tile(np.arange(dreams), policies)
-    lanes.begin(np.arange(lanes.lanes), keys, *starts.arrays(chosen[keys]))
-    total = np.zeros(lanes.lanes)
-    for t in range(steps):
-        total += lanes.step(streams[:, :, t].reshape(-1, size))[0]
-        if not lanes.active.any():
-            break
-    lanes.close()
-    return total.reshape(policies, dreams).mean(axis=1)
+    with closing(Dreams(mdrnn, policies * dreams)) as lanes:
+        lanes.begin(np.arange(lanes.lanes), keys, *starts.arrays(chosen[keys]))
+        total = sum(lanes.step(streams[:, :, t].reshape(-1, size))[0].astype(np.float64) for t in range(steps))
+    return np.reshape(total, (policies, dreams)).mean(axis=1)
 
 
 def real_returns(

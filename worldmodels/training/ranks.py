@@ -30,11 +30,8 @@ class Ranks:
     """This process among those that train together; without torchrun it is the only one."""
 
     def __init__(self, device: torch.device):
-        """Join the others, on the device (this process's own GPU, where it is one).
-
-        Raises:
-            UserError: there are not 2, 4, 8, … processes.
-        """
+        """Join the others, on the device (this process's own GPU, where it is one); UserError where there are not 2, 4,
+        8, … processes."""
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.first = self.rank == 0
         """Whether this process writes files and speaks."""

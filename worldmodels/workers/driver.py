@@ -59,11 +59,8 @@ class Models:
 
 
 def best_of(run: RunDir, actions: Actions) -> tuple[Models, np.ndarray]:
-    """What workers need to drive with the best driver of a run, and C's parameters float32 (n,).
-
-    Raises:
-        UserError: V, M or C is missing, damaged, or does not fit the others or the actions.
-    """
+    """What workers need to drive with the best driver of a run, and C's parameters float32 (n,); UserError where V, M
+    or C is missing, damaged, or does not fit the others or the actions."""
     from worldmodels.agent import load
 
     agent = load(run, actions)
@@ -139,8 +136,7 @@ class Driver:
         env = self.env(min(self.setup.lanes, len(job.episodes)), job.course.max_steps)
         actions = actions_for(self.setup.world, env.single_action_space)
         options = reset_options(self.setup.world.env_id, job.course.start)
-        rollouts: dict[int, bytes] = {}
-        endings: dict[int, str] = {}
+        rollouts, endings = [b""] * len(job.episodes), [""] * len(job.episodes)
 
         def keep(index: int, rollout: Rollout) -> None:
             rollouts[index] = encode(rollout, job.episodes[index].seed)
@@ -149,9 +145,7 @@ class Driver:
             env, actions, self.policy(job, actions), job.episodes, options=options, give_up=job.course.give_up,
             on_rollout=keep if job.record else None, on_end=endings.__setitem__, on_step=on_step,
         )  # fmt: skip
-        in_order = range(len(job.episodes))
-        kept = [rollouts[index] for index in in_order] if job.record else []
-        return Outcome(scores, lengths, kept, [endings[index] for index in in_order])
+        return Outcome(scores, lengths, rollouts if job.record else [], endings)
 
     def env(self, lanes: int, max_steps: int | None) -> VectorEnv:
         key = (lanes, max_steps)
@@ -187,11 +181,7 @@ def _compute_alone() -> None:
 
 
 def load_models(models: Models, device: str) -> tuple["Eyes", "MDRNN"]:
-    """V and M on the device, ready to act.
-
-    Raises:
-        UserError: V cannot encode in the precision asked for, here.
-    """
+    """V and M on the device, ready to act; UserError where V cannot encode in the precision asked for."""
     from worldmodels import memory, quantized, vision
     from worldmodels.agent import Eyes
     from worldmodels.runs import checkpoint

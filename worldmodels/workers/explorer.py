@@ -6,7 +6,7 @@ Shapes: N lanes, L of them driving now, P population, n parameters of C, Z laten
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from worldmodels.agent import Agent, Eyes
+from worldmodels.agent import Agent, Eyes, Moments
 from worldmodels.controller import Controller
 from worldmodels.data.latents import Latents
 from worldmodels.envs import Actions, World, make, reset_options
@@ -29,17 +29,6 @@ KEPT = 0.9  # of the smooth noise from one step to the next: it fades over ten
 LANES = 8  # fewest of a thread: with less to do it would be waited for
 
 
-class Witness(Eyes):
-    """V, which remembers what it said last."""
-
-    last: tuple[Tensor, Tensor]
-    """z's mean and log-variance, (L, Z) each"""
-
-    def __call__(self, observations: np.ndarray, noise: Tensor | None) -> Tensor:
-        self.last = self.vae.encode(observations)
-        return self.last[0]
-
-
 class Explorer(Agent):
     """An agent whose odd candidates waver: smooth noise on C's outputs. M reads what is really done."""
 
@@ -48,13 +37,24 @@ class Explorer(Agent):
         seed: int = 0,
     ):  # fmt: skip
         """As `Agent`, with V itself; `waver` is the noise's standard deviation."""
-        self.witness = Witness(vae)
-        super().__init__(self.witness, memory, controller, population, actions, seed)
-        self.waver = waver
+        super().__init__(Eyes(vae, encode=self.look), memory, controller, population, actions, seed)
+        self.vae, self.waver = vae, waver
         self.driving: dict[int, Episode] = {}
         self.drift: dict[int, np.ndarray] = {}  # (O,) of each lane
         self.seen: dict[Episode, list[tuple[Tensor, Tensor, Tensor]]] = {}
         """z's mean (Z,), its log-variance (Z,) and the action (A,), step by step"""
+
+    def drive(
+        self, env: VectorEnv, episodes: Sequence[Episode], options: dict[str, Any] | None, give_up: GiveUp | None
+    ) -> tuple[list[Latents], np.ndarray]:
+        """Drive every episode once; returns them as V saw them, and their scores float64 (E,)."""
+        found: dict[int, Latents] = {}
+
+        def keep(index: int, rollout: Rollout) -> None:
+            found[index] = self.latents(episodes[index], rollout)
+
+        scores, _ = drive(env, self.actions, self, episodes, options=options, give_up=give_up, on_rollout=keep)
+        return [found[index] for index in range(len(episodes))], scores
 
     def begin(self, lanes: np.ndarray, episodes: list[Episode]) -> None:
         super().begin(lanes, episodes)
@@ -62,43 +62,34 @@ class Explorer(Agent):
             self.driving[lane], self.seen[episode] = episode, []
             self.drift[lane] = np.zeros(self.controller.outputs, dtype=np.float32)
 
+    def look(self, frames: np.ndarray) -> Moments:
+        """What V says of frames; it is remembered."""
+        self.said = self.vae.encode(frames)
+        return self.said
+
     def decide(self, lanes: np.ndarray, parameters: Tensor, seen: Tensor) -> Tensor:
-        for lane in lanes.tolist():
-            fresh = self.noise[lane].standard_normal(self.controller.outputs, dtype=np.float32)
-            self.drift[lane] = KEPT * self.drift[lane] + math.sqrt(1 - KEPT**2) * fresh
-        sizes = [self.waver * (self.driving[lane].candidate % 2) for lane in lanes.tolist()]
-        drift = np.stack([size * self.drift[lane] for size, lane in zip(sizes, lanes.tolist(), strict=True)])
-        return super().decide(lanes, parameters, seen) + torch.from_numpy(drift).to(seen)
+        wavering = np.stack([self.wavering(lane) for lane in lanes.tolist()])
+        return super().decide(lanes, parameters, seen) + torch.from_numpy(wavering).to(seen)
+
+    def wavering(self, lane: int) -> np.ndarray:
+        """The noise (O,) of a lane's next step; 0 for even candidates."""
+        fresh = self.noise[lane].standard_normal(self.controller.outputs, dtype=np.float32)
+        self.drift[lane] = KEPT * self.drift[lane] + math.sqrt(1 - KEPT**2) * fresh
+        return self.waver * (self.driving[lane].candidate % 2) * self.drift[lane]
 
     def act(self, lanes: np.ndarray, observations: np.ndarray) -> np.ndarray:
         actions = super().act(lanes, observations)
-        for lane, *step in zip(lanes.tolist(), *self.witness.last, torch.from_numpy(actions), strict=True):
+        for lane, *step in zip(lanes.tolist(), *self.said, torch.from_numpy(actions), strict=True):
             self.seen[self.driving[lane]].append(tuple(step))
         return actions
 
     def latents(self, episode: Episode, rollout: Rollout) -> Latents:
         """The episode that ended, as V saw it."""
         mean, logvar, actions = (torch.stack(column) for column in zip(*self.seen.pop(episode), strict=True))
-        last = self.witness.vae.encode(rollout.frames[-1:])
+        last = self.vae.encode(rollout.frames[-1:])
         mean, logvar = (torch.cat([x, end]).float() for x, end in zip((mean, logvar), last, strict=True))
         rewards, terminals = torch.from_numpy(rollout.rewards), torch.from_numpy(rollout.terminals.astype(np.float32))
         return Latents(mean, logvar, actions.float(), rewards, terminals)
-
-
-def explore(
-    env: VectorEnv, explorer: Explorer, episodes: Sequence[Episode], options: Mapping[str, Any] | None, give_up: GiveUp
-) -> tuple[list[Latents], np.ndarray]:
-    """Drive every episode once; returns them as V saw them, and their scores float64 (E,)."""
-    found: dict[int, Latents] = {}
-
-    def keep(index: int, rollout: Rollout) -> None:
-        found[index] = explorer.latents(episodes[index], rollout)
-
-    patience = give_up if give_up.after else None
-    scores, _ = drive(
-        env, explorer.actions, explorer, episodes, options=dict(options or {}), give_up=patience, on_rollout=keep
-    )
-    return [found[index] for index in range(len(episodes))], scores
 
 
 class Road:
@@ -128,14 +119,14 @@ class Road:
         episodes: dict[int, Latents] = {}
         scores = np.zeros(len(population))
         for start, part, steps in (("line", whole, None), (cfg.start, ~whole, cfg.fragment)):
-            which = np.flatnonzero(part).tolist()
-            if not which:
-                continue
-            driven, scores[part] = explore(
-                self.lanes(len(which), steps), explorer, [Episode(seeds[i], i) for i in which],
-                reset_options(cfg.env, start), GiveUp(cfg.give_up, steps or self.horizon),
-            )  # fmt: skip
-            episodes |= dict(zip(which, driven, strict=True))
+            if part.any():
+                which = np.flatnonzero(part).tolist()
+                give_up = GiveUp(cfg.give_up, steps or self.horizon) if cfg.give_up else None
+                driven, scores[part] = explorer.drive(
+                    self.lanes(len(which), steps), [Episode(seeds[i], i) for i in which],
+                    reset_options(cfg.env, start), give_up,
+                )  # fmt: skip
+                episodes |= dict(zip(which, driven, strict=True))
         return [episodes[i] for i in range(len(population))], scores, whole
 
     def select(self, agent: Agent) -> tuple[np.ndarray, int]:

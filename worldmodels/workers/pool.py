@@ -124,15 +124,12 @@ class Here(AbstractContextManager["Here"]):
         self.worker: Worker | None = None
 
     def __exit__(self, *error: object) -> None:
-        if self.worker is not None:
-            getattr(self.worker, "close", lambda: None)()
+        getattr(self.worker, "close", lambda: None)()
 
     def run(self, jobs: Sequence[Any], on_step: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
-        if self.worker is None:
-            with limited_threads(self.place.threads):
-                self.worker = self.setup(self.place)
         for index, job in enumerate(jobs):
             with limited_threads(self.place.threads):
+                self.worker = self.worker or self.setup(self.place)
                 outcome = self.worker(job, on_step)
             yield index, outcome
 
@@ -321,10 +318,8 @@ def _work(job: Any) -> tuple[Any, int]:
 def portable(error: Exception | SystemExit) -> Exception:
     """The error as it can travel to the parent: one that cannot be rebuilt there would pass for a worker that died, and
     one that ends a program is not to end the parent."""
-    if isinstance(error, SystemExit):
-        return RuntimeError(said(error))
-    try:
+    with suppress(Exception):
         pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(said(error))
+        if not isinstance(error, SystemExit):
+            return error
+    return RuntimeError(said(error))

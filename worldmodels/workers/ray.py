@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -34,7 +34,11 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks withou
 
 import ray
 
-LOST = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+LOST = {  # what Ray knows of a worker that died: neither its exit code nor its signal
+    ray.exceptions.OutOfMemoryError: "out of memory",
+    ray.exceptions.NodeDiedError: "with their nodes",
+    ray.exceptions.WorkerCrashedError: "out of memory, killed from outside, or ended by what it drives",
+}
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
 LOOK = 2.0  # seconds between two looks at the cluster
 SAY = 60.0  # seconds of silence after which a line says why
@@ -84,7 +88,7 @@ class Ray(AbstractContextManager["Ray"]):
         self.key, self.blob = hashlib.sha256(blob).hexdigest(), ray.put(blob)
         self.task = ray.remote(num_cpus=1, num_gpus=int(self.gpu), max_retries=ATTEMPTS)(_work)
         self.seconds: deque[float] = deque(maxlen=100)  # that jobs took
-        self.head = Head(ray.get_runtime_context().gcs_address)
+        self.head = HeadNode(ray.get_runtime_context().gcs_address)
         self.nodes, self.cores, self.seen = 0, 0, 0.0
         self.look()
 
@@ -125,7 +129,7 @@ class Ray(AbstractContextManager["Ray"]):
                 running[self.submit(jobs[index], stored)] = Task(index, time.monotonic())
             for slow in [] if waiting else self.slow(running):
                 slow.twin = True
-                running[self.submit(jobs[slow.index], stored)] = Task(slow.index, time.monotonic(), twin=True)
+                running[self.submit(jobs[slow.index], stored)] = replace(slow, began=time.monotonic())
             ready, _ = ray.wait(list(running), timeout=LOOK)
             for reference in ready:
                 task = running.pop(reference, None)
@@ -163,17 +167,14 @@ class Ray(AbstractContextManager["Ray"]):
         return late[: max(0, self.workers - len(running))]
 
     def answer(self, reference: Any) -> Answer:
-        """Of a task that has ended.
-
-        Raises:
-            UserError: it lost its worker too often; a node does not fit; or what the job raised, as any exception.
-        """
+        """Of a task that has ended; raises what its job did, and UserError where it lost its worker too often or a node
+        does not fit."""
         try:
             answer: Answer = ray.get(reference)
-        except LOST as error:
+        except tuple(LOST) as error:
             raise UserError(
-                f"A job lost its worker {ATTEMPTS + 1} times (out of memory, killed from outside, or ended by "
-                "what it drives): run the command again with fewer --max-workers; it continues where it stopped."
+                f"A job lost its worker {ATTEMPTS + 1} times ({LOST[type(error)]}): run the command again with fewer "
+                "--max-workers; it continues where it stopped."
             ) from error
         except ray.exceptions.RayTaskError as error:
             raise UserError(
@@ -188,10 +189,6 @@ class Ray(AbstractContextManager["Ray"]):
         return answer
 
 
-def say(sentence: str) -> None:
-    tqdm.write(sentence, file=sys.stderr)
-
-
 @cache
 def required() -> dict[str, str]:
     """The versions that a node must have for the same results."""
@@ -199,6 +196,10 @@ def required() -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------- the cluster
+
+
+def say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def connect(address: str, most: int) -> bool:
@@ -209,7 +210,7 @@ def connect(address: str, most: int) -> bool:
         start_here(most or cores())
         return True
     if address != "auto":
-        Head(address).require()
+        HeadNode(address).require()
     try:
         ray.init(address, **QUIET)
     except ConnectionError as error:
@@ -223,10 +224,9 @@ def connect(address: str, most: int) -> bool:
             f"--address {address}`) and have its token (RAY_AUTH_MODE=token and the RAY_AUTH_TOKEN of its head)."
         ) from error
     except (RuntimeError, ValueError, TimeoutError) as error:
-        said = " ".join(str(error).split())
         raise UserError(
             f"--ray {address} cannot be used; a machine becomes part of a cluster by `ray start --address HOST:PORT`. "
-            f"Ray says: {said}"
+            f"Ray says: {' '.join(str(error).split())}"
         ) from error
     return True
 
@@ -246,7 +246,7 @@ def start_here(count: int) -> None:
                 ) from error
 
 
-class Head:
+class HeadNode:
     """The cluster's head, as the network shows it."""
 
     def __init__(self, address: str):
@@ -255,11 +255,10 @@ class Head:
         self.lost_since = 0.0
 
     def reachable(self) -> bool:
-        try:
+        with suppress(OSError):
             socket.create_connection(self.place, timeout=5).close()
-        except OSError:
-            return False
-        return True
+            return True
+        return False
 
     def require(self) -> None:
         if not self.reachable():
@@ -288,15 +287,8 @@ _workers: dict[str, Worker] = {}
 
 
 def _work(wanted: dict[str, str], key: str, blob: list[Any], place: Place, job: Any, population: Any) -> Answer:
-    """Do a job.
-
-    Args:
-        wanted: the versions of the machine that asks.
-        key, blob: of the setup: its hash, and where it lies in the object store (in a list, which Ray does not fetch).
-        place: device and threads.
-        job: without its population,
-        population: which is None where it has none.
-    """
+    """Do a job, whose `population` comes apart from it, with the setup that has the hash `key` and lies in the object
+    store (`blob`, in a list, which Ray does not fetch), on a node of the versions `wanted`."""
     began, steps = time.monotonic(), list[int]()
     try:
         with limited_threads(place.threads):
