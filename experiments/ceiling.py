@@ -146,7 +146,7 @@ class Controller:
 def value(cars: Batch, road: Road, plans: np.ndarray, first: int, planner: Planner) -> np.ndarray:
     """What plans (K,S,2) are worth from the state that the cars are in, in tiles: progress, and where it leads to."""
     control, lanes = Controller(road, planner, plans, first), cars.everyone.copy()
-    begun = int(cars.cars.steps[0])
+    begun = float(cars.cars.time[0])
     finished = np.zeros(len(plans), bool)
     for _ in range(planner.steps // HOLD):
         _, over = cars.advance(control(cars), lanes)
@@ -157,7 +157,7 @@ def value(cars: Batch, road: Road, plans: np.ndarray, first: int, planner: Plann
     reached, aside = road.place(on.astype(np.float64), control.at)
     leaves = np.maximum(0, np.abs(aside) - HALF + 1)
     worth = reached - planner.leaves * leaves - planner.missed * road.missed(cars, first, way)
-    spared = begun + planner.steps - cars.cars.steps  # steps that were not needed
+    spared = planner.steps - np.rint((cars.cars.time - begun) * 50)  # steps that were not needed
     return np.where(finished, road.count + PACE * (spared + planner.glide), worth)
 
 
