@@ -69,7 +69,7 @@ WHITE, RED, GREEN, BLUE, VIOLET = 0xFFFFFF, 0xFF0000, 0x00FF00, 0x0000FF, 0x3300
 
 
 class Hud(NamedTuple):
-    """Tables for `draw_hud`, the same for every lane."""
+    """Tables of the bar, the same for every lane."""
 
     glyphs: np.ndarray  # uint8 (11,32,23)
     kerning: np.ndarray  # int64 (11,10)
@@ -86,7 +86,7 @@ class HudScratch(NamedTuple):
 
 
 def make_hud() -> Hud:
-    """Read the digits and draw every score in range once (about 40 ms)."""
+    """Read the digits and draw every score in range once (about 20 ms)."""
     with np.load(DIGITS) as digits:
         glyphs, kerning = digits["coverage"], digits["kerning"].astype(np.int64)
     scores = np.zeros((2 * SCORE_LIMIT + 2, SCORE_ROWS, TABLE_COLUMNS), np.uint8)
