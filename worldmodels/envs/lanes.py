@@ -84,7 +84,11 @@ class Seen(gymnasium.Wrapper):
         """One step; of the info, the lap alone: the rest is nobody's here."""
         with self.answer():
             observation, reward, terminated, truncated, info = self.env.step(action)
-            frame, terminated, truncated = self.look(observation), flag(terminated, self.name), flag(truncated, self.name)
+            frame, terminated, truncated = (
+                self.look(observation),
+                flag(terminated, self.name),
+                flag(truncated, self.name),
+            )
             lap = {} if (finished := lap_finished(info)) is None else {"lap_finished": finished}
         self.steps += 1
         if self.endless and self.steps >= ENDLESS and not (terminated or truncated):

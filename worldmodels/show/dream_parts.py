@@ -73,7 +73,9 @@ def gate(run: Found) -> str:
 
 def steps(run: Found) -> list[Fact]:
     """How long an evolution has dreamed."""
-    return [(f"{row['dream_steps']:,}", "steps in the dream") for row in run.ctrl if "dream_steps" in row][-1:]
+    return [
+        (f"{row['dream_steps']:,}", "steps in the dream") for row in run.ctrl if row.get("dream_steps") is not None
+    ][-1:]
 
 
 def learned_in_rounds(run: Found, section: Section) -> Section:

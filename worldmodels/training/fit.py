@@ -25,6 +25,7 @@ from worldmodels.runs.directory import start_over
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
+from worldmodels.runs.record import rebuilt
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 from worldmodels.training.ranks import Ranks
 from worldmodels.workers.places import limited_threads
@@ -148,7 +149,7 @@ def resume(trainee: Trainee, cfg: Settings, data: str, cut: str, ranks: Ranks) -
             "same --init and --warm, another --logdir, or --noreload to start over."
         )
     try:
-        loop = Loop(**meta["loop"])
+        loop = rebuilt(Loop, meta["loop"])
         trainee.model.load_state_dict(checkpoint.unpack(trainee.name, tensors))
         if loop.asked_rate not in (0.0, cfg.learning_rate):  # version 0.1 did not keep it
             loop.learning_rate = cfg.learning_rate
