@@ -587,3 +587,11 @@ def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as stopped:
         cli.main(["report"])
     assert stopped.value.code == 2 and "The folder you are in has been deleted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes a link")
+@pytest.mark.parametrize("target", ["gone", "link"])
+def test_a_link_to_nothing_is_no_folder(tmp_path, target: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="--logdir is .*link/run, and .*link is a link to nothing"):
+        cli.parse("train-vae", ["--logdir", str(tmp_path / "link" / "run")])

@@ -84,11 +84,8 @@ class Seen(gymnasium.Wrapper):
         """One step; of the info, the lap alone: the rest is nobody's here."""
         with self.answer():
             observation, reward, terminated, truncated, info = self.env.step(action)
-            frame, terminated, truncated = (
-                self.look(observation),
-                flag(terminated, self.name),
-                flag(truncated, self.name),
-            )
+            terminated, truncated = flag(terminated, self.name), flag(truncated, self.name)
+            frame = self.look(observation)
             lap = {} if (finished := lap_finished(info)) is None else {"lap_finished": finished}
         self.steps += 1
         if self.endless and self.steps >= ENDLESS and not (terminated or truncated):
