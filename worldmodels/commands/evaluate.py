@@ -226,9 +226,12 @@ class Book:
                 found = read_json(path)
                 if all(found[part] == value for part, value in key.items()):
                     columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
-                    rows = list(zip(*columns, strict=True))
-                    book.scores |= {seed: Score(*driven) for seed, *driven in rows if metrics.is_number(driven[0])}
-                    if found["video"] and found["video"]["seed"] == seeds[0]:
+                    book.scores |= {
+                        seed: Score(float(score), int(length), ending)
+                        for seed, score, length, ending in zip(*columns, strict=True)
+                        if metrics.is_number(score) and metrics.is_number(length) and isinstance(ending, str)
+                    }
+                    if found["video"] and found["video"]["seed"] == seeds[0] and found["video"]["file"] in book.films:
                         book.video = found["video"]
         return book
 
@@ -251,6 +254,12 @@ class Book:
     @property
     def mean(self) -> float:
         return float(np.mean([self.scores[seed].score for seed in self.seeds if seed in self.scores]))
+
+    @property
+    def films(self) -> set[str]:
+        """Every video in the folder, relative to it: no other file is taken for one."""
+        films = [self.folder.video, *self.folder.evaluations.glob("*.mp4")]
+        return {film.relative_to(self.folder.path).as_posix() for film in films if film.exists()}
 
     @property
     def filmed(self) -> bool:
