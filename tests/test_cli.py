@@ -578,3 +578,21 @@ def test_any_config_is_read_or_refused_in_a_sentence(tmp_path, entry: tuple[str,
         for field in dataclasses.fields(cfg):
             if not dataclasses.is_dataclass(value := getattr(cfg, field.name)):
                 assert record.fits(value, get_type_hints(type(cfg))[field.name]), field.name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted there")
+def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report"])
+    assert stopped.value.code == 2 and "The folder you are in has been deleted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes a link")
+@pytest.mark.parametrize("target", ["gone", "link"])
+def test_a_link_to_nothing_is_no_folder(tmp_path, target: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="--logdir is .*link/run, and .*link is a link to nothing"):
+        cli.parse("train-vae", ["--logdir", str(tmp_path / "link" / "run")])

@@ -144,3 +144,9 @@ def test_bfloat16_moves_z_by_little() -> None:
     near, _ = vae.encode(frames)
     assert near.dtype == torch.float32
     assert 0 < (near - exact).abs().mean() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("frames", [np.ones((1, 64, 64, 3), np.float32), np.ones((64, 64, 3), np.uint8)])
+def test_what_are_no_frames_is_one_sentence(frames: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"V sees frames uint8 \(B, 64, 64, 3\), and these are"):
+        VAE().encode(frames)

@@ -112,6 +112,10 @@ def hearing_ctrl_c() -> Iterator[threading.Event]:
 
 def start(arguments: list[str]) -> None:
     """Say what there is, or run a command."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("The folder you are in has been deleted: go to another and run the command again.") from error
     command = arguments[0] if arguments else "help"
     if command in ("-h", "--help", "help"):
         if arguments[1:]:

@@ -93,7 +93,13 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Frames uint8 (B, 64, 64, 3) → mean and log-variance of z, each float32 (B, Z) on V's device."""
+        """Frames uint8 (B, 64, 64, 3) → mean and log-variance of z, each float32 (B, Z) on V's device.
+
+        Raises:
+            UserError: they are something else, such as floats from 0 to 1, which would all look black.
+        """
+        if frames.dtype != np.uint8 or frames.shape[1:] != (64, 64, 3):
+            raise UserError(f"V sees frames uint8 (B, 64, 64, 3), and these are {frames.dtype} {tuple(frames.shape)}.")
         with self.autocast():
             mean, logvar = self.posterior(to_images(frames, self.device))
         return mean.float(), logvar.float()

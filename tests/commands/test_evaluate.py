@@ -238,7 +238,10 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_file(
     assert_events_are_the_rows(tmp_path / "cut" / "evaluation")
 
 
-@pytest.mark.parametrize("column", [{"endings": ["time"]}, {"scores": ["much", "more"]}, {"video": 3}])
+@pytest.mark.parametrize(
+    "column",
+    [{"endings": ["time"]}, {"scores": ["much", "more"]}, {"video": 3}, {"lengths": ["x", "y"]}, {"endings": [3, {}]}],
+)
 def test_what_is_no_evaluation_of_ours_is_driven_again(toy_run: Path, tmp_path: Path, column: dict) -> None:
     cfg = Evaluate(logdir=str(toy_run), episodes=2, seed=5, max_workers=1, output=str(tmp_path / "out"))
     evaluate.main(cfg)
@@ -248,6 +251,21 @@ def test_what_is_no_evaluation_of_ours_is_driven_again(toy_run: Path, tmp_path: 
     evaluate.main(cfg)
     again = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (again["scores"], again["endings"]) == (whole["scores"], whole["endings"])
+
+
+@pytest.mark.parametrize("file", ["../secret", None, 3])
+def test_a_file_elsewhere_is_no_video_of_ours(toy_run: Path, tmp_path: Path, file: object) -> None:
+    """A run directory from somebody else does not bring a file of ours into the page that is mailed."""
+    cfg = Evaluate(logdir=str(toy_run), env=TOY, episodes=1, seed=5, max_workers=1, output=str(tmp_path / "out"))
+    evaluate.main(cfg)
+    (tmp_path / "secret").write_text("secret")
+    for path in (tmp_path / "out").rglob("*.json"):
+        video = {"seed": 5, "score": 1.0, "length": 2} | ({} if file is None else {"file": file})
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"video": video}))
+    evaluate.main(cfg)
+    assert not (tmp_path / "out" / "evaluation.mp4").exists()
+    evaluate.main(dataclasses.replace(cfg, video=True))
+    assert (tmp_path / "out" / "evaluation.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def test_scores_of_another_agent_are_not_mixed_in(

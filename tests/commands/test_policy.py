@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
 from tests.helpers.toy import TOY, Toy
@@ -154,6 +155,26 @@ def test_an_environment_that_raises_is_named(mine: Path, monkeypatch, method: st
     with pytest.raises(UserError, match=sentence):
         evaluated(mine, policy="mine:toy", env=TOY, max_steps=None)
     assert not (mine.parent / "out").exists(), "nothing was driven"
+
+
+@pytest.mark.parametrize(
+    ("ending", "info", "sentence"),
+    [
+        (np.array([True, False]), {}, "The environment said array"),
+        ("no", {}, "The environment said 'no' of an episode's end"),
+        (True, None, r"The environment raised .*NoneType.* at step 1"),
+    ],
+)
+def test_an_environment_that_does_not_say_how_it_ends_is_named(mine: Path, monkeypatch, ending, info, sentence) -> None:
+    monkeypatch.setattr(Toy, "step", lambda self, action: (self.render(), 0.0, ending, False, info))
+    with pytest.raises(UserError, match=sentence):
+        evaluated(mine, policy="mine:toy", env=TOY, max_steps=None)
+
+
+def test_another_game_s_info_and_a_close_that_fails_cost_nothing(mine: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Toy, "step", lambda self, _: (self.render(), 1.0, True, False, {"lap_finished": np.zeros(3)}))
+    monkeypatch.setattr(Toy, "close", lambda self: 1 / 0)
+    assert evaluated(mine, policy="mine:toy", env=TOY, max_steps=None)["endings"] == ["terminated"] * 3
 
 
 def test_a_worker_process_brings_the_mistake_home(mine: Path) -> None:

@@ -173,3 +173,18 @@ def test_no_more_directions_than_c_can_see(logdir: Path, capsys) -> None:
     save_agent(logdir, actions=3, env=TOY, seed=2)  # another V and M of the same sizes; M's episodes stay
     train_controller.main(replace(CFG, logdir=str(logdir), epochs=1, noreload=True))
     assert "has learned from another V than is there now: `worldmodels train-mdrnn`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("history", "loop"), [(None, {"generation": "1"}), (None, {"env_steps": None}), (torch.zeros(1, 3), {})]
+)
+def test_an_evolution_that_stands_nowhere_is_one_sentence(
+    logdir: Path, history: torch.Tensor | None, loop: dict
+) -> None:
+    cfg, last = replace(CFG, logdir=str(logdir), epochs=1), logdir / "ctrl" / "last.safetensors"
+    train_controller.main(cfg)
+    tensors, meta = checkpoint.load(last)
+    tensors["history"] = tensors["history"] if history is None else history
+    checkpoint.save(last, tensors, meta | {"loop": meta["loop"] | loop})
+    with pytest.raises(UserError, match="holds no evolution: delete it, or start over"):
+        train_controller.main(replace(cfg, epochs=2))

@@ -162,7 +162,7 @@ def test_closing_closes_every_environment() -> None:
             late()
 
 
-@pytest.mark.parametrize("reward", [None, [1.0], np.zeros(2), "much"])
+@pytest.mark.parametrize("reward", [None, [1.0], np.zeros(2), "much", 10**400])
 def test_a_reward_that_is_no_number_is_named(reward, monkeypatch: pytest.MonkeyPatch) -> None:
     together = side_by_side(make, 1)
     together.reset(seed=0)
@@ -190,7 +190,11 @@ class Faulty(Toy):
             return found
         if self.fault == "raises":
             raise KeyError("engine")
-        return (*found[:3], found[4]) if self.fault == "four" else (*found[:4], None)
+        changed = {
+            "four": (*found[:3], found[4]), "info": (*found[:4], None), "ragged": ([[1, 2], [3]], *found[1:]),
+            "several": (*found[:2], np.array([True, False]), *found[3:]), "text": (*found[:3], "no", found[4]),
+        }  # fmt: skip
+        return changed[self.fault]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,10 @@ class Faulty(Toy):
     [
         ("raises", r"Faulty raised KeyError: 'engine' \(test_lanes.py:\d+\) after 2 steps.*correct the environment"),
         ("four", r"Faulty raised ValueError: not enough values to unpack.* after 2 steps"),
-        ("info", r"Faulty raised TypeError: .*NoneType.* after 2 steps"),
+        ("info", r"Faulty raised AttributeError: .*NoneType.* after 2 steps"),
+        ("ragged", r"Faulty raised ValueError: .*inhomogeneous.* after 2 steps"),
+        ("several", r"Faulty said array\(\[ True, False\]\) of an episode's end: terminated and truncated must be"),
+        ("text", r"Faulty said 'no' of an episode's end"),
         ("reset", r"Faulty raised TypeError: .*NoneType.* after 0 steps"),
     ],
 )
@@ -208,3 +215,20 @@ def test_what_an_environment_raises_is_one_sentence(fault: str, sentence: str) -
         together.reset(seed=SEEDS[:2])
         for _ in range(3):
             together.step(np.array([0, 1]))
+
+
+class Foreign(Toy):
+    """`lap_finished` means something else here, and the engine cannot be closed."""
+
+    def step(self, action):
+        return (*super().step(action)[:4], {"lap_finished": np.zeros(3)})
+
+    def close(self):
+        raise RuntimeError("no engine")
+
+
+def test_another_game_s_info_and_a_close_that_fails_cost_nothing() -> None:
+    together = side_by_side(Foreign, 2)
+    together.reset(seed=SEEDS[:2])
+    assert together.step(np.array([0, 1]))[-1] == {}
+    together.close()

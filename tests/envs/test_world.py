@@ -101,3 +101,23 @@ def test_every_output_of_c_is_an_action_of_the_space(space: gymnasium.Space) -> 
 def test_a_range_without_a_width_is_no_range(space: Box) -> None:
     with pytest.raises(UserError, match="only Discrete and bounded Box"):
         actions_of("Odd-v0", space)
+
+
+def test_what_cannot_be_learned_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images without a pixel, and bounds that are no numbers."""
+    monkeypatch.setitem(gymnasium.registry, "Odd-v0", gymnasium.envs.registration.EnvSpec("Odd-v0", Toy))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="V needs images"):
+        patch.setattr(Toy, "observation_space", Box(0, 255, (0, 16, 3), np.uint8))
+        make_one(World("Odd-v0"))
+    nowhere = Box(-1, 1, (2,))
+    nowhere.low[0] = np.nan
+    monkeypatch.setattr(Toy, "action_space", nowhere)
+    with pytest.raises(UserError, match="only Discrete and bounded Box"):
+        envs.make(World("Odd-v0"), 1)
+
+
+def test_many_choices_take_no_square_of_memory() -> None:
+    actions = actions_of("Odd-v0", gymnasium.spaces.Discrete(10**6, start=-5))
+    vectors = actions.noise(np.random.default_rng(0), 2)
+    assert vectors.shape == (2, 10**6) and vectors.dtype == np.float32 and vectors.sum(axis=1).tolist() == [1, 1]
+    assert (actions.squash(vectors) == vectors).all() and (actions.to_env(vectors) == vectors.argmax(axis=1) - 5).all()

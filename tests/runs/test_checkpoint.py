@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, a damaged file is one sentence, a kill leaves the old file or the new."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import torch
 
 from worldmodels.errors import UserError
 from worldmodels.runs import checkpoint
+from worldmodels.runs.record import rebuilt
+from worldmodels.training.fit import Epochs
 
 
 def test_tensors_and_meta_come_back(tmp_path) -> None:
@@ -83,3 +86,11 @@ def test_a_kill_during_a_write_leaves_a_whole_file(tmp_path) -> None:
             os.kill(writer.pid, signal.SIGKILL)
         tensors, meta = checkpoint.load(path)
         assert (tensors["a"] == meta["n"]).all()
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": "2"}, {"seconds": None}, {"sums": [1]}, {"epoch": 2.5}, {"gone": 1}])
+def test_where_a_training_stands_is_numbers(wrong: dict) -> None:
+    good = {"epoch": 2, "seconds": 3, "sums": {"loss": 1.0}, "best": math.inf}
+    assert rebuilt(Epochs, good) == Epochs(**good)
+    with pytest.raises(TypeError):
+        rebuilt(Epochs, good | wrong)

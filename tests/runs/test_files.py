@@ -42,3 +42,10 @@ def failing(error: Exception):
         raise error
 
     return acquire
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", failing(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError) as full:
+        files.write_json(tmp_path / "config.json", {})
+    assert full.value.filename == str(tmp_path / "config.json")

@@ -1,5 +1,7 @@
 """Videos: frames of any size, and a sentence where there is no ffmpeg."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -8,6 +10,8 @@ import pytest
 
 from worldmodels.errors import UserError
 from worldmodels.show.mp4 import mp4_writer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 65), (33, 41)])
@@ -40,3 +44,17 @@ def test_a_missing_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="no ffmpeg"), mp4_writer(tmp_path / "none.mp4", 25) as add:
         add(np.zeros((48, 64, 3), np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+@pytest.mark.parametrize("frames", [12, 300])  # ffmpeg fails as it closes the file, or while it is sent frames
+def test_a_video_that_was_not_written_whole_is_none(tmp_path: Path, frames: int) -> None:
+    path = tmp_path / "film.mp4"
+    code = (
+        "import resource\nimport numpy as np\nfrom pathlib import Path\nfrom worldmodels.show.mp4 import mp4_writer\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\nnoise = np.random.default_rng(0)\n"
+        f"with mp4_writer(Path({str(path)!r}), 25) as add:\n"
+        f"    for _ in range({frames}): add(noise.integers(256, size=(128, 128, 3), dtype=np.uint8))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "UserError: ffmpeg could not write" in done.stderr and not list(tmp_path.iterdir())

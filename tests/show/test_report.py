@@ -358,6 +358,9 @@ def test_damaged_files_are_left_out(full: Path, tmp_path: Path, content: bytes) 
     assert "no score yet" in read(tmp_path).text
     for stage, axis in (("vae", "epoch"), ("mdrnn", "epoch"), ("ctrl", "generation")):  # rows without most columns
         (tmp_path / stage / "metrics.jsonl").write_text(f'{{"{axis}": 1}}\n[]\n{{"{axis}": 2, "mean": 3, "std": NaN}}')
+    with (tmp_path / "ctrl" / "metrics.jsonl").open("a") as rows:
+        rows.write('\n{"generation": 3, "dream_steps": null}')
+    (tmp_path / "config.json").write_text('{"run": {"iterations": "2"}}')
     assert "1 episode of data" in read(tmp_path).text
 
 

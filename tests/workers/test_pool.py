@@ -1,5 +1,6 @@
 """Workers: a killed one's jobs are run again, a failing job brings its traceback, nothing hangs."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from worldmodels.errors import UserError
+from worldmodels.runs.progress import say_once
 from worldmodels.workers.places import Place, choose_places
-from worldmodels.workers.pool import Processes, fate
+from worldmodels.workers.pool import Here, Processes, fate, open_pool
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ def square_but_die_once(job: tuple[int, str], on_step=None) -> int:
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number * number
+
+
+def square(job: int, on_step=None) -> int:
+    return job * job
 
 
 def always_die(job: int, on_step=None) -> int:
@@ -246,3 +252,16 @@ def test_workers_begin_with_what_was_imported_ahead(tmp_path) -> None:
         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert said.stdout.strip() == "in the workers {0: True, 1: True} here False", said.stderr
+
+
+def test_where_processes_cannot_work_together_this_one_does_all(monkeypatch, capsys) -> None:
+    """As in a container whose /dev/shm is missing or read-only: no semaphore can be made."""
+
+    def refuse(self) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Processes, "start", refuse)
+    say_once.cache_clear()
+    with open_pool(Does(square), [Place("cpu", 1)] * 2) as workers:
+        assert dict(workers.run([2, 3])) == {0: 4, 1: 9}
+    assert isinstance(workers, Here) and "No worker processes: /dev/shm" in capsys.readouterr().err

@@ -87,13 +87,16 @@ class OneHot:
         self.outputs = self.size = int(space.n)
 
     def squash(self, raw: np.ndarray) -> np.ndarray:
-        return np.eye(self.size, dtype=np.float32)[raw.argmax(axis=1)]
+        return self.one_hot(raw.argmax(axis=1))
 
     def to_env(self, vectors: np.ndarray) -> np.ndarray:
         return vectors.argmax(axis=1) + int(self.space.start)
 
     def noise(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        return np.eye(self.size, dtype=np.float32)[rng.integers(self.size, size=steps)]
+        return self.one_hot(rng.integers(self.size, size=steps))
+
+    def one_hot(self, chosen: np.ndarray) -> np.ndarray:
+        return (chosen[:, None] == np.arange(self.size)).astype(np.float32)
 
 
 class Threshold:

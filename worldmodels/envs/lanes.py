@@ -5,7 +5,7 @@ Shapes: N lanes.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -89,20 +89,27 @@ class Seen(gymnasium.Wrapper):
         self.steps = 0
         with self.answer():
             observation, _ = self.env.reset(seed=seed, options=options or None)
-        return self.look(observation), {}
+            return self.look(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; of the info, the lap alone: the rest is nobody's here."""
         with self.answer():
             observation, reward, terminated, truncated, info = self.env.step(action)
-            lap = {"lap_finished": info["lap_finished"]} if "lap_finished" in info else {}
+            terminated, truncated = flag(terminated, self.name), flag(truncated, self.name)
+            frame = self.look(observation)
+            lap = {} if (finished := lap_finished(info)) is None else {"lap_finished": finished}
         self.steps += 1
         if self.endless and self.steps >= ENDLESS and not (terminated or truncated):
             raise UserError(
                 f"An episode of {self.name} has not ended after {ENDLESS:,} steps, and the environment has no time "
                 "limit: say --max-steps."
             )
-        return self.look(observation), number(reward, self.name), terminated, truncated, lap
+        return frame, number(reward, self.name), terminated, truncated, lap
+
+    def close(self) -> None:
+        """Nothing that is done is lost by an environment that cannot be closed."""
+        with suppress(Exception):
+            self.env.close()
 
     def look(self, observation: Any) -> np.ndarray:
         """The image as V sees it; UserError for one that is not what the environment promised."""
@@ -132,5 +139,21 @@ def number(reward: Any, env: str) -> float:
     """The reward of a step; UserError for what is none: None, a list, an array."""
     try:
         return float(reward)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{env} paid {reward!r}: a reward must be a number; correct the environment.") from error
+
+
+def flag(over: Any, env: str) -> bool:
+    """Whether a step ends the episode; UserError for what does not say so: None, a text, several."""
+    if np.shape(over) not in ((), (1,)) or np.asarray(over).dtype.kind not in "biuf":
+        raise UserError(
+            f"{env} said {over!r} of an episode's end: terminated and truncated must be True or False; correct the "
+            "environment."
+        )
+    return bool(over)
+
+
+def lap_finished(info: dict[str, Any]) -> bool | None:
+    """CarRacing's word on how an episode ended, in the info of its last step; None where there is none."""
+    finished = info.get("lap_finished")
+    return bool(finished) if isinstance(finished, (bool, np.bool_)) else None

@@ -151,9 +151,7 @@ def make(world: World, lanes: int, *, threads: int | None = None, max_steps: int
     """
     description = find(world.env_id)
     if not description.batched:
-        env = Lanes([lambda: Seen(make_one(world, max_steps=max_steps), description.crop)] * lanes)
-        actions_for(world, env.single_action_space)
-        return env
+        return Lanes([lambda: Seen(make_one(world, max_steps=max_steps), description.crop)] * lanes)
     try:
         return gymnasium.make_vec(
             world.env_id, num_envs=lanes, obs_size=FRAME_SIZE, num_threads=threads, copy=False,
@@ -168,12 +166,13 @@ def make_one(world: World, *, max_steps: int | None = None, render_mode: str | N
     env = make_any(world, max_steps=max_steps, render_mode=render_mode)
     space = env.observation_space
     shape = space.shape if isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 else ()
-    if len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 3)):
+    if 0 in shape or (len(shape) != 2 and not (len(shape) == 3 and shape[2] in (1, 3))):
         env.close()
         raise UserError(
             f"{world.env_id} has observations {space}: V needs images, uint8 (height, width) or (height, width, 3); "
             "a wrapper can turn or unstack them."
         )
+    actions_for(world, env.action_space)
     return env
 
 

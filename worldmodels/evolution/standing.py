@@ -21,6 +21,7 @@ from worldmodels.evolution.carrying import carried
 from worldmodels.evolution.search import Search, basis_of
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir, start_over
+from worldmodels.runs.record import rebuilt
 from worldmodels.runs.settings import TrainController
 
 FIXED = (
@@ -154,8 +155,8 @@ def resume(cfg: TrainController, run: RunDir, shape: Controller) -> State:
         try:
             plain = {name: getattr(TrainController(), name) for name in FIXED} | {"env": cfg.env, "warm": False}  # 0.1
             refuse_other_settings(run, settings, plain | meta["settings"])
-            loop, history = Generations(**meta["loop"]), list(arrays["history"])
-        except (KeyError, TypeError) as error:
+            loop, history = rebuilt(Generations, meta["loop"]), list(arrays["history"].reshape(-1, cfg.pop_size))
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} holds no evolution: delete it, or start over with --noreload.") from error
         print(f"Continuing C in {run.ctrl} at generation {loop.generation + 1}.")
     space = Search(shape, arrays.get("basis"), arrays.get("origin"))

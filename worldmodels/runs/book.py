@@ -60,9 +60,12 @@ class Book:
         if any(found[part] != value for part, value in self.key.items()):
             return
         columns = (found[name] for name in ("seeds", "scores", "lengths", "endings"))
-        rows = list(zip(*columns, strict=True))
-        self.scores |= {seed: Score(*driven) for seed, *driven in rows if is_number(driven[0])}
-        if found["video"] and found["video"]["seed"] == self.seeds[0]:
+        self.scores |= {
+            seed: Score(float(score), int(length), ending)
+            for seed, score, length, ending in zip(*columns, strict=True)
+            if is_number(score) and is_number(length) and isinstance(ending, str)
+        }
+        if found["video"] and found["video"]["seed"] == self.seeds[0] and found["video"]["file"] in self.films:
             self.video = found["video"]
 
     @property
@@ -73,6 +76,12 @@ class Book:
     def driven(self) -> list[Score]:
         """The scores of what is asked for, as far as they are known."""
         return [self.scores[seed] for seed in self.seeds if seed in self.scores]
+
+    @property
+    def films(self) -> set[str]:
+        """Every video in the folder, relative to it: no other file is taken for one."""
+        films = [self.folder.video, *self.folder.evaluations.glob("*.mp4")]
+        return {film.relative_to(self.folder.path).as_posix() for film in films if film.exists()}
 
     @property
     def film(self) -> Path:

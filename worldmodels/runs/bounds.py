@@ -88,6 +88,8 @@ def check_folder(flag: str, value: str) -> None:
     for path in (Path(value), *Path(value).parents):
         if path.is_file():
             raise UserError(f"{flag} is {value}, and {path} is a file: name a folder.")
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{flag} is {value}, and {path} is a link to nothing: correct it, or name another folder.")
 
 
 def check_cluster(address: str) -> None:

@@ -39,6 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say where it is
+        error.filename = error.filename or (str(path) if error.errno is not None else None)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ are kept relative to the run: a run that is moved together with its episodes fin
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from worldmodels.errors import UserError
 from worldmodels.runs.directory import RunDir
@@ -15,6 +15,7 @@ from worldmodels.runs.files import read_json, write_json
 from worldmodels.runs.versions import versions
 
 NOT_KEPT = {"logdir", "noreload", "render", "display", "device", "max_workers", "threads", "precision", "ray"}
+T = TypeVar("T")
 FROM_RUN = "relative to the run"  # marks an entry whose folders are; version 0.1 kept them as they were said
 
 
@@ -76,10 +77,21 @@ def updated(default: Any, saved: dict[str, Any]) -> Any:
     return dataclasses.replace(default, **changes)
 
 
+def rebuilt(kind: type[T], saved: dict[str, Any]) -> T:
+    """The dataclass that has the saved values; TypeError where there is no such field, or one of another type."""
+    made = kind(**saved)
+    for name, hint in get_type_hints(kind).items():
+        if not fits(getattr(made, name), hint):
+            raise TypeError(f"{name} is {getattr(made, name)!r}")
+    return made
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is one of the type that a setting has."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if get_args(hint):
         return any(fits(value, part) for part in get_args(hint))
     return type(value) in ((int, float) if hint is float else (hint,))

@@ -132,7 +132,7 @@ def used(run: Found) -> dict[str, dict[str, Any]]:
     ran = {
         "collect": run.rollouts, "vae": run.vae, "mdrnn": run.mdrnn, "controller": run.ctrl, "evaluate": run.evaluation,
     }  # fmt: skip
-    again = whole.get("iterations", 1) > 1
+    again = whole.get("iterations", 1) != 1
     hidden = {stage for stage, left in ran.items() if whole and not left} | (set() if again else {"again"})
     stages = {name: whole.pop(name) for name in list(whole) if isinstance(whole[name], dict)}
     for name, own in run.config.items():  # a command's own entry is the later one

@@ -25,22 +25,39 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]
         fps: frames per second.
 
     Raises:
-        UserError: there is no ffmpeg.
+        UserError: there is no ffmpeg, or it could not write all of the video.
     """
     encoder: Generator[None, np.ndarray, None] | None = None
     shape: tuple[int, ...] = ()
+    frames = 0
+    failed = f"ffmpeg could not write {path}: see what it says above, and whether the disk is full."
 
     def add(frame: np.ndarray) -> None:
-        nonlocal encoder, shape
+        nonlocal encoder, shape, frames
         if encoder is None:
             shape = frame.shape
             encoder = _start_encoder(temporary, fps, *_even(frame).shape[:2])
-            open_encoder.callback(encoder.close)  # which waits for ffmpeg
+            open_encoder.callback(encoder.close)  # which waits for ffmpeg, and does not say how it ended
         assert frame.dtype == np.uint8 and frame.shape == shape, f"{frame.dtype} {frame.shape} after {shape}"
-        encoder.send(np.ascontiguousarray(_even(frame)))
+        try:
+            encoder.send(np.ascontiguousarray(_even(frame)))
+        except OSError as error:
+            raise UserError(failed) from error
+        frames += 1
 
-    with replacing(path) as temporary, contextlib.ExitStack() as open_encoder:
-        yield add
+    with replacing(path) as temporary:
+        with contextlib.ExitStack() as open_encoder:
+            yield add
+        if encoder is not None and _frames_in(temporary) != frames:
+            raise UserError(failed)
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames a video has; 0 where it is none."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path.absolute()))[0]
+    except RuntimeError:
+        return 0
 
 
 def require_ffmpeg() -> None:

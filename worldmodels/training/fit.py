@@ -25,6 +25,7 @@ from worldmodels.runs.directory import start_over
 from worldmodels.runs.files import alone
 from worldmodels.runs.metrics import Metrics
 from worldmodels.runs.progress import progress
+from worldmodels.runs.record import rebuilt
 from worldmodels.runs.settings import TrainMDRNN, TrainVAE
 from worldmodels.training.ranks import Ranks
 from worldmodels.workers.places import limited_threads
@@ -177,7 +178,7 @@ def resume(trainee: Trainee, cfg: Settings, ranks: Ranks) -> Epochs:
         tensors, meta = checkpoint.load(path)
         refuse_another(trainee, path, meta)
         try:
-            loop = Epochs(**meta["loop"])
+            loop = rebuilt(Epochs, meta["loop"])
             bring_back(trainee, loop, tensors, cfg.learning_rate)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} cannot be continued ({error}): start over with --noreload.") from error

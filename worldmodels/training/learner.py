@@ -21,6 +21,7 @@ from worldmodels.evolution.standing import Standing, refuse_other_settings
 from worldmodels.memory import MDRNN
 from worldmodels.runs import checkpoint
 from worldmodels.runs.directory import RunDir, start_over
+from worldmodels.runs.record import rebuilt
 from worldmodels.runs.settings import TrainInDream
 from worldmodels.vision import VAE
 from worldmodels.workers.places import choose_bfloat16
@@ -95,7 +96,7 @@ class Learner:
         path = run.ctrl / "last.safetensors"
         try:
             refuse_other_settings(run, self.settings, meta["settings"])
-            self.loop = Rounds(**meta["dream"])
+            self.loop = rebuilt(Rounds, meta["dream"])
             self.mdrnn.load_state_dict(checkpoint.unpack("mdrnn", tensors))
             checkpoint.unpack_optimizer(self.optimizer, tensors, 0.0)
             self.parameters, self.average = tensors["parameters"].numpy(), tensors["average"].numpy()

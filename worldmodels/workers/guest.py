@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from worldmodels.envs import World, make_any
-from worldmodels.envs.lanes import ENDLESS, number
+from worldmodels.envs.lanes import ENDLESS, flag, lap_finished, number
 from worldmodels.envs.seeds import DEVELOPMENT
 from worldmodels.errors import UserError, place_of, said
 from worldmodels.rollout import LARGEST, ending
@@ -102,6 +102,8 @@ class Guest:
             on_action(np.asarray(action).tobytes())
             with self.answer(seed, length + 1):
                 observation, reward, terminated, truncated, info = self.env.step(action)
+                terminated, truncated = flag(terminated, "The environment"), flag(truncated, "The environment")
+                lap = lap_finished(info)
             score, length, over = score + number(reward, "The environment"), length + 1, terminated or truncated
             if not abs(score) <= LARGEST:
                 raise UserError(f"The environment paid {reward} at step {length} of the episode with seed {seed}.")
@@ -110,21 +112,23 @@ class Guest:
                     f"The episode with seed {seed} has not ended after {ENDLESS:,} steps, and the environment has no "
                     "time limit: say --max-steps."
                 )
-        how = ending(terminated, info.get("lap_finished"))
-        return Outcome(np.array([score]), np.array([length]), endings=[how])
+        return Outcome(np.array([score]), np.array([length]), endings=[ending(terminated, lap)])
 
     @contextmanager
     def answer(self, seed: int, step: int) -> Iterator[None]:
         """What the environment raises, as one sentence; step 0 is its reset."""
         try:
             yield
+        except UserError:
+            raise
         except (Exception, SystemExit) as error:
             raised = f"The environment raised {said(error)} ({place_of(error)})"
             where = f"at step {step}" if step else "in the reset"
             raise UserError(f"{raised} {where} of the episode with seed {seed}: correct it.") from error
 
     def close(self) -> None:
-        self.env.close()
+        with suppress(Exception):
+            self.env.close()
 
 
 # ------------------------------------------------------------------------------------------------ the policy

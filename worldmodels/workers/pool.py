@@ -23,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol
 
 from worldmodels.errors import UserError, said
+from worldmodels.runs.progress import say_once
 from worldmodels.workers.places import Place, limited_threads
 
 ATTEMPTS = 3  # times that one job may lose its worker before the run gives up
@@ -76,7 +77,12 @@ def open_pool(
         return Ray(setup, Place(places[0].device, 1), ray, most)
     if backend == "auto":
         backend = "here" if len(places) == 1 and places[0].device == "cpu" else "processes"
-    return Here(setup, places[0]) if backend == "here" else Processes(setup, places)
+    if backend == "processes":
+        try:
+            return Processes(setup, places)
+        except (OSError, ImportError) as error:
+            say_once(f"No worker processes: /dev/shm is missing or full ({error}). This one does their work.")
+    return Here(setup, places[0])
 
 
 def try_cluster(address: str | None) -> None:
