@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +95,12 @@ def test_where_a_training_stands_is_numbers(wrong: dict) -> None:
     assert rebuilt(Epochs, good) == Epochs(**good)
     with pytest.raises(TypeError):
         rebuilt(Epochs, good | wrong)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_is_loaded_takes_no_memory_of_ours(tmp_path) -> None:
+    """Of thousands of episodes as V sees them, which M learns from, the system drops what is not looked at."""
+    checkpoint.save(tmp_path / "a.safetensors", {"x": torch.ones(1000)}, {})
+    tensors, _ = checkpoint.load(tmp_path / "a.safetensors")
+    assert str(tmp_path / "a.safetensors") in Path("/proc/self/maps").read_text()
+    assert tensors["x"].sum() == 1000

@@ -6,11 +6,13 @@ is loaded, and one rename replaces the whole of it: a run killed at any instant 
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 
 from worldmodels.errors import UserError
@@ -25,22 +27,34 @@ def save(path: Path, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> 
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors on the CPU, meta) of a checkpoint.
+    """(tensors on the CPU, meta) of a checkpoint; the tensors are pages of the file, which the system may drop.
 
     Raises:
         UserError: the file is missing, truncated, or none of ours.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
-    return parse(path.read_bytes(), str(path))
+    with _damage(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _meta(file.metadata())  # noqa: SIM118
 
 
 def parse(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """`load` of a checkpoint's bytes, which `name` names in the UserError: workers get models as bytes."""
-    try:
+    with _damage(name):
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # the format's own layout
-        return safetensors.load(data), dict(json.loads(header["__metadata__"]["json"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return safetensors.load(data), _meta(header["__metadata__"])
+
+
+def _meta(metadata: dict[str, str] | None) -> dict[str, Any]:
+    return dict(json.loads((metadata or {})["json"]))
+
+
+@contextmanager
+def _damage(name: object) -> Iterator[None]:
+    """What reading a file of another kind raises, as one sentence."""
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise UserError(
             f"{name} is damaged or no checkpoint of ours ({error}): delete it, or start over with --noreload."
         ) from error
