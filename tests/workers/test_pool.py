@@ -264,4 +264,4 @@ def test_where_processes_cannot_work_together_this_one_does_all(monkeypatch, cap
     say_once.cache_clear()
     with open_pool(Does(square), [Place("cpu", 1)] * 2) as workers:
         assert dict(workers.run([2, 3])) == {0: 4, 1: 9}
-    assert isinstance(workers, Here) and "No worker processes: /dev/shm" in capsys.readouterr().err
+    assert isinstance(workers, Here) and "No worker processes, which need room in /dev/shm" in capsys.readouterr().err

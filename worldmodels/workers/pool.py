@@ -81,7 +81,7 @@ def open_pool(
         try:
             return Processes(setup, places)
         except (OSError, ImportError) as error:
-            say_once(f"No worker processes: /dev/shm is missing or full ({error}). This one does their work.")
+            say_once(f"No worker processes, which need room in /dev/shm ({error}): this one does their work.")
     return Here(setup, places[0])
 
 

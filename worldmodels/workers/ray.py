@@ -172,8 +172,9 @@ class Ray(AbstractContextManager["Ray"]):
         try:
             answer: Answer = ray.get(reference)
         except tuple(LOST) as error:
+            how = next(how for kind, how in LOST.items() if isinstance(error, kind))
             raise UserError(
-                f"A job lost its worker {ATTEMPTS + 1} times ({LOST[type(error)]}): run the command again with fewer "
+                f"A job lost its worker {ATTEMPTS + 1} times ({how}): run the command again with fewer "
                 "--max-workers; it continues where it stopped."
             ) from error
         except ray.exceptions.RayTaskError as error:
