@@ -53,6 +53,10 @@ def test_masses_are_box2ds():
         assert inverse_mass == F(1) / F(body.mass)
         about_origin = F(1) / inverse_inertia + F(body.mass) * (centre[0] * centre[0] + centre[1] * centre[1])
         assert about_origin == pytest.approx(body.inertia, rel=1e-7)
+    for fixture, polygon in zip(env.car.hull.fixtures, shapes.HULL_POLYGONS, strict=True):
+        mass, middle, inertia = shapes.mass_data(polygon, F(1))
+        theirs = fixture.massData
+        assert (mass, *middle, inertia) == (theirs.mass, *theirs.center, theirs.I)
 
 
 def test_touching_is_box2ds():

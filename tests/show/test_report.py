@@ -250,7 +250,7 @@ def test_curves_are_drawn_where_the_axes_say() -> None:
 
 
 def test_charts_take_what_metrics_hold() -> None:
-    assert charts.line_chart("t", "epoch", [Line("a", [], "v")]) == ""
+    assert charts.line_chart("t", "epoch", [Line("a", [], "v"), Line("b", [(1, math.nan)], "v")]) == ""
     Page(charts.line_chart("t", "epoch", [Line("a", [(1, 0.5)], "v")]))
     many = [(float(i), float(i % 7)) for i in range(5000)]
     (drawn,) = coordinates(charts.line_chart("t", "g", [Line("a", many, "c")]), "polyline")

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -16,7 +17,11 @@ def versions() -> dict[str, str]:
     import worldmodels
 
     found = {"worldmodels": worldmodels.__version__, "python": platform.python_version()}
-    found |= {name: version(name) for name in PACKAGES}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
     known = commit(Path(worldmodels.__file__).parent.parent)
     return {**found, "commit": known} if known else found
 
@@ -25,9 +30,7 @@ def commit(folder: Path) -> str | None:
     """The commit of the package in `folder`: of a checkout of this project (`-dirty` where tracked files were changed),
     or the one pip installed from a repository (PEP 610). A repository around an installed package is not it.
     """
-    project = folder / "pyproject.toml"
-    ours = project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text(encoding="utf-8", errors="replace")
-    if ours and (folder / ".git").exists():
+    if (folder / ".git").exists() and project_name(folder / "pyproject.toml") == DISTRIBUTION:
         elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # as in a hook
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
@@ -40,3 +43,11 @@ def commit(folder: Path) -> str | None:
     except PackageNotFoundError:
         return None
     return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
+
+
+def project_name(path: Path) -> str | None:
+    """The project that a pyproject.toml belongs to; None where there is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}).get("name")
+    except (OSError, ValueError):
+        return None

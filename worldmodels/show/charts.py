@@ -5,7 +5,7 @@ Colours are CSS classes (`v`, `m`, `c`: the paper's three models), so that a cha
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH, HEIGHT = 480, 270  # user units; a card is about as many pixels wide, so text keeps its size
@@ -99,7 +99,8 @@ def thinned(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
 
 
 def line_chart(title: str, x_label: str, lines: Sequence[Line], band: Band | None = None) -> str:
-    """Curves over a common x axis, with their legend; those without points are left out. All numbers are finite."""
+    """Curves over a common x axis, with their legend; points that are not finite are left out (a band's all are)."""
+    lines = [replace(line, points=[point for point in line.points if math.isfinite(point[1])]) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return ""

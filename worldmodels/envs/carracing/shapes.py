@@ -16,9 +16,9 @@ HULL_POLY3 = ((+25, +20), (+50, -10), (+50, -40), (+20, -90), (-20, -90), (-50, 
 HULL_POLY4 = ((-50, -120), (+50, -120), (+50, -90), (-50, -90))
 
 F = np.float32
-F0, F1 = F(0.0), F(1.0)
+F0, F1, HALF = F(0.0), F(1.0), F(0.5)
 POLYGON_RADIUS = F(0.01)  # b2_polygonRadius: the skin of every polygon
-WELD_SQUARED = F(0.0025) * F(0.0025)  # vertices nearer than b2_linearSlop / 2 are one
+WELD_SQUARED = (HALF * F(0.005)) * (HALF * F(0.005))  # vertices nearer than b2_linearSlop / 2 are one
 MAX_VERTICES = 8
 
 
@@ -73,10 +73,44 @@ def drawing(corners):
     return polygon[: convex_hull.py_func(np.array([(x * SIZE, y * SIZE) for x, y in corners]), polygon)]
 
 
+def mass_data(polygon, density):
+    """b2PolygonShape::ComputeMass: mass, centre float32 (2,), inertia about the body origin; polygon float32 (V,2)."""
+    inv3 = F1 / F(3.0)
+    s = np.zeros(2, F)
+    for vertex in polygon:
+        s = s + vertex
+    s = s * (F1 / F(len(polygon)))
+    area, inertia, centre = F0, F0, np.zeros(2, F)
+    for i in range(len(polygon)):
+        e1, e2 = polygon[i] - s, polygon[(i + 1) % len(polygon)] - s
+        d = e1[0] * e2[1] - e1[1] * e2[0]
+        triangle = HALF * d
+        area = area + triangle
+        centre = centre + (triangle * inv3) * (e1 + e2)
+        x2 = e1[0] * e1[0] + e2[0] * e1[0] + e2[0] * e2[0]
+        y2 = e1[1] * e1[1] + e2[1] * e1[1] + e2[1] * e2[1]
+        inertia = inertia + (F(0.25) * inv3 * d) * (x2 + y2)
+    mass = density * area
+    centre = centre * (F1 / area)
+    middle = centre + s
+    shift = (middle[0] * middle[0] + middle[1] * middle[1]) - (centre[0] * centre[0] + centre[1] * centre[1])
+    return mass, middle, density * inertia + mass * shift
+
+
+def body_mass(polygons, density):
+    """b2Body::ResetMassData, fixtures from the youngest on: inverse mass, inverse inertia, centre float32 (2,)."""
+    mass, inertia, centre = F0, F0, np.zeros(2, F)
+    for polygon in reversed(polygons):
+        m, c, i = mass_data(polygon, density)
+        mass, centre, inertia = mass + m, centre + m * c, inertia + i
+    inv_mass = F1 / mass
+    centre = centre * inv_mass
+    inertia = inertia - mass * (centre[0] * centre[0] + centre[1] * centre[1])
+    return inv_mass, F1 / inertia, centre
+
+
 HULL_POLYGONS = tuple(drawing(corners) for corners in (HULL_POLY1, HULL_POLY2, HULL_POLY3, HULL_POLY4))
 WHEEL_POLYGON = drawing(((-WHEEL_W, +WHEEL_R), (+WHEEL_W, +WHEEL_R), (+WHEEL_W, -WHEEL_R), (-WHEEL_W, -WHEEL_R)))
-# What b2Body::ResetMassData makes of them (tests ask Box2D): inverse mass and inertia of the hull (A), of density 1,
-# and of a wheel (B), 0.1; the hull's centre of mass. A wheel's is exactly zero.
-M_A, I_A, M_B, I_B = F(0.14164306), F(0.05490802), F(16.53439), F(134.06262)
-HULL_CENTRE = np.array([1.4774524e-09, -0.082530886], F)
+M_A, I_A, HULL_CENTRE = body_mass(HULL_POLYGONS, F1)  # inverse mass and inertia of the hull, its centre of mass
+M_B, I_B, _ = body_mass((WHEEL_POLYGON,), F(0.1))  # of a wheel; its centre of mass is exactly zero
 ANCHOR = np.array([(x * SIZE, y * SIZE) for x, y in WHEELPOS], F) - HULL_CENTRE  # (4,2) joints from the centre of mass
