@@ -97,7 +97,7 @@ def test_compiling_is_said_once(impatient, capsys):
         impatient.on_start(ours), impatient.on_start(ours)  # one kernel compiles for another
         threading.Event().wait(0.2)
         impatient.on_end(ours), impatient.on_end(ours)
-    assert capsys.readouterr().err == "compiling the simulator, once, ~30 s\n"
+    assert capsys.readouterr().err == "compiling the simulator, once, ~1 min\n"
 
 
 def test_compiling_something_else_or_quickly_is_not_said(impatient, capsys, monkeypatch):

@@ -100,7 +100,7 @@ class CompileNotice(event.Listener):
         """The one line."""
         if not self.said:
             self.said = True
-            print("compiling the simulator, once, ~30 s", file=sys.stderr, flush=True)
+            print("compiling the simulator, once, ~1 min", file=sys.stderr, flush=True)
 
 
 event.register("numba:compile", CompileNotice())
